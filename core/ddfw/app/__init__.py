@@ -1,0 +1,1 @@
+"""From words to objects to a run: configuration, recipes, composition."""

@@ -1,0 +1,63 @@
+"""`RunConfig`: a whole run as one value; its fields are the tables of the configuration file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from attrs import field, frozen
+from attrs.validators import ge, in_
+
+from ddfw.contracts.augmentation import AbstractAugmentation
+from ddfw.contracts.dataset import AbstractDataset
+from ddfw.contracts.executor import AbstractExecutor, EvalSettings, ExpertSettings, GradientSettings
+from ddfw.contracts.labels import AbstractLabels
+from ddfw.contracts.matching import AbstractMatchingLoss
+from ddfw.contracts.model import AbstractModel
+from ddfw.contracts.observer import AbstractObserver
+from ddfw.contracts.parameterization import AbstractParameterization, Budget
+from ddfw.contracts.trajectory import AbstractTrajectory
+from ddfw.engine.distill import OuterSettings, WindowSettings
+from ddfw.options import option
+
+
+@frozen(kw_only=True)
+class RunSettings:
+    """`[run]`."""
+
+    recipe: str = option("default", help="the recipe that the settings started from; a name, not a promise")
+    seed: int = option(0, validator=ge(0), help="seed of everything random except experts, splits and evaluation")
+    precision: Literal["float32", "float64"] = option(
+        "float32", validator=in_(("float32", "float64")), help="of all floating tensors"
+    )
+
+
+@frozen(kw_only=True)
+class RunConfig:
+    """Everything that shapes a run. Places (data root, output, expert cache) are not part of it."""
+
+    run: RunSettings = field(factory=RunSettings)
+    budget: Budget = field(factory=Budget)
+    data: AbstractDataset
+    experts: ExpertSettings = field(factory=ExpertSettings)
+    param: AbstractParameterization
+    traj: AbstractTrajectory  # type: ignore[type-arg]  # each source has its own type of prepared state
+    loss: AbstractMatchingLoss
+    labels: AbstractLabels
+    model: AbstractModel
+    augment: AbstractAugmentation
+    executor: AbstractExecutor
+    observers: Mapping[str, AbstractObserver] = field(factory=dict)
+    outer: OuterSettings = field(factory=OuterSettings)
+    window: WindowSettings = field(factory=WindowSettings)
+    gradient: GradientSettings = field(factory=GradientSettings)
+    eval: EvalSettings = field(factory=EvalSettings)
+
+    def title(self) -> str:
+        """The main choices in a few words."""
+        parts = (self.data, self.model, self.param, self.traj, self.labels, self.loss, self.augment)
+        return f"{' · '.join(p.name for p in parts)} · ipc {self.budget.ipc} · seed {self.run.seed}"
+
+
+#: Tables whose value is one component; the key is the kind's id.
+COMPONENT_TABLES = ("data", "param", "traj", "loss", "labels", "model", "augment", "executor")

@@ -1,0 +1,89 @@
+"""`ddfw eval`: a stored synthetic set, judged again by fresh networks."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from ddfw.app.announce import Announcer
+from ddfw.app.compose import structure
+from ddfw.app.plan import make_plan
+from ddfw.app.results import EVAL_SCHEMA
+from ddfw.app.sources import Settings
+from ddfw.artifacts import atomic, synthetic
+from ddfw.artifacts.run_dir import RunDirectory
+from ddfw.contracts.executor import LabelledImages
+from ddfw.engine.evaluate import mean_std
+from ddfw.errors import DataError
+
+
+def reevaluate(
+    run: Path, networks: int | None, seed: int | None, data_root: Path | None
+) -> tuple[Path, dict[str, Any]]:
+    """Trains fresh networks on a run's stored set and judges them on the test split.
+
+    Args:
+        run: the run directory.
+        networks: how many; None for the run's own number.
+        seed: of their initialisations; None for the run's own.
+        data_root: where the data set looks for its files.
+    Returns:
+        The file that was written, and its content.
+    Raises:
+        DataError: no run there, or damaged files.
+    """
+    directory = RunDirectory(run)
+    if not directory.config.is_file():
+        raise DataError(f"{run} is not a run directory: it has no config.toml")
+    try:
+        tables = tomllib.loads(directory.config.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{directory.config} is not readable TOML: {error}") from error
+    config = structure(Settings(tables=tables, recipe=""))
+    settings = config.eval
+    settings = evolve(
+        settings,
+        networks=settings.networks if networks is None else networks,
+        seed=settings.seed if seed is None else seed,
+    )
+    learned = synthetic.load(run)
+    plan = make_plan(config, data_root, Path("experts"))
+    announcer = Announcer()
+    observers = [(key, o) for key, o in config.observers.items() if o.name == "progress"]
+    with announcer.opened(observers, run), config.executor.open(plan.context()) as session:
+        images, targets = (t.to(session.device, plan.dtype) for t in (learned.images, learned.targets))
+        accuracies = session.evaluate(
+            settings.small_set(learned.step_size),
+            LabelledImages(images=images, targets=targets),
+            plan.encode(plan.splits.test.read(), session.device),
+            settings.seed,
+            range(settings.networks),
+            "eval",
+            lambda done: announcer.tick("evaluate", done, settings.networks),
+        )
+    mean, std = mean_std(accuracies)
+    record = {
+        "schema": EVAL_SCHEMA,
+        "subject": "distilled",
+        "net": config.model.name,
+        "n": settings.networks,
+        "accuracies": list(accuracies),
+        "mean": mean,
+        "std": std,
+        "seeds": list(range(settings.networks)),
+        "eval_seed": settings.seed,
+        "selected_by": "validation",
+        "step": learned.card["selected"]["step"],
+        "split": "test",
+        "lr": learned.step_size,
+        "images": len(images),
+        "floats": {"strict": plan.layout.strict_floats, "pixels": plan.layout.parameter_floats},
+        "notes": [],
+    }
+    path = run / "eval" / f"again-{config.model.name}-seed{settings.seed}-n{settings.networks}.json"
+    path.parent.mkdir(exist_ok=True)
+    atomic.write_json(path, record)
+    return path, record

@@ -1,0 +1,215 @@
+"""What a run says in the end: rows, the card, the manifest, tables for people.
+
+Accuracies are fractions in files and percent on the screen.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ddfw.app.catalog import plugins
+from ddfw.app.config import COMPONENT_TABLES
+from ddfw.contracts.observer import EvaluationReport
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ddfw.app.config import RunConfig
+    from ddfw.app.plan import Plan
+
+SUMMARY_SCHEMA = MANIFEST_SCHEMA = EVAL_SCHEMA = 1
+
+#: Subjects in the order of the table, with the words for people.
+SUBJECTS = {
+    "distilled": "distilled",
+    "random_real": "random real images",
+    "random_real_teacher": "random real + teacher labels",
+    "full_data": "full training data",
+}
+
+
+def eval_record(report: EvaluationReport) -> dict[str, Any]:
+    """One file of eval/."""
+    return {
+        "schema": EVAL_SCHEMA,
+        "subject": report.subject,
+        "net": report.net,
+        "n": report.n,
+        "accuracies": list(report.accuracies),
+        "mean": report.mean,
+        "std": report.std,
+        "seeds": list(report.seeds),
+        "selected_by": report.selected_by,
+        "step": report.step,
+        "split": report.split,
+        "lr": report.lr,
+        "images": report.images,
+        "floats": dict(report.floats),
+        "notes": list(report.notes),
+    }
+
+
+def summary_row(report: EvaluationReport) -> dict[str, Any]:
+    """One row of summary.json."""
+    return {
+        "subject": report.subject,
+        "mean": report.mean,
+        "std": report.std,
+        "n": report.n,
+        "floats": dict(report.floats),
+        "images": report.images,
+        "lr": report.lr,
+        "notes": list(report.notes),
+    }
+
+
+def card(
+    plan: Plan,
+    step_size: float,
+    selected_step: int,
+    reports: Sequence[EvaluationReport],
+    storage: Mapping[str, int],
+    status: str,
+) -> dict[str, Any]:
+    """card.json: what the set is, how to load it, what it costs, how good it is and under which protocol."""
+    config, splits, layout = plan.config, plan.splits, plan.layout
+    return {
+        "schema": 1,
+        "what": f"a synthetic training set distilled from {config.data.name}",
+        "status": status,
+        "load": "import ddfw; s = ddfw.load('<this folder>'); s.images, s.targets, s.step_size, s.space, s.card",
+        "source_data": {
+            "name": config.data.name,
+            "origin": splits.source,
+            "licence": splits.licence,
+            "class_names": list(splits.class_names),
+        },
+        "images": {
+            "count": layout.num_images,
+            "per_class": layout.images_per_class,
+            "shape": list(layout.spec.shape),
+            "order": "by class",
+            "augmentation": config.augment.name,
+        },
+        "training_space": attrs.asdict(plan.space),
+        "step_size": step_size,
+        "floats": {
+            "strict": layout.strict_floats,
+            "pixels": layout.parameter_floats,
+            "labels": layout.label_floats,
+            "budget": config.budget.floats(layout.spec),
+            "accounting": config.budget.accounting,
+            "over_budget": layout.over_budget,
+            "counted_in": "params.safetensors (its floating elements are the strict count)",
+            "exempt": ["step size", "class order", "integer tables of params.safetensors", "training space"],
+        },
+        "trajectories": dict(storage),
+        "selected": {"step": selected_step, "by": "validation"},
+        "accuracies": [eval_record(r) for r in reports],
+        "protocol": {**attrs.asdict(config.eval), "network": config.model.name},
+        "components": {table: getattr(config, table).name for table in COMPONENT_TABLES},
+        "citations": citations(config),
+        "privacy": "no privacy guarantee: synthetic images can reveal training images",
+    }
+
+
+def citations(config: RunConfig) -> list[str]:
+    """The BibTeX entries of the run's components, each once."""
+    found = [getattr(config, table).citation for table in COMPONENT_TABLES]
+    return list(dict.fromkeys(c for c in found if c))
+
+
+def manifest(plan: Plan, **facts: Any) -> dict[str, Any]:
+    """manifest.json: what a run needs to be repeated bit for bit, and what it wrote."""
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("ddfw", "torch", "numpy", "safetensors")},
+        },
+        "machine": {"system": platform.system(), "processor": platform.machine()},
+        "plugins": [{"identity": p.identity, "version": p.version} for p in plugins().plugins],
+        "seeds": {
+            "run": plan.config.run.seed,
+            "split": plan.config.data.split_seed,
+            "experts": list(plan.expert_seeds),
+            "eval": plan.config.eval.seed,
+        },
+        **facts,
+    }
+
+
+def table(summary: Mapping[str, Any]) -> RenderableType:
+    """The summary as rich renders it."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    grid.add_column("trained on")
+    for column in ("test accuracy", "n", "images", "floats", "with labels"):
+        grid.add_column(column, justify="right")
+    grid.add_column("")
+    for row in summary["rows"]:
+        main = row["subject"] == "distilled"
+        grid.add_row(
+            SUBJECTS.get(row["subject"], row["subject"]),
+            f"{percent(row['mean'])} ± {percent(row['std'])} %",
+            str(row["n"]),
+            f"{row['images']:,}",
+            f"{row['floats']['pixels']:,}",
+            f"{row['floats']['strict']:,}",
+            "; ".join(row["notes"]),
+            style="bold" if main else "",
+        )
+    budget = summary["budget"]
+    seconds = summary["seconds"]
+    facts = [
+        f"budget {budget['floats']:,} floats ({budget['accounting']}); distilled stores "
+        f"{budget['strict']:,} strict, {budget['pixels']:,} pixels; "
+        f"selected step {summary['selected_step']} on the validation split; test read once",
+        "seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()),
+    ]
+    return Group(grid, Text(""), *(Text(f) for f in facts))
+
+
+def seeds_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Mean and standard deviation over run seeds, of each subject's mean."""
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    grid.add_column("trained on")
+    grid.add_column("mean ± std over seeds", justify="right")
+    grid.add_column("seeds", justify="right")
+    grid.add_column("each")
+    for row in over_seeds(summaries):
+        grid.add_row(
+            SUBJECTS.get(row["subject"], row["subject"]),
+            f"{percent(row['mean'])} ± {percent(row['std'])} %",
+            str(row["n"]),
+            ", ".join(percent(m) for m in row["means"]),
+        )
+    return grid
+
+
+def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each subject's mean and sample standard deviation over several runs' means."""
+    from ddfw.engine.evaluate import mean_std
+
+    rows = []
+    for subject in SUBJECTS:
+        means = [r["mean"] for s in summaries for r in s["rows"] if r["subject"] == subject]
+        if means:
+            mean, std = mean_std(means)
+            rows.append({"subject": subject, "mean": mean, "std": std, "n": len(means), "means": means})
+    return rows
+
+
+def percent(fraction: float) -> str:
+    """A fraction as percent with one decimal."""
+    return f"{100 * fraction:.1f}"

@@ -1,0 +1,184 @@
+"""Where a run's settings come from: recipe < file < flags < --set, and which of them said what."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from ddfw.app.config import COMPONENT_TABLES
+from ddfw.app.toml import parse_value
+from ddfw_registry import ConfigError, Problem, suggest
+
+#: What a recipe may be chosen by.
+SELECTORS = ("data", "ipc", "param", "traj")
+
+
+@frozen(kw_only=True)
+class Recipe:
+    """A file of settings that ships with ddfw.
+
+    Args:
+        name: its file's name without the ending.
+        summary: one line.
+        source: where its figures come from.
+        selects: values of data, ipc, param, traj for which it is chosen.
+        tables: the settings.
+    """
+
+    name: str
+    summary: str
+    source: str
+    selects: Mapping[str, Any]
+    tables: Mapping[str, Any]
+
+
+@frozen(kw_only=True)
+class Settings:
+    """Merged settings, and for each dotted path the layer that had the last word."""
+
+    tables: Mapping[str, Any]
+    origins: Mapping[str, str] = field(factory=dict)
+    recipe: str
+
+
+def recipes() -> dict[str, Recipe]:
+    """All recipes, by name."""
+    found = {}
+    for entry in sorted(resources.files("ddfw.app").joinpath("recipes").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".toml"):
+            tables = tomllib.loads(entry.read_text(encoding="utf-8"))
+            head = tables.pop("recipe")
+            name = entry.name.removesuffix(".toml")
+            found[name] = Recipe(
+                name=name,
+                summary=head["summary"],
+                source=head["source"],
+                selects=head.get("selects", {}),
+                tables=tables,
+            )
+    return found
+
+
+def gather(
+    start: str | None,
+    flags: Mapping[str, Any],
+    assignments: Sequence[str],
+) -> Settings:
+    """Merges all layers.
+
+    Args:
+        start: a recipe's name, a configuration file, or None.
+        flags: tables that flags set, `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`.
+        assignments: `key.path=value` texts of --set.
+    Raises:
+        ConfigError: an unknown recipe, an unreadable file, a --set without `=`.
+    """
+    known = recipes()
+    file_tables: Mapping[str, Any] = {}
+    file_origin, named = "", None
+    if start is not None and (start.endswith(".toml") or "/" in start or Path(start).is_file()):
+        file_tables, file_origin = _read(Path(start)), f"file {start}"
+        said = file_tables.get("run", {}).get("recipe") if isinstance(file_tables.get("run"), Mapping) else None
+        # Where the file does not come from a recipe of ours, one is chosen as if it had been given by flags.
+        named = said if said in known else None
+    elif start is not None:
+        named = start
+        if start not in known:
+            close = suggest(start, tuple(known))
+            hint = f" Did you mean {close!r}?" if close else ""
+            raise ConfigError(
+                [
+                    Problem(
+                        path="run.recipe",
+                        message=f"unknown recipe {start!r}.{hint} Known: {', '.join(known)}. "
+                        "A file needs a / or .toml in its name",
+                    )
+                ]
+            )
+    set_tables = _assigned(assignments)
+    said_layers = [(file_tables, file_origin), (flags, "flag"), (set_tables, "--set")]
+    default = known["default"]
+    recipe = known[named] if named else choose(known.values(), default, [tables for tables, _ in said_layers])
+    layers = [(default.tables, "recipe default"), (recipe.tables, f"recipe {recipe.name}"), *said_layers]
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for tables, origin in layers:
+        _merge(merged, tables, "", origin, origins)
+    run = merged.setdefault("run", {})
+    if isinstance(run, dict):
+        run.setdefault("recipe", recipe.name)
+    return Settings(tables=merged, origins=origins, recipe=recipe.name)
+
+
+def choose(known: Iterable[Recipe], default: Recipe, layers: Sequence[Mapping[str, Any]]) -> Recipe:
+    """The recipe for (data, ipc, param, traj) as the layers say them, the default's values where they are silent."""
+    merged: dict[str, Any] = {}
+    for tables in [default.tables, *layers]:
+        _merge(merged, tables, "", "", {})
+    budget = merged.get("budget")
+    wanted = {kind: _name(merged.get(kind)) for kind in ("data", "param", "traj")}
+    wanted["ipc"] = budget.get("ipc", 1) if isinstance(budget, Mapping) else None
+    for recipe in known:
+        if recipe.selects and all(wanted[key] == recipe.selects.get(key) for key in SELECTORS):
+            return recipe
+    return default
+
+
+def _name(table: object) -> object:
+    return table.get("name") if isinstance(table, Mapping) else table
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError([Problem(path=str(path), message="no such file")]) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([Problem(path=str(path), message=f"not a readable TOML file: {error}")]) from error
+
+
+def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        keys = [k.strip() for k in path.split(".")]
+        if not equals or not all(keys):
+            raise ConfigError([Problem(path="--set", message=f"expected key.path=value, got {text!r}")])
+        table = tables
+        for key in keys[:-1]:
+            inner = table.get(key)
+            if not isinstance(inner, dict):
+                inner = table[key] = {} if inner is None else {"name": inner}
+            table = inner
+        parsed = parse_value(value.strip())
+        if isinstance(table.get(keys[-1]), dict) and not isinstance(parsed, dict):
+            table[keys[-1]]["name"] = parsed
+        else:
+            table[keys[-1]] = parsed
+    return tables
+
+
+def _merge(
+    into: dict[str, Any], tables: Mapping[str, Any], path: str, origin: str, origins: dict[str, str]
+) -> None:
+    """Merges one layer; a component table that names another component replaces the old one."""
+    for key, value in tables.items():
+        here = f"{path}.{key}" if path else key
+        if not path and key in COMPONENT_TABLES and isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping):
+            into[key] = value
+            origins[here] = origin
+            continue
+        old = into.get(key)
+        component = not path and key in COMPONENT_TABLES
+        if not isinstance(old, dict) or (component and value.get("name", old.get("name")) != old.get("name")):
+            for stale in [p for p in origins if p.startswith(f"{here}.")]:
+                del origins[stale]
+            old = into[key] = {}
+        _merge(old, value, here, origin, origins)

@@ -1,0 +1,246 @@
+"""The expert cache: one folder for each way of training, one safetensors file for each expert.
+
+Shapes: E experts, K epochs, S snapshots, P parameters, T parameter tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from ddfw.artifacts import atomic
+from ddfw.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ddfw.contracts.executor import TrainedExpert
+    from ddfw.engine.inner import Network
+
+STORE_SCHEMA = 1
+_EXPERT_FILE = re.compile(r"expert-\d+\.safetensors")
+
+
+@frozen(kw_only=True)
+class StoredExpert:
+    """One line of the index."""
+
+    seed: int
+    file: str
+    sha256: str
+    validation_accuracy: tuple[float, ...]
+    train_loss: tuple[float, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in index.json."""
+        return {
+            "file": self.file,
+            "sha256": self.sha256,
+            "validation_accuracy": list(self.validation_accuracy),
+            "train_loss": list(self.train_loss),
+        }
+
+
+class ExpertStore:
+    """Experts trained in one way, on disk.
+
+    Args:
+        root: the folder of all stores (`--experts-dir`).
+        key: JSON-able: everything that shapes an expert, its seed and the number of experts excepted.
+        title: readable first part of the folder's name (`<data>-<model>`).
+    """
+
+    def __init__(self, root: Path, key: Mapping[str, Any], title: str) -> None:
+        self.key = json.loads(json.dumps(key))
+        text = json.dumps(self.key, sort_keys=True)
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+        self.folder = root / f"{title}-{self.digest[:12]}"
+
+    def index(self) -> dict[int, StoredExpert]:
+        """The experts that are there, by seed; files are verified when they are opened.
+
+        Raises:
+            DataError: the index is damaged or belongs to another way of training.
+        """
+        path = self.folder / "index.json"
+        if not path.exists():
+            return {}
+        value = atomic.read_json(path)
+        if value.get("schema") != STORE_SCHEMA or value.get("key") != self.key:
+            raise DataError(
+                f"{path} describes other experts than its folder's name says; remove it: ddfw experts rm {self.folder.name}"
+            )
+        return _experts(path, value)
+
+    def add(self, expert: TrainedExpert, network: Network) -> StoredExpert:
+        """Writes one expert and then the index; safe beside other processes that add to the same store."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"expert-{expert.seed}.safetensors"
+        with atomic.locked(self.folder, "the expert store", wait=True):
+            digest = atomic.write_tensors(
+                self.folder / name,
+                {"snapshots": expert.snapshots},
+                {"schema": STORE_SCHEMA, "seed": expert.seed, "key_sha256": self.digest},
+            )
+            stored = StoredExpert(
+                seed=expert.seed,
+                file=name,
+                sha256=digest,
+                validation_accuracy=expert.validation_accuracy,
+                train_loss=expert.train_loss,
+            )
+            experts = {**self.index(), expert.seed: stored}
+            atomic.write_json(
+                self.folder / "index.json",
+                {
+                    "schema": STORE_SCHEMA,
+                    "key": self.key,
+                    "tensors": [
+                        {"name": n, "shape": list(s)} for n, s in zip(network.names, network.shapes, strict=True)
+                    ],
+                    "experts": {str(seed): experts[seed].as_json() for seed in sorted(experts)},
+                },
+            )
+        return stored
+
+    def source(self, seeds: Sequence[int], network: Network, device: torch.device) -> StoredExperts:
+        """Read access to the experts of these seeds.
+
+        Raises:
+            DataError: one is missing, damaged, or does not fit the network.
+        """
+        index = self.index()
+        return StoredExperts([index[seed] for seed in seeds], self.folder, network, device)
+
+
+class StoredExperts:
+    """An `ExpertSource` that reads single snapshots from the store's files."""
+
+    def __init__(
+        self, experts: Sequence[StoredExpert], folder: Path, network: Network, device: torch.device
+    ) -> None:
+        self._files = [folder / e.file for e in experts]
+        self._device = device
+        self.sizes = network.sizes
+        for expert, path in zip(experts, self._files, strict=True):
+            atomic.verify(path, expert.sha256)
+        self._epochs = min(self._rows(path, network.num_parameters) for path in self._files) - 1
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        return len(self._files)
+
+    @property
+    def num_epochs(self) -> int:
+        """K."""
+        return self._epochs
+
+    def snapshots(self, expert: int, epochs: Sequence[int]) -> Tensor:
+        """Checkpoints [S, P] of one expert at the given epochs; only these are read."""
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(self._files[expert], framework="pt") as file:
+            stored = file.get_slice("snapshots")
+            rows = [stored[epoch : epoch + 1] for epoch in epochs]
+        return torch.cat(rows).to(self._device)
+
+    @staticmethod
+    def _rows(path: Path, num_parameters: int) -> int:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                rows, columns = file.get_slice("snapshots").get_shape()
+        except (SafetensorError, ValueError) as error:
+            raise DataError(f"{path} is not an expert file: {error}") from error
+        if columns != num_parameters:
+            raise DataError(f"{path} holds {columns} parameters, the network has {num_parameters}")
+        return int(rows)
+
+
+@frozen(kw_only=True)
+class StoreSummary:
+    """One store, for lists."""
+
+    name: str
+    folder: Path
+    experts: int
+    epochs: int
+    validation_accuracy: float
+    bytes: int
+    key: Mapping[str, Any]
+
+
+def list_stores(root: Path) -> list[StoreSummary]:
+    """All stores below a folder, by name; folders without a readable index are left out."""
+    found = []
+    for path in sorted(root.glob("*/index.json")) if root.is_dir() else []:
+        try:
+            value = atomic.read_json(path)
+            experts = _experts(path, value)
+        except DataError:
+            continue
+        last = [e.validation_accuracy[-1] for e in experts.values() if e.validation_accuracy]
+        found.append(
+            StoreSummary(
+                name=path.parent.name,
+                folder=path.parent,
+                experts=len(experts),
+                epochs=max((len(e.validation_accuracy) for e in experts.values()), default=0),
+                validation_accuracy=sum(last) / len(last) if last else 0.0,
+                bytes=sum(f.stat().st_size for f in path.parent.glob("*.safetensors")),
+                key=value.get("key", {}),
+            )
+        )
+    return found
+
+
+def remove_store(root: Path, name: str) -> int:
+    """Removes one store and returns the bytes that were freed.
+
+    Raises:
+        DataError: no such store, or a folder that holds other things than experts.
+    """
+    known = {s.name: s for s in list_stores(root)}
+    if name not in known:
+        raise DataError(f"no expert store {name!r} below {root}; `ddfw experts list` shows what is there")
+    folder = known[name].folder
+    strange = [p.name for p in folder.iterdir() if not _ours(p)]
+    if strange:
+        raise DataError(f"{folder} also holds {', '.join(sorted(strange)[:3])}, which is not ours; remove it yourself")
+    freed = known[name].bytes
+    shutil.rmtree(folder)
+    return freed
+
+
+def _ours(path: Path) -> bool:
+    return path.name in ("index.json", ".lock") or bool(_EXPERT_FILE.fullmatch(path.name)) or path.name.endswith(".tmp")
+
+
+def _experts(path: Path, value: Mapping[str, Any]) -> dict[int, StoredExpert]:
+    try:
+        experts = {
+            int(seed): StoredExpert(
+                seed=int(seed),
+                file=str(e["file"]),
+                sha256=str(e["sha256"]),
+                validation_accuracy=tuple(float(v) for v in e["validation_accuracy"]),
+                train_loss=tuple(float(v) for v in e["train_loss"]),
+            )
+            for seed, e in value["experts"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is not an expert index: {type(error).__name__} {error}") from error
+    if any(not _EXPERT_FILE.fullmatch(e.file) for e in experts.values()):
+        raise DataError(f"{path} names files that are not expert files")
+    return experts

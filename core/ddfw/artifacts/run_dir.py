@@ -1,0 +1,73 @@
+"""A run's directory: who may write it, and whether its run is finished.
+
+runs/<name>/  config.toml  manifest.json  summary.json  metrics.jsonl  synthetic/  eval/*.json  images/*.png
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from ddfw.artifacts import atomic
+from ddfw.errors import DirectoryInUseError
+
+CONFIG, MANIFEST, SUMMARY, METRICS = "config.toml", "manifest.json", "summary.json", "metrics.jsonl"
+
+
+@frozen
+class RunDirectory:
+    """One run on disk."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, which runs again."""
+        return self.path / CONFIG
+
+    @property
+    def synthetic(self) -> Path:
+        """What a user takes away."""
+        return self.path / "synthetic"
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, None while there is none."""
+        path = self.path / SUMMARY
+        return atomic.read_json(path) if path.exists() else None
+
+    @contextlib.contextmanager
+    def claimed(self, config_text: str) -> Iterator[None]:
+        """Creates the directory if need be and holds its lock; writes config.toml.
+
+        Raises:
+            DirectoryInUseError: another process has it, or it holds something that is not this run.
+        """
+        self._refuse_strangers(config_text)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with atomic.locked(self.path, "the run directory", wait=False):
+            self._refuse_strangers(config_text)
+            for folder in ("eval", "images"):
+                (self.path / folder).mkdir(exist_ok=True)
+            atomic.write_text(self.config, config_text)
+            yield
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a JSON file below the directory."""
+        atomic.write_json(self.path / name, value)
+
+    def _refuse_strangers(self, config_text: str) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise DirectoryInUseError(f"{self.path} is a file; choose another --out")
+        if not self.path.is_dir():
+            return
+        if self.config.exists():
+            if self.config.read_text(encoding="utf-8") != config_text:
+                raise DirectoryInUseError(
+                    f"{self.path} holds a run with another configuration; choose another --out, or remove it"
+                )
+        elif any(entry.name != ".lock" for entry in self.path.iterdir()):
+            raise DirectoryInUseError(f"{self.path} is not empty and not a run of ddfw; choose another --out")

@@ -1,0 +1,110 @@
+"""What a user takes away from a run: `synthetic/` with parameters, decoded images, labels and a card.
+
+Shapes: n images, C channels, H rows, W columns, m classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from ddfw.artifacts import atomic
+from ddfw.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddfw.contracts.dataset import TrainingSpace
+
+CARD_SCHEMA = 1
+
+
+@frozen(kw_only=True)
+class SyntheticSet:
+    """A learned set.
+
+    Args:
+        images: [n, C, H, W] in training space, in class order.
+        targets: [n, m] probabilities.
+        step_size: the inner step size; the learning rate that the set was learned for.
+        space: how training space maps to pixels.
+        card: everything else, as in card.json.
+    """
+
+    images: Tensor
+    targets: Tensor
+    step_size: float
+    space: TrainingSpace
+    card: Mapping[str, Any]
+
+
+def write(
+    folder: Path,
+    params: Mapping[str, Tensor],
+    label_params: Mapping[str, Tensor],
+    images: Tensor,
+    targets: Tensor,
+    card: Mapping[str, Any],
+) -> dict[str, str]:
+    """Writes the three tensor files and the card; returns each file's sha256.
+
+    `params.safetensors` holds what has to be stored, parameters and labels (`param.*`, `labels.*`): its floating
+    elements are the strict count. `images` and `labels` hold what it decodes to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "params": {
+            **{f"param.{k}": v for k, v in params.items()},
+            **{f"labels.{k}": v for k, v in label_params.items()},
+        },
+        "images": {"images": images},
+        "labels": {"targets": targets},
+    }
+    hashes = {
+        f"{name}.safetensors": atomic.write_tensors(
+            folder / f"{name}.safetensors", tensors, {"schema": CARD_SCHEMA, "what": name}
+        )
+        for name, tensors in content.items()
+    }
+    hashes["card.json"] = atomic.write_json(folder / "card.json", {**card, "sha256": dict(hashes)})
+    return hashes
+
+
+def load(run: str | Path) -> SyntheticSet:
+    """Loads the synthetic set of a run.
+
+    Args:
+        run: the run directory, or its `synthetic` folder.
+    Returns:
+        Images, targets, step size, training space and card, every file verified against the card.
+    Raises:
+        DataError: missing or damaged files.
+    """
+    from ddfw.contracts.dataset import TrainingSpace
+
+    folder = Path(run)
+    if (folder / "synthetic").is_dir():
+        folder = folder / "synthetic"
+    card = atomic.read_json(folder / "card.json")
+    try:
+        hashes = card["sha256"]
+        images = atomic.read_tensors(folder / "images.safetensors", hashes["images.safetensors"])["images"]
+        targets = atomic.read_tensors(folder / "labels.safetensors", hashes["labels.safetensors"])["targets"]
+        space = card["training_space"]
+        return SyntheticSet(
+            images=images,
+            targets=targets,
+            step_size=float(card["step_size"]),
+            space=TrainingSpace(
+                kind=space["kind"],
+                max_value=float(space["max_value"]),
+                mean=tuple(space["mean"]),
+                std=tuple(space["std"]),
+            ),
+            card=card,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / 'card.json'} lacks or garbles {error}") from error

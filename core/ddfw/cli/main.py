@@ -1,0 +1,112 @@
+"""`ddfw`: the group of commands, and the one place where errors become words and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from ddfw.cli.describe import describe_command
+from ddfw.cli.eval import eval_command
+from ddfw.cli.experts import experts_group
+from ddfw.cli.list import list_command
+from ddfw.cli.plugins import plugins_command
+from ddfw.cli.run import run_command
+
+USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ddfw", prog_name="ddfw")
+@click.option("--traceback", "show_traceback", is_flag=True, help="Show the whole traceback of an internal error.")
+def cli(show_traceback: bool) -> None:
+    """Learn a small synthetic training set from a large real one.
+
+    \b
+    ddfw run --param lss --traj mct     the main job, on data that needs no download
+    ddfw list                           every component that is installed
+    ddfw describe param lss             a component's options
+
+    Exit codes: 0 done, 1 run failed or directory in use, 2 usage or configuration, 3 plugin, 4 data, 5 diverged,
+    70 internal error, 74 disk, 75 stopped by SIGTERM, 130 interrupted.
+    """
+
+
+for _command in (run_command, eval_command, list_command, describe_command, plugins_command, experts_group):
+    cli.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Runs a command line and returns its exit code; every error is printed here, in one to six lines."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(args=arguments, prog_name="ddfw", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted; experts that were finished are kept", INTERRUPTED)
+    except Terminated:
+        return _say("stopped by SIGTERM; experts that were finished are kept, the same command goes on", TERMINATED)
+    except BrokenPipeError:
+        # The reader went away (`ddfw list | head`); a last flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM):
+            return _say(f"cannot write or read: {error.strerror} ({error.filename or 'no file named'})", IO)
+        return _internal(error, arguments)
+    except Exception as error:
+        return _known(error, arguments)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _known(error: Exception, arguments: list[str]) -> int:
+    from ddfw.errors import DdfwError
+    from ddfw_registry import ConfigError, DuplicateComponentError, RegistryError, UnknownComponentError
+
+    if isinstance(error, DdfwError):
+        return _say(str(error), error.exit_code)
+    if isinstance(error, ConfigError | UnknownComponentError):
+        return _say(str(error), USAGE)
+    if isinstance(error, DuplicateComponentError | RegistryError):
+        return _say(str(error), PLUGIN)
+    return _internal(error, arguments)
+
+
+def _internal(error: Exception, arguments: list[str]) -> int:
+    if "--traceback" in arguments:
+        traceback.print_exception(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    return _say(f"internal error: {text}\nat {place}; `ddfw --traceback …` shows the whole of it", BUG)
+
+
+def _say(text: str, code: int) -> int:
+    prefix = click.style("error:", fg="red", bold=True) if code not in (INTERRUPTED, TERMINATED) else "ddfw:"
+    click.echo(f"{prefix} {text}", err=True)
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated

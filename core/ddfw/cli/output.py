@@ -1,0 +1,35 @@
+"""What list-like commands share: JSON on request, an aligned table otherwise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:
+    """Prints rows as a JSON array, or the named columns as a table.
+
+    Args:
+        rows: one mapping per line.
+        columns: keys to show to people; their headings, too.
+        as_json: all keys, for programs.
+        empty: what to say to people when there is nothing.
+    """
+    if as_json:
+        click.echo(json.dumps(list(rows), indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        click.echo(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(str(row[column]) for column in columns))
+    Console().print(grid, markup=False, highlight=False)

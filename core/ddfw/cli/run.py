@@ -1,0 +1,194 @@
+"""`ddfw run`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ddfw.kinds import KINDS
+
+if TYPE_CHECKING:
+    from ddfw.app.compose import Places
+    from ddfw.app.config import RunConfig
+    from ddfw.app.sources import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _component_flags(function: F) -> F:
+    for kind in reversed(KINDS):
+        several = kind.id == "observer"
+        text = f"The {kind.title}{' (may be given several times; adds to the recipe)' if several else ''}."
+        function = click.option(f"--{kind.id}", kind.id, metavar="NAME", multiple=several, help=text)(function)
+    return function
+
+
+@click.command("run")
+@click.argument("recipe", required=False, metavar="[RECIPE|FILE]")
+@_component_flags
+@click.option("--ipc", type=click.IntRange(min=1), help="Images per class that the budget would store as pixels.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the run; experts and evaluation have their own.")
+@click.option("--seeds", metavar="A,B,C", help="Several runs, one for each seed, and their mean ± std.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory (with --seeds: its parent).")
+@click.option("--experts-dir", type=click.Path(path_type=Path), default=Path("experts"), show_default=True)
+@click.option("--data-root", type=click.Path(path_type=Path), envvar="DDFW_DATA", help="Where data sets lie [DDFW_DATA].")
+@click.option("--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="One setting; wins over all else.")
+@click.option("--json", "as_json", is_flag=True, help="JSON Lines on standard output, the last with the summary.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+@click.option("--print-config", is_flag=True, help="Print the resolved configuration with its origins and stop.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and stop.")
+def run_command(
+    recipe: str | None,
+    ipc: int | None,
+    seed: int | None,
+    seeds: str | None,
+    out: Path | None,
+    experts_dir: Path,
+    data_root: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    print_config: bool,
+    dry_run: bool,
+    **components: str | tuple[str, ...] | None,
+) -> None:
+    """Distil a data set.
+
+    Settings come from a RECIPE that ships with ddfw or a FILE (a run's config.toml, say), then from flags, then from
+    --set. Without a name, the recipe is chosen by data, ipc, param and traj.
+
+    \b
+    ddfw run --param lss --traj mct
+    ddfw run --param pixel --traj mtt --labels hard --seeds 0,1,2
+    ddfw run --data npz --set data.path=mine.npz --set model.width=64 --dry-run
+    """
+    from ddfw.app.compose import Places, structure
+    from ddfw.app.sources import gather
+
+    flags = _flags(components, ipc, seed)
+    numbers = _seed_numbers(seeds, seed)
+    settings = gather(recipe, flags, assignments)
+    config = structure(settings)
+    if quiet or as_json:
+        config = _without_progress(config)
+    places = Places(out=out, experts=experts_dir, data_root=data_root)
+    if print_config:
+        _print_config(config, settings)
+    elif dry_run:
+        _dry_run(config, places, as_json)
+    elif numbers:
+        _run_seeds(config, places, numbers, as_json)
+    else:
+        _run_one(config, places, as_json)
+
+
+def _flags(components: dict[str, Any], ipc: int | None, seed: int | None) -> dict[str, Any]:
+    flags: dict[str, Any] = {}
+    for kind, value in components.items():
+        if kind == "observer":
+            if value:
+                flags["observers"] = {name: {} for name in value}
+        elif value is not None:
+            flags[kind] = {"name": value}
+    if ipc is not None:
+        flags["budget"] = {"ipc": ipc}
+    if seed is not None:
+        flags["run"] = {"seed": seed}
+    return flags
+
+
+def _seed_numbers(seeds: str | None, seed: int | None) -> list[int]:
+    if seeds is None:
+        return []
+    if seed is not None:
+        raise click.UsageError("--seed and --seeds exclude each other")
+    parts = [p.strip() for p in seeds.split(",")]
+    if not all(p.isascii() and p.isdigit() for p in parts) or len(set(parts)) != len(parts):
+        raise click.UsageError(f"--seeds wants different whole numbers such as 0,1,2; got {seeds!r}")
+    return [int(p) for p in parts]
+
+
+def _without_progress(config: RunConfig) -> RunConfig:
+    from attrs import evolve
+
+    kept = {key: observer for key, observer in config.observers.items() if observer.name != "progress"}
+    return evolve(config, observers=kept)
+
+
+def _print_config(config: RunConfig, settings: Settings) -> None:
+    from ddfw.app.compose import config_document
+    from ddfw.app.toml import dumps
+
+    click.echo(f"# {config.title()}")
+    click.echo(dumps(config_document(config), lambda path: settings.origins.get(path, "")), nl=False)
+
+
+def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
+    import json
+
+    from ddfw.app.compose import outline
+
+    facts = outline(config, places)
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    for key, value in facts.items():
+        if key != "schema":
+            click.echo(f"{key.replace('_', ' '):<20} {value}")
+
+
+def _run_one(config: RunConfig, places: Places, as_json: bool) -> None:
+    _show(_run(config, places, as_json), as_json)
+
+
+def _run(config: RunConfig, places: Places, as_json: bool) -> Any:
+    from ddfw.app.compose import run
+    from ddfw.app.json_stream import JsonStream
+
+    result = run(config, places, [("json", JsonStream(stream=sys.stdout))] if as_json else [])
+    if result.already_finished:
+        click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
+        if as_json:
+            JsonStream(stream=sys.stdout).repeat(result.directory, result.summary)
+    return result
+
+
+def _show(result: Any, as_json: bool) -> None:
+    from rich.console import Console
+
+    from ddfw.app.results import table
+
+    if as_json:
+        return
+    console = Console()
+    console.print()
+    console.print(table(result.summary))
+    console.print(f"picture: {result.directory / 'images' / 'synthetic.png'}", highlight=False, soft_wrap=True)
+
+
+def _run_seeds(config: RunConfig, places: Places, numbers: list[int], as_json: bool) -> None:
+    import json
+
+    from attrs import evolve
+    from rich.console import Console
+
+    from ddfw.app.results import over_seeds, seeds_table
+
+    summaries = []
+    for number in numbers:
+        one = evolve(config, run=evolve(config.run, seed=number))
+        place = evolve(places, out=None if places.out is None else places.out / f"seed-{number}")
+        result = _run(one, place, as_json)
+        _show(result, as_json)
+        summaries.append(result.summary)
+    if as_json:
+        record = {"schema": 1, "event": "seeds_finished", "seeds": numbers, "rows": over_seeds(summaries)}
+        click.echo(json.dumps(record, ensure_ascii=False))
+    else:
+        console = Console()
+        console.print()
+        console.print(seeds_table(summaries))

@@ -1,0 +1,65 @@
+"""Label strategies: what a synthetic image's target is, and whether it is learned.
+
+Shapes: n decoded images in class order, B of them in a batch, m classes, E experts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ddfw.contracts.dataset import ImageSpec
+    from ddfw.contracts.parameterization import Layout, ParamGroup, Params
+
+
+class Teachers(Protocol):
+    """The experts as labellers."""
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        ...
+
+    @property
+    def num_epochs(self) -> int:
+        """K, the last epoch that can be asked for."""
+        ...
+
+    def logits(self, images: Tensor, epoch: int | None = None) -> Tensor:
+        """Logits [E, n, m] that each expert gives to images [n, C, H, W] (training space).
+
+        Args:
+            images: in training space.
+            epoch: in [0, K]; None is the last one.
+        """
+        ...
+
+
+@frozen(kw_only=True)
+class AbstractLabels(ABC):
+    """Where targets come from. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+
+    name: ClassVar[str]
+    citation: ClassVar[str] = ""
+
+    @abstractmethod
+    def floats_per_image(self, spec: ImageSpec) -> int:
+        """Floats stored for one decoded image; 0 where the class order says it all."""
+
+    @abstractmethod
+    def init(self, layout: Layout, images: Tensor, teachers: Teachers, rng: torch.Generator) -> Params:
+        """Initial label parameters for the decoded images [n, C, H, W], in their dtype and on their device."""
+
+    @abstractmethod
+    def targets(self, params: Params, index: Tensor) -> Tensor:
+        """Probabilities [B, m] of the images `index` [B]; integers are allowed for one-hot rows."""
+
+    @abstractmethod
+    def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
+        """Which tensors are learned, and how; () where labels are fixed."""

@@ -1,0 +1,151 @@
+"""Parameterisations: how synthetic images are stored, and decoded for use.
+
+Shapes: m classes, n decoded images in class order, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+from attrs import frozen
+from attrs.validators import ge, in_
+
+from ddfw.contracts.dataset import ImageSpec
+from ddfw.options import option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ddfw.contracts.dataset import RealImages
+
+    #: Named tensors. Floating ones are what is stored and counted; integer ones are exempt tables (a count table, an
+    #: order) that decoding needs.
+    Params: TypeAlias = Mapping[str, Tensor]
+
+
+@frozen(kw_only=True)
+class ParamGroup:
+    """Tensors that share one optimiser setting; floating tensors in no group stay fixed.
+
+    Args:
+        keys: names of tensors in the Params.
+        lr: learning rate of the outer loop.
+        momentum: of SGD; the first-moment decay of Adam.
+        optimiser: `sgd` or `adam`.
+    """
+
+    keys: tuple[str, ...]
+    lr: float
+    momentum: float = 0.5
+    optimiser: Literal["sgd", "adam"] = "sgd"
+
+
+@frozen(kw_only=True)
+class Budget:
+    """`[budget]`: how many floats may be stored. `ipc` buys ipc·m·C·H·W of them, for every parameterisation alike."""
+
+    ipc: int = option(1, validator=ge(1), help="images per class that the budget would store as plain pixels")
+    accounting: Literal["strict", "pixels"] = option(
+        "strict",
+        validator=in_(("strict", "pixels")),
+        help="strict: label floats are paid from the budget; pixels: labels are free, as in the field's tables",
+    )
+
+    def floats(self, spec: ImageSpec) -> int:
+        """The budget in floats."""
+        return self.ipc * spec.num_classes * spec.floats_per_image
+
+    def label_price(self, label_floats_per_image: int) -> int:
+        """What one image's label costs under this accounting."""
+        return label_floats_per_image if self.accounting == "strict" else 0
+
+
+@frozen(kw_only=True)
+class Layout:
+    """How many images a parameterisation makes of a budget, and what they cost.
+
+    Decoded images are in class order: image i has class i // images_per_class.
+
+    Args:
+        spec: the image shape and the number of classes.
+        budget: what was asked for.
+        images_per_class: decoded images of each class.
+        samples_per_class: stored samples of each class (fewer than images where one sample decodes to several).
+        parameter_floats: floats that the parameterisation stores, labels not counted.
+        label_floats: floats that the labels store.
+    """
+
+    spec: ImageSpec
+    budget: Budget
+    images_per_class: int
+    samples_per_class: int
+    parameter_floats: int
+    label_floats: int
+
+    @property
+    def num_images(self) -> int:
+        """n = m · images_per_class."""
+        return self.spec.num_classes * self.images_per_class
+
+    @property
+    def strict_floats(self) -> int:
+        """Stored floats, labels included."""
+        return self.parameter_floats + self.label_floats
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether the strict count exceeds the budget."""
+        return self.strict_floats > self.budget.floats(self.spec)
+
+    def labels(self) -> Tensor:
+        """The class [n] (int64) of every decoded image."""
+        import torch
+
+        return torch.arange(self.spec.num_classes).repeat_interleave(self.images_per_class)
+
+
+@frozen(kw_only=True)
+class AbstractParameterization(ABC):
+    """How images are stored. Subclasses are `@final @frozen(kw_only=True)` and set `name`.
+
+    All images live in training space. The four methods are called in the order in which they stand here; `decode` is
+    called once per outer step and its gradient is pulled back once.
+    """
+
+    name: ClassVar[str]
+    citation: ClassVar[str] = ""
+
+    @abstractmethod
+    def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
+        """The largest class-balanced set that fits the budget.
+
+        Args:
+            spec: image shape and number of classes.
+            budget: how many floats there are, and whether labels are paid from them.
+            label_floats_per_image: what the label strategy stores for one decoded image.
+        Raises:
+            OptionError: nothing fits; the text says what would.
+        """
+
+    @abstractmethod
+    def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
+        """Initial parameters, in `real.images`' dtype and on its device, from real images and a CPU generator."""
+
+    @abstractmethod
+    def decode(self, params: Params, index: Tensor) -> Tensor:
+        """Images [B, C, H, W] of the decoded-image numbers `index` [B] (int64); differentiable in the parameters."""
+
+    @abstractmethod
+    def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
+        """Which tensors are learned, and how."""
+
+    def stored_floats(self, params: Params) -> int:
+        """Number of floats that have to be stored to decode again: every floating tensor's size."""
+        return sum(t.numel() for t in params.values() if t.is_floating_point())
+
+    def penalty(self, params: Params) -> Tensor | None:
+        """A scalar added to the matching loss (first-order in the parameters), or None."""
+        return None

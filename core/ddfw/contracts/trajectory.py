@@ -1,0 +1,96 @@
+"""Trajectory sources: from expert checkpoints to segments with a start and a target.
+
+Shapes: E experts, K epochs, P parameters, T parameter tensors, S snapshots.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+#: What a source keeps of the experts between `prepare` and `segment`; each source has a type of its own.
+PreparedT = TypeVar("PreparedT")
+
+
+class ExpertSource(Protocol):
+    """Read access to the checkpoints of the experts of one run."""
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        ...
+
+    @property
+    def num_epochs(self) -> int:
+        """K; there are K + 1 checkpoints, the first of them the initialisation."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of elements of each of the T parameter tensors, in flat order; they sum to P."""
+        ...
+
+    def snapshots(self, expert: int, epochs: Sequence[int]) -> Tensor:
+        """Checkpoints [S, P] of one expert (0 … E−1) at the given epochs; reads only those from disk."""
+        ...
+
+
+@frozen(kw_only=True)
+class Segment:
+    """A piece of an expert's path that a student has to follow.
+
+    Args:
+        start: θ at which the student begins, [P].
+        target: θ where it should land, [P].
+        expert: which expert, 0 … E−1.
+        start_epoch: where on the path `start` lies; an integer for checkpoints.
+        target_epoch: where `target` lies.
+    """
+
+    start: Tensor
+    target: Tensor
+    expert: int
+    start_epoch: float
+    target_epoch: float
+
+
+@frozen(kw_only=True)
+class AbstractTrajectory(ABC, Generic[PreparedT]):
+    """Where segments come from. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+
+    name: ClassVar[str]
+    citation: ClassVar[str] = ""
+
+    @abstractmethod
+    def prepare(self, experts: ExpertSource) -> PreparedT:
+        """Reads of the experts what segments will need, once per run.
+
+        Raises:
+            OptionError: the options do not fit the experts (too few epochs, say).
+        """
+
+    @abstractmethod
+    def segment(self, trajectories: PreparedT, low: float, high: float, rng: torch.Generator) -> Segment:
+        """Draws an expert and a start epoch in the window [low, high) and gives the segment from there.
+
+        Args:
+            trajectories: what `prepare` returned.
+            low: earliest start, in epochs.
+            high: exclusive upper end; low < high ≤ latest_start(K) + 1.
+            rng: CPU generator; the only source of randomness.
+        """
+
+    @abstractmethod
+    def stored_bytes(self, trajectories: PreparedT) -> int:
+        """Bytes needed to keep `trajectories` on disk: the price of this source beside another."""
+
+    def latest_start(self, num_epochs: int) -> float:
+        """The latest epoch from which a segment can start, for experts of K epochs."""
+        return num_epochs

@@ -1,0 +1,1 @@
+"""The numerics: no names, no paths, no config dicts."""

@@ -1,0 +1,306 @@
+"""The outer loop: it moves φ (images), ψ (labels) and a (inner step size) so that a student follows the experts.
+
+    student:  w_0 = start,   w_{i+1} = w_i − a · g_i,   g_i = ∇_w ℓ(f(A_i(X[b_i]); w_i), Y[b_i]),   i = 0 … N−1
+    outer:    L = loss(w_0 … w_N, segment) + penalty(φ),   X = decode(φ),  Y = targets(ψ)
+
+Shapes: n decoded images, B of them used by one step, m classes, N inner steps, P parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from attrs import evolve, frozen
+from attrs.validators import ge, gt, le
+from torch import Tensor
+
+from ddfw.contracts.executor import MetaGradient, Problem, Schedule
+from ddfw.contracts.observer import StepReport
+from ddfw.errors import DivergedError
+from ddfw.options import option
+from ddfw.randomness import Stream, generator
+
+if TYPE_CHECKING:
+    from ddfw.contracts.augmentation import AbstractAugmentation
+    from ddfw.contracts.executor import ExecutorSession
+    from ddfw.contracts.labels import AbstractLabels
+    from ddfw.contracts.parameterization import AbstractParameterization, Layout, ParamGroup, Params
+    from ddfw.contracts.trajectory import AbstractTrajectory
+
+PreparedT = TypeVar("PreparedT")
+
+
+@frozen(kw_only=True)
+class OuterSettings:
+    """`[outer]`: the outer loop and the student's step."""
+
+    steps: int = option(500, validator=ge(0), help="outer steps; 0 keeps the initial set")
+    syn_steps: int = option(20, validator=ge(1), help="N, inner steps of the student")
+    batch_syn: int = option(0, validator=ge(0), help="synthetic images per inner step; 0 takes all of them")
+    segments_per_step: int = option(1, validator=ge(1), help="segments whose meta-gradients one outer step averages")
+    step_size: float = option(0.01, validator=gt(0.0), help="initial inner step size a")
+    step_size_lr: float = option(1e-5, validator=ge(0.0), help="its learning rate; 0 keeps it fixed")
+    step_size_momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="its momentum")
+    step_size_floor: float = option(1e-4, validator=gt(0.0), help="a never falls below this")
+
+
+@frozen(kw_only=True)
+class WindowSettings:
+    """`[window]`: from which epochs segments start. The upper end grows while the set is learned."""
+
+    min_start: int = option(0, validator=ge(0), help="earliest start epoch")
+    start: int = option(1, validator=ge(1), help="exclusive upper end at the first outer step")
+    max_start: int = option(5, validator=ge(1), help="exclusive upper end once grown")
+    expand_steps: int = option(1, validator=ge(1), help="outer steps until it is grown; 1 opens the window at once")
+
+    def __attrs_post_init__(self) -> None:
+        if not self.min_start < self.start <= self.max_start:
+            raise ValueError(
+                f"expected min_start < start <= max_start, got {self.min_start}, {self.start}, {self.max_start}"
+            )
+
+    def high(self, step: int) -> int:
+        """Exclusive upper end of the window at an outer step (0-based)."""
+        grown = (self.max_start - self.start) * min(1.0, step / self.expand_steps)
+        return self.start + math.floor(grown)
+
+
+@frozen(kw_only=True)
+class Learned:
+    """What is learned: φ, ψ, a. Tensors are updated in place; `snapshot` makes a copy that stays."""
+
+    params: Params
+    label_params: Params
+    step_size: Tensor
+
+    def snapshot(self) -> Learned:
+        """A copy with its own storage."""
+
+        def copy(tensors: Params) -> Params:
+            return {k: v.detach().clone() for k, v in tensors.items()}
+
+        return Learned(
+            params=copy(self.params), label_params=copy(self.label_params), step_size=self.step_size.detach().clone()
+        )
+
+    def finite(self) -> bool:
+        """Whether every floating tensor is finite."""
+        tensors = (*self.params.values(), *self.label_params.values(), self.step_size)
+        return all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point())
+
+
+@frozen(kw_only=True)
+class OuterState:
+    """Between two outer steps: how many are done, what is learned, the optimisers' memory."""
+
+    step: int
+    learned: Learned
+    optimisers: tuple[torch.optim.Optimizer, ...]
+
+
+@frozen(kw_only=True)
+class Distillation(Generic[PreparedT]):
+    """Everything an outer step needs that does not change between steps."""
+
+    param: AbstractParameterization
+    labels: AbstractLabels
+    traj: AbstractTrajectory[PreparedT]
+    augmentation: AbstractAugmentation
+    session: ExecutorSession
+    trajectories: PreparedT
+    layout: Layout
+    outer: OuterSettings
+    window: WindowSettings
+    seed: int
+
+    def start(self, params: Params, label_params: Params, dtype: torch.dtype) -> OuterState:
+        """The state before the first step.
+
+        Args:
+            params: the parameterisation's initial tensors.
+            label_params: the labels' initial tensors.
+            dtype: of the step size.
+        """
+        step_size = torch.tensor(self.outer.step_size, dtype=dtype, device=self.session.device)
+        learned = Learned(params=params, label_params=label_params, step_size=step_size).snapshot()
+        return OuterState(step=0, learned=learned, optimisers=tuple(self._optimisers(learned)))
+
+    def step(self, state: OuterState) -> tuple[OuterState, StepReport]:
+        """One outer step. The tensors of `state` are updated in place, so only the returned state is valid after it.
+
+        Raises:
+            DivergedError: the loss or a gradient is not finite; `state` is then as it was before the step.
+        """
+        learned = state.learned
+        count = self.outer.segments_per_step
+        high = self.window.high(state.step)
+        segments, schedules = [], []
+        for draw in range(state.step * count, (state.step + 1) * count):
+            rng = generator(self.seed, Stream.SEGMENT, draw)
+            segments.append(self.traj.segment(self.trajectories, self.window.min_start, high, rng))
+            schedules.append(self._schedule(draw))
+        used, schedules = self._rows_used(schedules)
+
+        leaves, label_leaves = _with_grad(learned.params), _with_grad(learned.label_params)
+        images = self.param.decode(leaves, used)
+        targets = self.labels.targets(label_leaves, used).to(images.dtype)
+        found = self.session.meta_gradient(
+            Problem(
+                images=images.detach(),
+                targets=targets.detach(),
+                step_size=learned.step_size,
+                schedules=tuple(schedules),
+            ),
+            segments,
+        )
+        _require_finite(found, state.step)
+        _pull_back(images, found.images, targets, found.targets, self.param.penalty(leaves), leaves, label_leaves)
+        self._update(state, leaves, label_leaves, found.step_size)
+        report = StepReport(
+            step=state.step + 1,
+            steps=self.outer.steps,
+            loss=float(found.loss),
+            step_size=float(learned.step_size),
+            start_epoch=segments[0].start_epoch,
+            window_high=high,
+            grad_norm_images=float(found.images.norm()),
+        )
+        return evolve(state, step=state.step + 1), report
+
+    def decoded(self, learned: Learned) -> tuple[Tensor, Tensor]:
+        """All images [n, C, H, W] and targets [n, m] of a learned set, without gradients."""
+        index = torch.arange(self.layout.num_images, device=self.session.device)
+        with torch.no_grad():
+            images = self.param.decode(learned.params, index)
+            return images, self.labels.targets(learned.label_params, index).to(images.dtype)
+
+    def _optimisers(self, learned: Learned) -> Iterable[torch.optim.Optimizer]:
+        settings: dict[str, list[dict[str, Any]]] = {"sgd": [], "adam": []}
+        for tensors, groups in (
+            (learned.params, self.param.param_groups(learned.params)),
+            (learned.label_params, self.labels.param_groups(learned.label_params)),
+        ):
+            for group in groups:
+                settings[group.optimiser].append(_torch_group(tensors, group))
+        settings["sgd"].append(
+            {
+                "params": [learned.step_size],
+                "lr": self.outer.step_size_lr,
+                "momentum": self.outer.step_size_momentum,
+            }
+        )
+        yield torch.optim.SGD(settings["sgd"])
+        if settings["adam"]:
+            yield torch.optim.Adam(settings["adam"])
+
+    def _schedule(self, draw: int) -> Schedule:
+        """Batches of decoded-image numbers and augmentation draws of N steps.
+
+        A permutation is cut into pieces which are used from the last one backwards, so a short remainder comes first;
+        when they run out, a new permutation is cut.
+        """
+        order = generator(self.seed, Stream.SYN_BATCHES, draw)
+        augment = generator(self.seed, Stream.SYN_AUGMENT, draw)
+        n, spec = self.layout.num_images, self.layout.spec
+        size = self.outer.batch_syn or n
+        pieces: list[Tensor] = []
+        batches, draws = [], []
+        for _ in range(self.outer.syn_steps):
+            if not pieces:
+                pieces = list(torch.randperm(n, generator=order).split(size))
+            batches.append(pieces.pop().to(self.session.device))
+            drawn = self.augmentation.draw((len(batches[-1]), *spec.shape), augment)
+            draws.append(drawn.to(self.session.device))
+        return Schedule(batches=tuple(batches), draws=tuple(draws))
+
+    def _rows_used(self, schedules: list[Schedule]) -> tuple[Tensor, list[Schedule]]:
+        """The image numbers [B] that any batch uses, and the schedules in rows of those."""
+        used = torch.cat([batch for s in schedules for batch in s.batches]).unique(sorted=True)
+        row = torch.zeros(self.layout.num_images, dtype=torch.int64, device=used.device)
+        row[used] = torch.arange(len(used), device=used.device)
+        return used, [evolve(s, batches=tuple(row[batch] for batch in s.batches)) for s in schedules]
+
+    def _update(self, state: OuterState, leaves: Params, label_leaves: Params, step_size_grad: Tensor) -> None:
+        learned = state.learned
+        for tensors, gradients in ((learned.params, leaves), (learned.label_params, label_leaves)):
+            for key, tensor in tensors.items():
+                tensor.grad = gradients[key].grad
+        learned.step_size.grad = step_size_grad
+        for optimiser in state.optimisers:
+            optimiser.step()
+        with torch.no_grad():
+            learned.step_size.clamp_(min=self.outer.step_size_floor)
+
+
+def run_steps(
+    distillation: Distillation[Any],
+    state: OuterState,
+    after_step: Callable[[OuterState, StepReport], None],
+) -> OuterState:
+    """Steps until `outer.steps` are done; checkpoints, selections and observers sit in `after_step`.
+
+    Raises:
+        DivergedError: a step diverged; what was learned before it is still finite.
+    """
+    while state.step < distillation.outer.steps:
+        state, report = distillation.step(state)
+        if not state.learned.finite():
+            raise DivergedError(
+                f"the synthetic set stopped being finite at outer step {state.step}; lower the learning rates",
+                step=state.step,
+            )
+        after_step(state, report)
+    return state
+
+
+def _torch_group(tensors: Params, group: ParamGroup) -> dict[str, Any]:
+    settings: dict[str, Any] = {"params": [tensors[key] for key in group.keys], "lr": group.lr}
+    if group.optimiser == "sgd":
+        settings["momentum"] = group.momentum
+    else:
+        settings["betas"] = (group.momentum, 0.999)
+    return settings
+
+
+def _with_grad(tensors: Params) -> Mapping[str, Tensor]:
+    """The same storages as leaves of autograd; integer tables as they are."""
+    return {k: v.detach().requires_grad_() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def _pull_back(
+    images: Tensor,
+    images_grad: Tensor,
+    targets: Tensor,
+    targets_grad: Tensor,
+    penalty: Tensor | None,
+    leaves: Params,
+    label_leaves: Params,
+) -> None:
+    """One VJP through decode and targets, plus the penalty's gradient, into the leaves' `.grad`."""
+    outputs, cotangents = [images], [images_grad]
+    if targets.requires_grad:
+        outputs, cotangents = [*outputs, targets], [*cotangents, targets_grad]
+    if penalty is not None:
+        outputs, cotangents = [*outputs, penalty], [*cotangents, torch.ones_like(penalty)]
+    wanted = [t for tensors in (leaves, label_leaves) for t in tensors.values() if t.is_floating_point()]
+    for tensor, gradient in zip(
+        wanted, torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True), strict=True
+    ):
+        tensor.grad = gradient
+
+
+def _require_finite(found: MetaGradient, step: int) -> None:
+    for what, tensor in (
+        ("matching loss", found.loss),
+        ("image gradient", found.images),
+        ("label gradient", found.targets),
+        ("step-size gradient", found.step_size),
+    ):
+        if not bool(tensor.isfinite().all()):
+            raise DivergedError(
+                f"the {what} is not finite at outer step {step + 1}; lower outer.step_size or the learning rates",
+                step=step,
+            )

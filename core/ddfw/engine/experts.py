@@ -1,0 +1,100 @@
+"""Experts: networks trained on the real training split, with a checkpoint after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ddfw.contracts.executor import TrainedExpert
+from ddfw.engine.inner import Network
+from ddfw.engine.training import accuracy, train
+from ddfw.randomness import Stream, generator
+
+if TYPE_CHECKING:
+    from ddfw.contracts.augmentation import AbstractAugmentation
+    from ddfw.contracts.executor import LabelledImages, TrainingSettings
+    from ddfw.contracts.model import AbstractModel
+    from ddfw.contracts.trajectory import ExpertSource
+
+
+def train_expert(
+    model: AbstractModel,
+    network: Network,
+    augmentation: AbstractAugmentation,
+    settings: TrainingSettings,
+    data: LabelledImages,
+    validation: LabelledImages,
+    seed: int,
+    on_epoch: Callable[[int], None],
+) -> TrainedExpert:
+    """Trains one expert; a function of its arguments alone.
+
+    Args:
+        model: draws the initialisation.
+        network: what it built.
+        augmentation: applied to every batch.
+        settings: epochs, learning rate and so on.
+        data: the training split in training space.
+        validation: judged after every epoch.
+        seed: the expert's own.
+        on_epoch: told the number of finished epochs.
+    """
+    images = data.images
+    theta = model.init(network.module, generator(seed, Stream.EXPERT_INIT)).to(images.device, images.dtype)
+    snapshots, accuracies, losses = [theta.clone()], list[float](), list[float]()
+
+    def keep(epoch: int, theta: Tensor, loss: float) -> None:
+        snapshots.append(theta.clone())
+        accuracies.append(accuracy(network, theta, validation))
+        losses.append(loss)
+        on_epoch(epoch)
+
+    train(
+        network,
+        theta,
+        data,
+        settings,
+        augmentation,
+        batches=lambda epoch: generator(seed, Stream.EXPERT_BATCHES, epoch),
+        draws=lambda epoch: generator(seed, Stream.EXPERT_AUGMENT, epoch),
+        after_epoch=keep,
+    )
+    return TrainedExpert(
+        seed=seed,
+        snapshots=torch.stack(snapshots),
+        validation_accuracy=tuple(accuracies),
+        train_loss=tuple(losses),
+    )
+
+
+class ExpertTeachers:
+    """The experts as labellers (the `Teachers` service of label strategies)."""
+
+    def __init__(self, network: Network, experts: ExpertSource) -> None:
+        self._network = network
+        self._experts = experts
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        return self._experts.num_experts
+
+    @property
+    def num_epochs(self) -> int:
+        """K."""
+        return self._experts.num_epochs
+
+    def logits(self, images: Tensor, epoch: int | None = None) -> Tensor:
+        """Logits [E, n, m] of every expert at an epoch (None: the last) for images [n, C, H, W]."""
+        epoch = self.num_epochs if epoch is None else epoch
+        if not 0 <= epoch <= self.num_epochs:
+            raise ValueError(f"epoch must lie in 0 … {self.num_epochs}, got {epoch}")
+        rows = []
+        with torch.no_grad():
+            for expert in range(self.num_experts):
+                theta = self._experts.snapshots(expert, [epoch])[0].to(images.device, images.dtype)
+                rows.append(torch.cat([self._network.logits(theta, part) for part in images.split(1024)]))
+        return torch.stack(rows)

@@ -1,0 +1,128 @@
+"""The student's step: a network used functionally on one flat parameter vector.
+
+Shapes: B images in a batch, m classes, P parameters in T tensors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy, log_softmax
+
+from ddfw.errors import OptionError
+
+if TYPE_CHECKING:
+    from ddfw.contracts.dataset import ImageSpec
+    from ddfw.contracts.model import AbstractModel
+
+
+def build_module(model: AbstractModel, spec: ImageSpec) -> nn.Module:
+    """The model's module, refused if an inner step could not be replayed; the global generator is left as it was.
+
+    Raises:
+        OptionError: a layer with running statistics or active dropout.
+    """
+    # Constructors of torch.nn draw from the global generator; those values are thrown away, its state is put back.
+    with torch.random.fork_rng(devices=[]):
+        module = model.build(spec)
+    for name, layer in module.named_modules():
+        if getattr(layer, "track_running_stats", False) and getattr(layer, "running_mean", None) is not None:
+            raise OptionError(
+                f"layer {name} ({type(layer).__name__}) keeps running statistics, which an unrolled student cannot; "
+                "take group or instance normalisation"
+            )
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            raise OptionError(
+                f"layer {name} ({type(layer).__name__}, p = {layer.p}) draws random numbers inside the unroll; "
+                "set its probability to 0"
+            )
+    return module.train()
+
+
+class Network:
+    """A module whose parameters are given as one flat vector θ [P], in `module.parameters()` order."""
+
+    def __init__(self, module: nn.Module) -> None:
+        named = list(module.named_parameters())
+        self.module = module
+        self.names = tuple(name for name, _ in named)
+        self.shapes = tuple(tuple(p.shape) for _, p in named)
+        self.sizes = tuple(p.numel() for _, p in named)
+
+    @property
+    def num_parameters(self) -> int:
+        """P."""
+        return sum(self.sizes)
+
+    def logits(self, theta: Tensor, images: Tensor) -> Tensor:
+        """Logits [B, m] of images [B, C, H, W]; differentiable in both, as often as the layers are."""
+        # split's backward is one concatenation; slicing θ tensor by tensor would write a zero vector of P for each.
+        pieces = theta.split(self.sizes)
+        views = {name: p.view(shape) for name, p, shape in zip(self.names, pieces, self.shapes, strict=True)}
+        return functional_call(self.module, views, (images,))  # type: ignore[no-any-return]
+
+
+def inner_loss(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of probabilities [B, m] against the network's logits: a scalar, twice differentiable."""
+    return -(targets * log_softmax(network.logits(theta, images), dim=1)).sum(dim=1).mean()
+
+
+def inner_gradient(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """∂(inner loss)/∂θ [P], without a graph."""
+    leaf = theta.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(inner_loss(network, leaf, images.detach(), targets.detach()), leaf)
+    return gradient
+
+
+@frozen
+class StepPullback:
+    """What one inner step passes back for a cotangent λ: s = g·λ and its derivatives."""
+
+    s: Tensor
+    theta: Tensor | None
+    images: Tensor
+    targets: Tensor
+
+
+class StepGraph:
+    """One inner gradient g(θ, X, Y) with its graph, which can be pulled back once."""
+
+    def __init__(self, network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> None:
+        self._theta = theta.detach().requires_grad_()
+        self._images = images.detach().requires_grad_()
+        self._targets = targets.detach().requires_grad_()
+        loss = inner_loss(network, self._theta, self._images, self._targets)
+        (self._gradient,) = torch.autograd.grad(loss, self._theta, create_graph=True)
+
+    @property
+    def gradient(self) -> Tensor:
+        """g [P], detached."""
+        return self._gradient.detach()
+
+    def pull(self, cotangent: Tensor, *, through_theta: bool) -> StepPullback:
+        """Derivatives of s = g·λ for λ = `cotangent` [P]; frees the graph.
+
+        Args:
+            cotangent: λ.
+            through_theta: whether ∂s/∂θ (the Hessian-vector product) is wanted.
+        """
+        wanted = [self._images, self._targets, *([self._theta] if through_theta else [])]
+        found = torch.autograd.grad(self._gradient, wanted, cotangent)
+        return StepPullback(
+            s=torch.dot(self.gradient, cotangent),
+            theta=found[2] if through_theta else None,
+            images=found[0],
+            targets=found[1],
+        )
+
+
+def supervised_gradient(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and gradient [P] for ordinary training; targets are classes [B] (int64) or probabilities [B, m]."""
+    leaf = theta.detach().requires_grad_()
+    loss = cross_entropy(network.logits(leaf, images), targets)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return loss.detach(), gradient

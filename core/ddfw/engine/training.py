@@ -1,0 +1,88 @@
+"""Ordinary training of one network on labelled images: experts and evaluation networks alike.
+
+Shapes: n images, b of them in a batch, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ddfw.engine.inner import Network, supervised_gradient
+from ddfw.errors import DivergedError
+
+if TYPE_CHECKING:
+    from ddfw.contracts.augmentation import AbstractAugmentation
+    from ddfw.contracts.executor import LabelledImages, TrainingSettings
+
+#: Gives the generator of an epoch (0-based).
+EpochGenerator = Callable[[int], torch.Generator]
+
+
+def train(
+    network: Network,
+    theta: Tensor,
+    data: LabelledImages,
+    settings: TrainingSettings,
+    augmentation: AbstractAugmentation,
+    batches: EpochGenerator,
+    draws: EpochGenerator,
+    after_epoch: Callable[[int, Tensor, float], None] | None = None,
+) -> Tensor:
+    """SGD with momentum and weight decay, as torch.optim.SGD does it, on a flat θ.
+
+    Args:
+        network: used functionally.
+        theta: [P] initial parameters; left untouched.
+        data: images in training space with targets, on θ's device and in its dtype.
+        settings: epochs, learning rate and so on.
+        augmentation: applied to every batch.
+        batches: generator of each epoch's order.
+        draws: generator of each epoch's augmentation.
+        after_epoch: called with (epoch from 1, θ, mean loss of the epoch).
+    Returns:
+        θ [P] after the last epoch.
+    Raises:
+        DivergedError: an epoch's mean loss is not finite.
+    """
+    theta = theta.detach().clone()
+    lr, velocity = settings.lr, torch.zeros_like(theta)
+    n = len(data.images)
+    for epoch in range(settings.epochs):
+        if epoch == settings.decay_after:
+            lr, velocity = lr * 0.1, torch.zeros_like(theta)
+        order = torch.randperm(n, generator=batches(epoch)).to(theta.device)
+        rng = draws(epoch)
+        total = torch.zeros((), dtype=theta.dtype, device=theta.device)
+        for rows in order.split(settings.batch_size):
+            images = data.images[rows]
+            images = augmentation.apply(images, augmentation.draw(_shape(images), rng).to(theta.device))
+            loss, gradient = supervised_gradient(network, theta, images, data.targets[rows])
+            total += loss * len(rows)
+            velocity.mul_(settings.momentum).add_(gradient).add_(theta, alpha=settings.weight_decay)
+            theta.sub_(velocity, alpha=lr)
+        mean = float(total) / n
+        if not mean < float("inf"):
+            raise DivergedError(
+                f"training diverged: the loss of epoch {epoch + 1} is {mean} at learning rate {lr:g}; lower it"
+            )
+        if after_epoch is not None:
+            after_epoch(epoch + 1, theta, mean)
+    return theta
+
+
+def accuracy(network: Network, theta: Tensor, data: LabelledImages, chunk: int = 1024) -> float:
+    """Fraction of images whose largest logit is at their class; targets are classes [n] (int64)."""
+    right = 0
+    with torch.no_grad():
+        for images, labels in zip(data.images.split(chunk), data.targets.split(chunk), strict=True):
+            right += int((network.logits(theta, images).argmax(dim=1) == labels).sum())
+    return right / len(data.targets)
+
+
+def _shape(images: Tensor) -> tuple[int, int, int, int]:
+    n, c, h, w = images.shape
+    return n, c, h, w

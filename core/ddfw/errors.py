@@ -1,0 +1,55 @@
+"""The errors that users can meet; each knows the exit code of the command line."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DdfwError(Exception):
+    """A run could not do what was asked; the text says what came, what was expected and the way out."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class DirectoryInUseError(DdfwError):
+    """Another process is writing this run directory, or it holds something that is not this run."""
+
+
+class PluginError(DdfwError):
+    """A plugin broke its contract."""
+
+    exit_code = 3
+
+
+class DataError(DdfwError):
+    """A data set or stored artefact is missing, refused or corrupt."""
+
+    exit_code = 4
+
+
+class DivergedError(DdfwError):
+    """A loss, parameter or image stopped being finite.
+
+    Args:
+        message: what stopped being finite, and at which step.
+        step: the outer step (0-based) at which it happened, or None outside the outer loop.
+    """
+
+    exit_code = 5
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class OptionError(ValueError):
+    """A value that is well-formed on its own but impossible with this data, budget or network.
+
+    Args:
+        message: what is wrong and what would work.
+        option: the config path below the component's table (`"rank"`), or "" for the table itself.
+    """
+
+    def __init__(self, message: str, option: str = "") -> None:
+        super().__init__(message)
+        self.option = option

@@ -1,0 +1,107 @@
+"""Every hook of ddfw, in the order in which a run meets them.
+
+A registration hook *offers* classes; ddfw reads their options, shows them in `ddfw list` and builds the one that a
+user names. It is called at most once per process, without arguments, and only when the kind is needed: import torch
+and the component inside the hook, so that `ddfw --help` and `ddfw plugins` stay fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddfw.markers import hookspec
+
+if TYPE_CHECKING:
+    from ddfw.contracts.augmentation import AbstractAugmentation
+    from ddfw.contracts.dataset import AbstractDataset
+    from ddfw.contracts.executor import AbstractExecutor
+    from ddfw.contracts.labels import AbstractLabels
+    from ddfw.contracts.matching import AbstractMatchingLoss
+    from ddfw.contracts.model import AbstractModel
+    from ddfw.contracts.observer import AbstractObserver
+    from ddfw.contracts.parameterization import AbstractParameterization
+    from ddfw.contracts.trajectory import AbstractTrajectory
+
+#: The version of this file's contracts; it grows when a plugin written for the old ones would stop working.
+HOOK_API = 1
+
+
+@hookspec
+def ddfw_register_observers() -> list[type[AbstractObserver]]:  # type: ignore[empty-body]
+    """Called when a run's observers are looked up, before anything else of the run exists.
+
+    Returns:
+        Observer classes: they watch a run (progress, logs, trackers) and never change it.
+    """
+
+
+@hookspec
+def ddfw_register_executors() -> list[type[AbstractExecutor]]:  # type: ignore[empty-body]
+    """Called when a run looks up where its work happens.
+
+    Returns:
+        Executor classes: they train experts, compute meta-gradients and evaluate on their device.
+    """
+
+
+@hookspec
+def ddfw_register_datasets() -> list[type[AbstractDataset]]:  # type: ignore[empty-body]
+    """Called when a run looks up its data set.
+
+    Returns:
+        Data set classes: each loads labelled images as train, validation and a sealed test split.
+    """
+
+
+@hookspec
+def ddfw_register_models() -> list[type[AbstractModel]]:  # type: ignore[empty-body]
+    """Called when a run looks up its network.
+
+    Returns:
+        Model classes: each builds a network and draws its initial parameters from a given generator.
+    """
+
+
+@hookspec
+def ddfw_register_augmentations() -> list[type[AbstractAugmentation]]:  # type: ignore[empty-body]
+    """Called when a run looks up its augmentation.
+
+    Returns:
+        Augmentation classes: differentiable, with explicit draws that can be replayed.
+    """
+
+
+@hookspec
+def ddfw_register_parameterizations() -> list[type[AbstractParameterization]]:  # type: ignore[empty-body]
+    """Called when a run looks up how its synthetic images are stored and decoded.
+
+    Returns:
+        Parameterisation classes.
+    """
+
+
+@hookspec
+def ddfw_register_labels() -> list[type[AbstractLabels]]:  # type: ignore[empty-body]
+    """Called when a run looks up its label strategy.
+
+    Returns:
+        Label classes: hard, learned, given by a teacher, …
+    """
+
+
+@hookspec
+def ddfw_register_trajectories() -> list[type[AbstractTrajectory]]:  # type: ignore[empty-body]
+    """Called when a run looks up its trajectory source.
+
+    Returns:
+        Trajectory source classes: from expert checkpoints to segments with a start and a target.
+    """
+
+
+@hookspec
+def ddfw_register_losses() -> list[type[AbstractMatchingLoss]]:  # type: ignore[empty-body]
+    """Called when a run looks up its matching loss.
+
+    Returns:
+        Matching loss classes: from a student's path and a segment to one number.
+    """

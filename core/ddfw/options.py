@@ -1,0 +1,32 @@
+"""`option`: one field of a component, with its default, its validator and its help in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+if TYPE_CHECKING:
+    T = TypeVar("T")
+
+    def option(
+        default: T, *, validator: Callable[[Any, Any, Any], object] | None = None, help: str
+    ) -> T: ...
+    def required_option(*, validator: Callable[[Any, Any, Any], object] | None = None, help: str) -> Any: ...
+
+else:
+
+    def option(default, *, validator=None, help):
+        """An option with a default.
+
+        Args:
+            default: the value when the user says nothing.
+            validator: an attrs validator (`attrs.validators.ge(1)`); its bounds are shown in the option table.
+            help: one line for `ddfw describe` and the docs.
+        """
+        return attrs.field(default=default, validator=validator, metadata={"help": help})
+
+    def required_option(*, validator=None, help):
+        """An option that a user has to give; the arguments are those of `option`."""
+        return attrs.field(validator=validator, metadata={"help": help})

@@ -1,0 +1,154 @@
+"""`dsa`: differentiable siamese augmentation — one family for a whole batch, parameters for each image.
+
+Everything is vectorised, and every random number comes from an explicit generator.
+
+Shapes: B images, C channels, H rows, W columns. Draws u are uniform in [0, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import ClassVar, final
+
+import torch
+from attrs import frozen
+from attrs.validators import ge, le
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from ddfw import AbstractAugmentation, Draws, option
+
+Shape = tuple[int, int, int, int]
+FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
+
+
+@final
+@frozen(kw_only=True)
+class Siamese(AbstractAugmentation):
+    """Differentiable siamese augmentation: colour, crop, cutout, flip, scale or rotate, one family per batch."""
+
+    name: ClassVar[str] = "dsa"
+    citation: ClassVar[str] = """@inproceedings{zhao2021dsa,
+  title = {Dataset Condensation with Differentiable Siamese Augmentation},
+  author = {Zhao, Bo and Bilen, Hakan},
+  booktitle = {ICML},
+  year = {2021}
+}"""
+
+    families: tuple[str, ...] = option(FAMILIES, help=f"which families are drawn from: {', '.join(FAMILIES)}")
+    flip: float = option(0.5, validator=[ge(0.0), le(1.0)], help="probability that an image is mirrored")
+    scale: float = option(1.2, validator=ge(1.0), help="largest factor of each axis; the smallest is its inverse")
+    rotate: float = option(15.0, validator=[ge(0.0), le(180.0)], help="largest angle, in degrees")
+    crop: float = option(0.125, validator=[ge(0.0), le(1.0)], help="largest shift, as a fraction of the side")
+    cutout: float = option(0.5, validator=[ge(0.0), le(1.0)], help="side of the hole, as a fraction of the side")
+    brightness: float = option(1.0, validator=ge(0.0), help="width of the interval that is added")
+    saturation: float = option(2.0, validator=ge(0.0), help="largest factor of a pixel's distance from its grey")
+    contrast: float = option(0.5, validator=ge(0.0), help="factors of the distance from the mean: contrast … + 1")
+
+    def __attrs_post_init__(self) -> None:
+        unknown = [f for f in self.families if f not in FAMILIES]
+        if unknown or not self.families:
+            raise ValueError(f"families must name some of {', '.join(FAMILIES)}; got {', '.join(unknown) or 'none'}")
+
+    def draw(self, shape: Shape, rng: torch.Generator) -> Draws:
+        """One family for the batch, then its numbers for each image."""
+        family = self.families[int(torch.randint(len(self.families), (), generator=rng))]
+        return Draws(family=family, values=self.draw_family(family, shape, rng))
+
+    def draw_family(self, family: str, shape: Shape, rng: torch.Generator) -> Mapping[str, Tensor]:
+        """The numbers of one family: [B] each, uniform in [0, 1) or integer offsets."""
+        b, _, h, w = shape
+
+        def uniform() -> Tensor:
+            return torch.rand(b, generator=rng)
+
+        def integers(low: int, high: int) -> Tensor:
+            return torch.randint(low, high + 1, (b,), generator=rng)
+
+        if family == "color":
+            return {"brightness": uniform(), "saturation": uniform(), "contrast": uniform()}
+        if family == "crop":
+            rows, columns = _portion(self.crop, h), _portion(self.crop, w)
+            return {"rows": integers(-rows, rows), "columns": integers(-columns, columns)}
+        if family == "cutout":
+            # An even hole has its centre between pixels and may lie one further out.
+            rows, columns = (side - _portion(self.cutout, side) % 2 for side in (h, w))
+            return {"rows": integers(0, rows), "columns": integers(0, columns)}
+        if family == "flip":
+            return {"u": uniform()}
+        if family == "scale":
+            return {"x": uniform(), "y": uniform()}
+        return {"u": uniform()}
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Augments images [B, C, H, W]; differentiable in them."""
+        family: Callable[[Tensor, Mapping[str, Tensor]], Tensor] = getattr(self, f"apply_{draws.family}")
+        return family(images, draws.values)
+
+    def apply_color(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Brightness, saturation, contrast, in this order."""
+        images = images + self.brightness * (_column(values["brightness"], images) - 0.5)
+        grey = images.mean(dim=1, keepdim=True)
+        images = (images - grey) * (self.saturation * _column(values["saturation"], images)) + grey
+        mean = images.mean(dim=(1, 2, 3), keepdim=True)
+        return (images - mean) * (_column(values["contrast"], images) + self.contrast) + mean
+
+    def apply_crop(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Shifts by whole pixels; what comes in is 0."""
+        b, _, h, w = images.shape
+        rows = torch.arange(h, device=images.device) + values["rows"][:, None]
+        columns = torch.arange(w, device=images.device) + values["columns"][:, None]
+        inside = ((rows >= 0) & (rows < h))[:, :, None] & ((columns >= 0) & (columns < w))[:, None, :]
+        number = torch.arange(b, device=images.device)[:, None, None]
+        moved = images.movedim(1, 3)[number, rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None, :]]
+        return moved.movedim(3, 1) * inside[:, None]
+
+    def apply_cutout(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """A square hole of zeros; where it sticks out, the edge row or column still goes."""
+        _, _, h, w = images.shape
+        hole_rows = _hole(values["rows"], _portion(self.cutout, h), h)
+        hole_columns = _hole(values["columns"], _portion(self.cutout, w), w)
+        hole = hole_rows[:, None, :, None] & hole_columns[:, None, None, :]
+        return images * ~hole
+
+    def apply_flip(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Mirrors left and right where u < flip."""
+        return torch.where(_column(values["u"], images) < self.flip, images.flip(3), images)
+
+    def apply_scale(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Factors in [1/scale, scale] for each axis; above 1 the image shrinks."""
+        low = 1 / self.scale
+        x, y = (values[key].to(images) * (self.scale - low) + low for key in ("x", "y"))
+        zero = torch.zeros_like(x)
+        return _warp(images, torch.stack([x, zero, zero, zero, y, zero], dim=1))
+
+    def apply_rotate(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Angles in ±rotate, in normalised coordinates (so a rectangle is also sheared)."""
+        angle = (values["u"].to(images) - 0.5) * (2 * self.rotate * math.pi / 180)
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        return _warp(images, torch.stack([cos, -sin, zero, sin, cos, zero], dim=1))
+
+
+def _portion(fraction: float, side: int) -> int:
+    return int(fraction * side + 0.5)
+
+
+def _column(values: Tensor, images: Tensor) -> Tensor:
+    return values.to(images.dtype).view(-1, 1, 1, 1)
+
+
+def _hole(offset: Tensor, size: int, side: int) -> Tensor:
+    """Rows (or columns) [B, side] that a hole of `size` around `offset` [B] covers, clamped to the image."""
+    if size == 0:
+        return torch.zeros(len(offset), side, dtype=torch.bool, device=offset.device)
+    first = (offset - size // 2).clamp(0, side - 1)[:, None]
+    last = (offset - size // 2 + size - 1).clamp(0, side - 1)[:, None]
+    position = torch.arange(side, device=offset.device)
+    return (position >= first) & (position <= last)
+
+
+def _warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """Bilinear sampling at affinely moved positions, zero outside; corner pixels lie at ±1."""
+    grid = affine_grid(matrices.view(-1, 2, 3), list(images.shape), align_corners=True)
+    return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)

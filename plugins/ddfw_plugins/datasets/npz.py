@@ -1,0 +1,122 @@
+"""`npz`: images and labels from one NumPy archive of your own."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+from attrs import frozen
+from attrs.validators import ge, gt, optional
+
+from ddfw import AbstractDataset, DataError, Split, Splits, option, required_option
+
+#: Names under which the four arrays are looked for, first come first served.
+ALIASES = {
+    "train_images": ("train_images", "x_train"),
+    "train_labels": ("train_labels", "y_train"),
+    "test_images": ("test_images", "x_test"),
+    "test_labels": ("test_labels", "y_test"),
+}
+
+
+@final
+@frozen(kw_only=True)
+class Npz(AbstractDataset):
+    """A .npz file with train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test).
+
+    Images are [n, H, W], [n, H, W, C] or [n, C, H, W] with 1 or 3 channels, uint8 or floating; labels are integers
+    from 0. Nothing in the file is executed: arrays of objects are refused.
+    """
+
+    name: ClassVar[str] = "npz"
+
+    path: str = required_option(help="the file; a relative path is looked for under the data root, then here")
+    max_value: float | None = option(
+        None, validator=optional(gt(0.0)), help="what the brightest pixel holds; default 255 for uint8, 1 for floats"
+    )
+    class_names: tuple[str, ...] | None = option(None, help="one name per class; the default is 0, 1, 2, …")
+    per_class: int | None = option(
+        None, validator=optional(ge(2)), help="only the first images of each class in the training arrays; default all"
+    )
+
+    def load(self, root: Path | None) -> Splits:
+        """Reads the four arrays."""
+        path = self._find(root)
+        arrays = _read(path)
+        train = _split(arrays, "train", path)
+        test = _split(arrays, "test", path)
+        if self.per_class is not None:
+            train = _first_of_each(train, self.per_class)
+        classes = int(train.labels.max()) + 1
+        if self.class_names is not None and len(self.class_names) < classes:
+            raise DataError(f"{path} has {classes} classes, but class_names names {len(self.class_names)}")
+        return Splits.carve(
+            train,
+            test,
+            validation_fraction=self.validation,
+            split_seed=self.split_seed,
+            max_value=self.max_value or (255.0 if train.images.dtype == torch.uint8 else 1.0),
+            class_names=self.class_names or [str(i) for i in range(classes)],
+            source=f"the user's file {path.name}",
+            licence="not stated",
+        )
+
+    def _find(self, root: Path | None) -> Path:
+        tried = [p for p in ((root / self.path) if root else None, Path(self.path)) if p is not None]
+        for path in tried:
+            if path.is_file():
+                return path
+        raise DataError(f"no data file at {' or '.join(str(p) for p in dict.fromkeys(tried))}; set data.path")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The four arrays; anything that is not a plain numeric .npz is refused."""
+    found = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} is a single array; expected an .npz archive with {', '.join(ALIASES)}")
+            for key, names in ALIASES.items():
+                present = [n for n in names if n in archive.files]
+                if not present:
+                    raise DataError(
+                        f"{path} has no array {' or '.join(names)}; it holds {', '.join(archive.files[:8]) or 'nothing'}"
+                    )
+                found[key] = archive[present[0]]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise DataError(f"{path} is not a readable .npz archive: {error}") from error
+    return found
+
+
+def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:
+    images, labels = arrays[f"{which}_images"], arrays[f"{which}_labels"]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{path}: {which} labels are {labels.dtype}, expected integers")
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise DataError(f"{path}: {which} images are {images.dtype}, expected uint8 or floats")
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    elif images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise DataError(
+            f"{path}: {which} images have shape {images.shape}, expected [n, H, W], [n, H, W, C] or [n, C, H, W] "
+            "with 1 or 3 channels"
+        )
+    pixels = images if images.dtype == np.uint8 else images.astype(np.float32)
+    return Split(
+        images=torch.from_numpy(np.ascontiguousarray(pixels)), labels=torch.from_numpy(labels.astype(np.int64))
+    )
+
+
+def _first_of_each(split: Split, count: int) -> Split:
+    rows = torch.cat(
+        [(split.labels == c).nonzero().flatten()[:count] for c in split.labels.unique(sorted=True).tolist()]
+    )
+    rows = rows.sort().values
+    return Split(images=split.images[rows], labels=split.labels[rows])

@@ -1,0 +1,72 @@
+"""`soft`: learned label logits, started from what the experts think of the images.
+
+Shapes: n images in class order, B of them in a batch, m classes, E experts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, final
+
+import torch
+from attrs import frozen
+from attrs.validators import ge, gt, le
+
+from ddfw import AbstractLabels, ImageSpec, Layout, ParamGroup, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddfw import Teachers
+    from ddfw.contracts.parameterization import Params
+
+
+@final
+@frozen(kw_only=True)
+class Soft(AbstractLabels):
+    """Learned logits; the target is their softmax."""
+
+    name: ClassVar[str] = "soft"
+    citation: ClassVar[str] = """@inproceedings{guo2024datm,
+  title = {Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching},
+  author = {Guo, Ziyao and Wang, Kai and Cazenavette, George and Li, Hui and Zhang, Kaipeng and You, Yang},
+  booktitle = {ICLR},
+  year = {2024}
+}"""
+
+    lr: float = option(2.0, validator=ge(0.0), help="learning rate of the logits")
+    momentum: float = option(0.9, validator=[ge(0.0), le(1.0)], help="their momentum")
+    confidence: float = option(
+        10.0, validator=gt(0.0), help="the class's logit where no expert recognises the image (the others are 0)"
+    )
+
+    def floats_per_image(self, spec: ImageSpec) -> int:
+        """One float per class."""
+        return spec.num_classes
+
+    def init(self, layout: Layout, images: Tensor, teachers: Teachers, rng: torch.Generator) -> Params:
+        """`logits` [n, m]: the mean over the experts that classify the image correctly after their last epoch."""
+        classes = layout.labels().to(images.device)
+        return {"logits": mean_of_correct(teachers.logits(images), classes, self.confidence)}
+
+    def targets(self, params: Params, index: Tensor) -> Tensor:
+        """softmax of the logits, [B, m]."""
+        return params["logits"][index].softmax(dim=1)
+
+    def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
+        """One group."""
+        return (ParamGroup(keys=("logits",), lr=self.lr, momentum=self.momentum),)
+
+
+def mean_of_correct(logits: Tensor, classes: Tensor, confidence: float) -> Tensor:
+    """Mean logits [n, m] over the experts that are right about an image, `confidence` · one-hot where none is.
+
+    Args:
+        logits: [E, n, m].
+        classes: [n] int64.
+        confidence: the fall-back's logit.
+    """
+    right = (logits.argmax(dim=2) == classes).unsqueeze(2).to(logits.dtype)
+    votes = right.sum(dim=0)
+    mean = (logits * right).sum(dim=0) / votes.clamp_min(1)
+    fallback = confidence * torch.nn.functional.one_hot(classes, logits.shape[2]).to(logits.dtype)
+    return torch.where(votes > 0, mean, fallback)

@@ -1,0 +1,61 @@
+"""`teacher`: soft labels that experts give, fixed.
+
+Shapes: n images in class order, B of them in a batch, m classes, E experts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, final
+
+from attrs import frozen
+from attrs.validators import ge, gt, optional
+
+from ddfw import AbstractLabels, ImageSpec, Layout, OptionError, ParamGroup, option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ddfw import Teachers
+    from ddfw.contracts.parameterization import Params
+
+
+@final
+@frozen(kw_only=True)
+class Teacher(AbstractLabels):
+    """Soft labels of the experts at one epoch, not learned; they are stored and counted like learned ones."""
+
+    name: ClassVar[str] = "teacher"
+    citation: ClassVar[str] = """@inproceedings{qin2024label,
+  title = {A Label is Worth a Thousand Images in Dataset Distillation},
+  author = {Qin, Tian and Deng, Zhiwei and Alvarez-Melis, David},
+  booktitle = {NeurIPS},
+  year = {2024}
+}"""
+
+    epoch: int | None = option(None, validator=optional(ge(0)), help="the experts' epoch; the default is their last")
+    experts: int | None = option(
+        None, validator=optional(ge(1)), help="how many experts are averaged (mean of their probabilities); default all"
+    )
+    temperature: float = option(1.0, validator=gt(0.0), help="logits are divided by this before the softmax")
+
+    def floats_per_image(self, spec: ImageSpec) -> int:
+        """One float per class."""
+        return spec.num_classes
+
+    def init(self, layout: Layout, images: Tensor, teachers: Teachers, rng: torch.Generator) -> Params:
+        """`probabilities` [n, m]."""
+        if self.epoch is not None and self.epoch > teachers.num_epochs:
+            raise OptionError(f"experts have epochs 0 … {teachers.num_epochs}, got {self.epoch}", "epoch")
+        if self.experts is not None and self.experts > teachers.num_experts:
+            raise OptionError(f"there are {teachers.num_experts} experts, got {self.experts}", "experts")
+        logits = teachers.logits(images, self.epoch)[: self.experts]
+        return {"probabilities": (logits / self.temperature).softmax(dim=2).mean(dim=0)}
+
+    def targets(self, params: Params, index: Tensor) -> Tensor:
+        """The stored rows, [B, m]."""
+        return params["probabilities"][index]
+
+    def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
+        """Nothing is learned."""
+        return ()

@@ -1,0 +1,17 @@
+"""Matching losses; the hooks are light, components load on demand."""
+
+from __future__ import annotations
+
+from ddfw import hookimpl
+
+
+class RatioPlugin:
+    """Offers `ratio`."""
+
+    @staticmethod
+    @hookimpl
+    def ddfw_register_losses() -> list[type]:
+        """Called when components of this kind are looked up."""
+        from ddfw_plugins.losses.ratio import Ratio
+
+        return [Ratio]

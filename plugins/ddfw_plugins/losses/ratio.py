@@ -1,0 +1,34 @@
+"""`ratio`: the squared distance that remains, relative to the distance that the expert went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, final
+
+from attrs import frozen
+
+from ddfw import AbstractMatchingLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddfw import Segment
+
+
+@final
+@frozen(kw_only=True)
+class Ratio(AbstractMatchingLoss):
+    """‖w_N − target‖² / ‖start − target‖²."""
+
+    name: ClassVar[str] = "ratio"
+    citation: ClassVar[str] = """@inproceedings{cazenavette2022mtt,
+  title = {Dataset Distillation by Matching Training Trajectories},
+  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
+  booktitle = {CVPR},
+  year = {2022}
+}"""
+
+    def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
+        """A scalar: 1 where the student stands still, 0 where it lands on the target."""
+        missed = (path[-1] - segment.target).square().sum()
+        return missed / (segment.start - segment.target).square().sum()

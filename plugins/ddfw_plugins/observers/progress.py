@@ -1,0 +1,163 @@
+"""`progress`: what a run is doing, on standard error — live bars on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, final
+
+from attrs import frozen
+from attrs.validators import gt
+
+from ddfw import AbstractObserver, ObserverSession, option
+from ddfw.contracts.observer import EvaluationReport, ExpertReport, ProgressReport, RunStarted, StepReport
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+#: What a stage is called on the screen, and what it counts.
+STAGES = {"experts": ("experts", "epochs"), "distill": ("distil", "steps"), "evaluate": ("evaluate", "networks")}
+
+
+@final
+@frozen(kw_only=True)
+class Progress(AbstractObserver):
+    """Live bars on a terminal; otherwise one plain line every few seconds."""
+
+    name: ClassVar[str] = "progress"
+
+    every_s: float = option(5.0, validator=gt(0.0), help="seconds between two plain lines of one stage")
+
+    @contextmanager
+    def open(self, run: Path) -> Iterator[ObserverSession]:
+        """Bars that vanish line by line into a short record, or plain lines."""
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            yield PlainSession(self.every_s)
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (
+            TextColumn("[bold]{task.description:<9}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True, compact=True),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Bars(*columns, console=console, refresh_per_second=8) as bars:
+            yield BarSession(bars)
+
+
+def describe_step(report: StepReport) -> str:
+    """A step's figures in a few words."""
+    return f"loss {report.loss:.4f}  step size {report.step_size:.4g}"
+
+
+def describe_selection(report: EvaluationReport) -> str:
+    """A selection's figures in a few words."""
+    return f"validation {100 * report.mean:.1f} % after {report.step} steps"
+
+
+def describe_expert(report: ExpertReport) -> str:
+    """Where an expert came from, in a few words."""
+    return f"validation {100 * report.validation_accuracy:.1f} %"
+
+
+class BarSession(ObserverSession):
+    """Live bars."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._selection = ""
+
+    def run_started(self, report: RunStarted) -> None:
+        """The headline."""
+        for line in report.headline:
+            self._bars.console.print(line, highlight=False, markup=False)
+
+    def expert_ready(self, report: ExpertReport) -> None:
+        """A note behind the bar; a cache hit says so once, for all."""
+        if report.cached:
+            if report.index + 1 == report.count:
+                self._bars.console.print(
+                    f"experts   {report.count} of {report.count} from the cache {report.location}",
+                    highlight=False,
+                    markup=False,
+                )
+        elif "experts" in self._tasks:
+            self._bars.update(self._tasks["experts"], note=describe_expert(report))
+
+    def progress(self, report: ProgressReport) -> None:
+        """Moves a bar; makes it first, if it is not there."""
+        title, unit = STAGES.get(report.stage, (report.stage, ""))
+        if report.stage not in self._tasks:
+            self._tasks[report.stage] = self._bars.add_task(title, total=report.total, unit=unit, note="")
+        self._bars.update(self._tasks[report.stage], completed=report.done, total=report.total)
+
+    def step_finished(self, report: StepReport) -> None:
+        """The step's figures behind the bar, with the last selection's."""
+        self.progress(ProgressReport(stage="distill", done=report.step, total=report.steps))
+        self._bars.update(self._tasks["distill"], note=f"{describe_step(report)}  {self._selection}")
+
+    def evaluated(self, report: EvaluationReport) -> None:
+        """Remembers a selection; final results stand in the table."""
+        if report.split == "validation" and report.subject == "distilled":
+            self._selection = f"validation {100 * report.mean:.1f} %"
+
+
+class PlainSession(ObserverSession):
+    """Plain lines: everything that is rare, and bars' figures every few seconds."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._began = time.monotonic()
+        self._said: dict[str, float] = {}
+
+    def run_started(self, report: RunStarted) -> None:
+        """The headline."""
+        for line in report.headline:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    def expert_ready(self, report: ExpertReport) -> None:
+        """One line for each expert that was trained, one for all that were found."""
+        if not report.cached:
+            self._say(f"expert {report.index + 1}/{report.count}: {describe_expert(report)}")
+        elif report.index + 1 == report.count:
+            self._say(f"experts: {report.count} of {report.count} from the cache {report.location}")
+
+    def progress(self, report: ProgressReport) -> None:
+        """At most one line every few seconds for each stage."""
+        title, unit = STAGES.get(report.stage, (report.stage, ""))
+        self._seldom(report.stage, f"{title} {report.done}/{report.total} {unit}")
+
+    def step_finished(self, report: StepReport) -> None:
+        """Likewise."""
+        self._seldom("distill", f"distil {report.step}/{report.steps}: {describe_step(report)}")
+
+    def evaluated(self, report: EvaluationReport) -> None:
+        """One line each."""
+        if report.split == "validation":
+            if report.subject == "distilled":
+                self._say(describe_selection(report))
+            return
+        self._say(f"{report.subject}: test {100 * report.mean:.1f} ± {100 * report.std:.1f} % (n = {report.n})")
+
+    def _seldom(self, stage: str, text: str) -> None:
+        now = time.monotonic()
+        if now - self._said.get(stage, self._began) >= self._every_s:
+            self._said[stage] = now
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        seconds = time.monotonic() - self._began
+        print(f"[{seconds:6.1f} s] {text}", file=sys.stderr, flush=True)  # noqa: T201

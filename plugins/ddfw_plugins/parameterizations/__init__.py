@@ -1,0 +1,29 @@
+"""Parameterisations; the hooks are light, components load on demand."""
+
+from __future__ import annotations
+
+from ddfw import hookimpl
+
+
+class PixelPlugin:
+    """Offers `pixel`."""
+
+    @staticmethod
+    @hookimpl
+    def ddfw_register_parameterizations() -> list[type]:
+        """Called when components of this kind are looked up."""
+        from ddfw_plugins.parameterizations.pixel import Pixel
+
+        return [Pixel]
+
+
+class LowRankSpacePlugin:
+    """Offers `lss`."""
+
+    @staticmethod
+    @hookimpl
+    def ddfw_register_parameterizations() -> list[type]:
+        """Called when components of this kind are looked up."""
+        from ddfw_plugins.parameterizations.lss import LowRankSpace
+
+        return [LowRankSpace]

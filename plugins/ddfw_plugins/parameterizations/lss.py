@@ -1,0 +1,372 @@
+"""`lss`: low-rank space sampling — many small cores in a few subspaces with shared dimension mappers.
+
+    X_n = B_n ×_C Q_k ×_H U_k ×_W V_k      for sample n in subspace k
+
+The paper gives the idea (several low-dimensional subspaces, shared dimension mappers, a basis vector per sample); the
+equations here are our reading of it. A mode at full rank is the identity: it is neither stored nor learned, so at full
+rank in every mode this is `pixel`. With `ranks`, channels are rotated first and rotated channel j keeps its leading
+ranks[j] rows and columns, so that brightness can have more detail than colour.
+
+Shapes: m classes, n samples in class order (within a class in subspace order), S subspaces, C channels, H rows, W
+columns, r_c/r_h/r_w ranks, F floats of a core, B images of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, final
+
+import torch
+from attrs import frozen
+from attrs.validators import ge, in_, le, optional
+from torch import Tensor
+
+from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, OptionError, ParamGroup, option
+
+if TYPE_CHECKING:
+    from ddfw import RealImages
+    from ddfw.contracts.parameterization import Params
+
+#: At most this many real images are used to find subspaces.
+FIT_IMAGES = 10_000
+#: Principal components in which k-means looks for subspaces.
+PCA_COMPONENTS = 32
+
+
+@frozen(kw_only=True)
+class Ranks:
+    """The ranks for one image shape: (r_c, r_h, r_w), and the spatial rank of each rotated channel if they differ."""
+
+    channels: int
+    height: int
+    width: int
+    per_channel: tuple[int, ...] | None
+
+    @property
+    def core_floats(self) -> int:
+        """F: floats of one core."""
+        if self.per_channel is None:
+            return self.channels * self.height * self.width
+        return sum(min(r, self.height) * min(r, self.width) for r in self.per_channel)
+
+
+@final
+@frozen(kw_only=True)
+class LowRankSpace(AbstractParameterization):
+    """Small cores in a few low-rank subspaces with shared dimension mappers."""
+
+    name: ClassVar[str] = "lss"
+    citation: ClassVar[str] = """@inproceedings{lss2025,
+  title = {Dataset Distillation via Low-Rank Space Sampling},
+  booktitle = {ICASSP},
+  year = {2025}
+}"""
+
+    rank: int = option(8, validator=ge(1), help="rank of rows and columns; the image side itself is full rank")
+    rank_h: int | None = option(None, validator=optional(ge(1)), help="rank of rows, if it differs from `rank`")
+    rank_w: int | None = option(None, validator=optional(ge(1)), help="rank of columns, if it differs from `rank`")
+    rank_channels: int | None = option(
+        None, validator=optional(ge(1)), help="rank of the channel mode; the default is full rank"
+    )
+    ranks: tuple[int, ...] | None = option(
+        None, help="one spatial rank per rotated channel, such as [12, 4, 4]; replaces the other ranks"
+    )
+    rotation: Literal["learned", "fixed"] = option(
+        "learned",
+        validator=in_(("learned", "fixed")),
+        help="with `ranks`: the C×C rotation is principal components, stored and learned, or a constant cosine basis",
+    )
+    subspaces: int = option(1, validator=ge(1), help="S, number of subspaces")
+    pairing: Literal["own", "all"] = option(
+        "own",
+        validator=in_(("own", "all")),
+        help="own: each core in its subspace, n images; all: every core in every subspace, n·S images",
+    )
+    assign: Literal["kmeans", "class", "none"] = option(
+        "kmeans",
+        validator=in_(("kmeans", "class", "none")),
+        help="which subspace a sample gets: by image content, by class, or in turn",
+    )
+    perturb: float = option(
+        0.1, validator=ge(0.0), help="pairing all: relative size of the noise that tells subspaces apart at the start"
+    )
+    lr: float = option(100.0, validator=ge(0.0), help="learning rate of the cores")
+    lr_mappers: float | None = option(
+        None,
+        validator=optional(ge(0.0)),
+        help="learning rate of the mappers; the default is lr / n, since a mapper's gradient sums over its samples",
+    )
+    momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of cores and mappers")
+
+    def __attrs_post_init__(self) -> None:
+        if self.ranks is not None and (not self.ranks or min(self.ranks) < 1):
+            raise ValueError(f"ranks needs one rank >= 1 for each channel, got {list(self.ranks)}")
+
+    def resolve(self, spec: ImageSpec) -> Ranks:
+        """The ranks for an image shape.
+
+        Raises:
+            OptionError: a rank above its mode's size, or `ranks` of the wrong length.
+        """
+        if self.ranks is not None:
+            if len(self.ranks) != spec.channels:
+                raise OptionError(f"expected {spec.channels} ranks, one per channel, got {len(self.ranks)}", "ranks")
+            side = max(spec.height, spec.width)
+            if max(self.ranks) > side:
+                raise OptionError(f"a rank of {max(self.ranks)} exceeds the image side {side}", "ranks")
+            top = max(self.ranks)
+            return Ranks(
+                channels=spec.channels,
+                height=min(top, spec.height),
+                width=min(top, spec.width),
+                per_channel=self.ranks,
+            )
+        modes = (
+            ("rank_channels", self.rank_channels or spec.channels, spec.channels, "channels"),
+            ("rank" if self.rank_h is None else "rank_h", self.rank_h or self.rank, spec.height, "rows"),
+            ("rank" if self.rank_w is None else "rank_w", self.rank_w or self.rank, spec.width, "columns"),
+        )
+        for key, rank, size, what in modes:
+            if rank > size:
+                raise OptionError(f"a rank of {rank} exceeds the {size} {what} of an image; at most {size}", key)
+        (_, r_c, _, _), (_, r_h, _, _), (_, r_w, _, _) = modes
+        return Ranks(channels=r_c, height=r_h, width=r_w, per_channel=None)
+
+    def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
+        """The largest class-balanced number of cores for which mappers, cores and (strict) labels fit the budget."""
+        ranks = self.resolve(spec)
+        images_per_core = self.subspaces if self.pairing == "all" else 1
+        mappers = self._mapper_floats(spec, ranks, self.subspaces)
+        price = ranks.core_floats + images_per_core * budget.label_price(label_floats_per_image)
+        per_class = (budget.floats(spec) - mappers) // (spec.num_classes * price)
+        if per_class < 1:
+            raise OptionError(self._what_would_fit(spec, budget, label_floats_per_image, mappers, price))
+        count = spec.num_classes * per_class
+        if self.pairing == "own" and count < self.subspaces:
+            raise OptionError(f"{count} samples cannot fill {self.subspaces} subspaces; at most {count}", "subspaces")
+        return Layout(
+            spec=spec,
+            budget=budget,
+            images_per_class=per_class * images_per_core,
+            samples_per_class=per_class,
+            parameter_floats=mappers + count * ranks.core_floats,
+            label_floats=count * images_per_core * label_floats_per_image,
+        )
+
+    def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
+        """Real images projected onto subspaces that are fitted to the real training images.
+
+        Returns:
+            `cores` [n, F]; `map_c` [S, C, r_c], `map_h` [S, H, r_h], `map_w` [S, W, r_w] for modes below full rank;
+            tables `counts` [m, S] (samples of a class in a subspace) and `core_shape` [3].
+        """
+        spec, ranks = layout.spec, self.resolve(layout.spec)
+        picked = real.pick(layout.samples_per_class, rng)
+        images, labels = real.images[picked], real.labels[picked].cpu()
+        fit_rows = torch.randperm(len(real.images), generator=rng)[:FIT_IMAGES]
+        fit, fit_labels = real.images[fit_rows], real.labels[fit_rows].cpu()
+        modes = self._low_modes(spec, ranks)
+        shared = self.pairing == "all"
+        if not modes or self.subspaces == 1:
+            assignment = torch.zeros(len(images), dtype=torch.int64)
+            groups = [fit] * self.subspaces
+        else:
+            assignment, groups = self._subspaces(images, labels, fit, fit_labels, rng)
+        if shared:
+            assignment = torch.zeros(len(images), dtype=torch.int64)
+        # Stable, so that without subspaces the samples keep the order in which they were picked.
+        order = torch.argsort(labels * self.subspaces + assignment, stable=True)
+        images, assignment, labels = images[order], assignment[order], labels[order]
+
+        mappers = {mode: torch.stack([_leading(group, mode, rank) for group in groups]) for mode, rank in modes.items()}
+        if shared:
+            common = {mode: _leading(fit, mode, rank) for mode, rank in modes.items()}
+            cores = _project(images, {mode: m.expand(len(images), -1, -1) for mode, m in common.items()})
+            mappers = {mode: self._near(common[mode], m, rng) for mode, m in mappers.items()}
+        else:
+            where = assignment.to(images.device)
+            cores = _project(images, {mode: m[where] for mode, m in mappers.items()})
+        if ranks.per_channel is not None and self.rotation == "fixed":
+            # _low_modes leaves the constant rotation out, since it is not stored.
+            cores = torch.einsum("nchw,cj->njhw", cores, _cosine_basis(spec.channels).to(cores))
+
+        flat = _flatten_cores(cores, ranks.per_channel)
+        counts = torch.zeros(spec.num_classes, self.subspaces, dtype=torch.int64)
+        counts.index_put_((labels, assignment), torch.ones_like(labels), accumulate=True)
+        named = {f"map_{mode}": m for mode, m in mappers.items()}
+        device = images.device
+        return {
+            "cores": flat,
+            **named,
+            "counts": counts.to(device),
+            "core_shape": torch.tensor((ranks.channels, ranks.height, ranks.width)),
+        }
+
+    def decode(self, params: Params, index: Tensor) -> Tensor:
+        """Images [B, C, H, W]; with pairing all, image i is core i // S in subspace i % S."""
+        counts = params["counts"]
+        if self.pairing == "all":
+            core, subspace = index // self.subspaces, index % self.subspaces
+        else:
+            numbers = torch.arange(self.subspaces, device=counts.device).repeat(len(counts))
+            core, subspace = index, numbers.repeat_interleave(counts.flatten())[index]
+        shape = params["core_shape"].tolist()
+        images = _unflatten_cores(params["cores"][core], shape, self.ranks)
+        if "map_h" in params:
+            images = params["map_h"][subspace].unsqueeze(1) @ images
+        if "map_w" in params:
+            images = images @ params["map_w"][subspace].unsqueeze(1).transpose(2, 3)
+        if "map_c" in params:
+            images = (params["map_c"][subspace] @ images.flatten(2)).unflatten(2, images.shape[2:])
+        elif self.ranks is not None and self.rotation == "fixed":
+            images = torch.einsum("njhw,cj->nchw", images, _cosine_basis(shape[0]).to(images))
+        return images
+
+    def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
+        """Cores and mappers, each with their own learning rate."""
+        mappers = tuple(key for key in ("map_c", "map_h", "map_w") if key in params)
+        groups = [ParamGroup(keys=("cores",), lr=self.lr, momentum=self.momentum)]
+        if mappers:
+            lr = self.lr / len(params["cores"]) if self.lr_mappers is None else self.lr_mappers
+            groups.append(ParamGroup(keys=mappers, lr=lr, momentum=self.momentum))
+        return tuple(groups)
+
+    def _low_modes(self, spec: ImageSpec, ranks: Ranks) -> dict[str, int]:
+        """The modes that have a stored mapper, with their ranks, in the order c, h, w."""
+        modes = {}
+        if ranks.channels < spec.channels or (ranks.per_channel is not None and self.rotation == "learned"):
+            modes["c"] = ranks.channels
+        if ranks.height < spec.height:
+            modes["h"] = ranks.height
+        if ranks.width < spec.width:
+            modes["w"] = ranks.width
+        return modes
+
+    def _mapper_floats(self, spec: ImageSpec, ranks: Ranks, subspaces: int) -> int:
+        sizes = {"c": spec.channels, "h": spec.height, "w": spec.width}
+        return subspaces * sum(sizes[mode] * rank for mode, rank in self._low_modes(spec, ranks).items())
+
+    def _what_would_fit(self, spec: ImageSpec, budget: Budget, label_floats: int, mappers: int, price: int) -> str:
+        floats, classes = budget.floats(spec), spec.num_classes
+        need = mappers + classes * price
+        ways = [f"budget.ipc >= {-(-need // (classes * spec.floats_per_image))}"]
+        fewer = [
+            s
+            for s in range(1, self.subspaces)
+            if self._fits(spec, budget, label_floats, self.resolve(spec), s, s if self.pairing == "all" else 1)
+        ]
+        if fewer:
+            ways.append(f"param.subspaces <= {max(fewer)}")
+        if self.ranks is None:
+            smaller = [
+                r
+                for r in range(1, self.rank)
+                if self._fits(
+                    spec,
+                    budget,
+                    label_floats,
+                    Ranks(channels=self.rank_channels or spec.channels, height=r, width=r, per_channel=None),
+                    self.subspaces,
+                    self.subspaces if self.pairing == "all" else 1,
+                )
+            ]
+            if smaller:
+                ways.append(f"param.rank <= {max(smaller)}")
+        if budget.accounting == "strict" and label_floats and self._fits(
+            spec, budget, 0, self.resolve(spec), self.subspaces, 1
+        ):
+            ways.append("budget.accounting = 'pixels' (labels free)")
+        return (
+            f"one sample per class needs {need} floats ({mappers} for mappers, {classes} × {price} for cores and "
+            f"labels), but ipc {budget.ipc} is {floats}. What would fit: {', or '.join(ways)}"
+        )
+
+    def _fits(
+        self, spec: ImageSpec, budget: Budget, label_floats: int, ranks: Ranks, subspaces: int, images_per_core: int
+    ) -> bool:
+        price = ranks.core_floats + images_per_core * budget.label_price(label_floats)
+        return self._mapper_floats(spec, ranks, subspaces) + spec.num_classes * price <= budget.floats(spec)
+
+    def _subspaces(
+        self, images: Tensor, labels: Tensor, fit: Tensor, fit_labels: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The subspace of each picked image [n], and the real images that each subspace is fitted to."""
+        if self.assign == "kmeans":
+            return self._kmeans(images, fit, rng)
+        if self.assign == "class":
+            assignment, fit_assignment = labels % self.subspaces, fit_labels % self.subspaces
+        else:
+            assignment = torch.arange(len(images)) % self.subspaces
+            fit_assignment = torch.arange(len(fit)) % self.subspaces
+        return assignment, [fit[(fit_assignment == k).to(fit.device)] for k in range(self.subspaces)]
+
+    def _kmeans(self, images: Tensor, fit: Tensor, rng: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import PCA
+
+        flat = fit.flatten(1).double().cpu().numpy()
+        components = min(PCA_COMPONENTS, *flat.shape)
+        state = int(torch.randint(2**31 - 1, (), generator=rng))
+        pca = PCA(n_components=components, svd_solver="full").fit(flat)
+        kmeans = KMeans(n_clusters=self.subspaces, n_init=4, random_state=state).fit(pca.transform(flat))
+        found = torch.from_numpy(kmeans.labels_).long().to(fit.device)
+        groups = [fit[found == k] for k in range(self.subspaces)]
+        assignment = kmeans.predict(pca.transform(images.flatten(1).double().cpu().numpy()))
+        return torch.from_numpy(assignment).long(), groups
+
+    def _near(self, common: Tensor, mappers: Tensor, rng: torch.Generator) -> Tensor:
+        """Mappers [S, size, r] turned towards the common one (Procrustes: an SVD's signs are arbitrary), plus noise."""
+        aligned = []
+        for mapper in mappers:
+            left, _, right = torch.linalg.svd(mapper.T @ common)
+            noise = torch.randn(mapper.shape, generator=rng, dtype=torch.float64).to(mapper)
+            aligned.append(mapper @ (left @ right) + self.perturb * noise / mapper.shape[0] ** 0.5)
+        return torch.stack(aligned)
+
+
+def _leading(images: Tensor, mode: str, rank: int) -> Tensor:
+    """The leading left singular vectors [size, rank] of the unfolding of images [n, C, H, W] along one mode.
+
+    They are eigenvectors of the unfolding's Gram matrix, in float64; each is signed so that its largest entry is
+    positive, which makes them a function of the images alone.
+    """
+    axis = {"c": 1, "h": 2, "w": 3}[mode]
+    unfolded = images.double().movedim(axis, 0).flatten(1)
+    vectors = torch.linalg.eigh(unfolded @ unfolded.T).eigenvectors.flip(1)[:, :rank]
+    peaks = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return (vectors * peaks.sign()).to(images.dtype)
+
+
+def _project(images: Tensor, mappers: dict[str, Tensor]) -> Tensor:
+    """Cores [n, r_c, r_h, r_w] of images [n, C, H, W] in orthonormal mappers [n, size, rank] of some modes."""
+    equations = {"c": "nchw,ncr->nrhw", "h": "nchw,nhr->ncrw", "w": "nchw,nwr->nchr"}
+    for mode, mapper in mappers.items():
+        images = torch.einsum(equations[mode], images, mapper)
+    return images
+
+
+def _flatten_cores(cores: Tensor, per_channel: tuple[int, ...] | None) -> Tensor:
+    """[n, r_c, r_h, r_w] → [n, F], keeping the leading rows and columns of each rotated channel."""
+    if per_channel is None:
+        return cores.flatten(1).contiguous()
+    return torch.cat([cores[:, j, :r, :r].flatten(1) for j, r in enumerate(per_channel)], dim=1)
+
+
+def _unflatten_cores(flat: Tensor, shape: list[int], per_channel: tuple[int, ...] | None) -> Tensor:
+    """[B, F] → [B, r_c, r_h, r_w], zero where a rotated channel keeps nothing."""
+    channels, height, width = shape
+    if per_channel is None:
+        return flat.view(-1, channels, height, width)
+    planes, first = [], 0
+    for rank in per_channel:
+        rows, columns = min(rank, height), min(rank, width)
+        plane = flat[:, first : first + rows * columns].view(-1, rows, columns)
+        planes.append(torch.nn.functional.pad(plane, (0, width - columns, 0, height - rows)))
+        first += rows * columns
+    return torch.stack(planes, dim=1)
+
+
+def _cosine_basis(channels: int) -> Tensor:
+    """The orthonormal cosine basis [C, C], float64, one vector per column; the first is brightness."""
+    position = (torch.arange(channels, dtype=torch.float64) + 0.5) * torch.pi / channels
+    basis = torch.cos(position[:, None] * torch.arange(channels, dtype=torch.float64))
+    return basis / basis.norm(dim=0)

@@ -1,0 +1,61 @@
+"""`pixel`: one free image per slot, as in the original trajectory matching.
+
+Shapes: n images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, final
+
+from attrs import frozen
+from attrs.validators import ge, le
+
+from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, ParamGroup, option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ddfw import RealImages
+    from ddfw.contracts.parameterization import Params
+
+
+@final
+@frozen(kw_only=True)
+class Pixel(AbstractParameterization):
+    """One free image per slot."""
+
+    name: ClassVar[str] = "pixel"
+    citation: ClassVar[str] = """@inproceedings{cazenavette2022mtt,
+  title = {Dataset Distillation by Matching Training Trajectories},
+  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
+  booktitle = {CVPR},
+  year = {2022}
+}"""
+
+    lr: float = option(100.0, validator=ge(0.0), help="learning rate of the images")
+    momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the images")
+
+    def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
+        """`ipc` images of each class; with soft labels that is over a strict budget, which the layout says."""
+        count = spec.num_classes * budget.ipc
+        return Layout(
+            spec=spec,
+            budget=budget,
+            images_per_class=budget.ipc,
+            samples_per_class=budget.ipc,
+            parameter_floats=count * spec.floats_per_image,
+            label_floats=count * label_floats_per_image,
+        )
+
+    def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
+        """Random real images of each class: `images` [n, C, H, W]."""
+        return {"images": real.images[real.pick(layout.samples_per_class, rng)].clone()}
+
+    def decode(self, params: Params, index: Tensor) -> Tensor:
+        """The images themselves, [B, C, H, W]."""
+        return params["images"][index]
+
+    def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
+        """One group."""
+        return (ParamGroup(keys=("images",), lr=self.lr, momentum=self.momentum),)

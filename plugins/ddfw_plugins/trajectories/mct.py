@@ -1,0 +1,230 @@
+"""`mct`: convexified trajectories — straight lines between way-points, with each tensor's own progress.
+
+Per parameter tensor l, with d_l(p) the length of its step from epoch p to p + 1,
+
+    β_l(t) = Σ_{p<t} d_l(p) / Σ_{p<K} d_l(p),        θ̂_l(t) = (1 − β_l(t)) θ_l⁰ + β_l(t) θ_l^K
+
+and between way-points likewise, each piece by itself. Only way-points and β are kept.
+
+Shapes: E experts, K epochs, P parameters in T tensors, W way-points, L epochs of one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, final
+
+import torch
+from attrs import frozen
+from attrs.validators import ge, in_
+from torch import Tensor
+
+from ddfw import AbstractTrajectory, OptionError, Segment, option
+
+if TYPE_CHECKING:
+    from ddfw import ExpertSource
+
+Progress = Literal["arc_length", "uniform", "projected", "decreasing"]
+Smoothing = Literal["none", "official", "legacy"]
+
+
+@frozen(kw_only=True)
+class ConvexExpert:
+    """One convexified expert.
+
+    Args:
+        epochs: W way-point epochs, the first 0 and the last K.
+        points: [W, P], θ at the way-points.
+        betas: one [T, L + 1] for each of the W − 1 pieces.
+        sizes: elements of each of the T tensors.
+    """
+
+    epochs: tuple[int, ...]
+    points: Tensor
+    betas: tuple[Tensor, ...]
+    sizes: tuple[int, ...]
+
+    def at(self, t: float) -> Tensor:
+        """θ̂(t) [P] for a real t in [0, K]; β is linear between neighbouring integer epochs.
+
+        Raises:
+            ValueError: t outside [0, K].
+        """
+        if not self.epochs[0] <= t <= self.epochs[-1]:
+            raise ValueError(f"t must lie in [{self.epochs[0]}, {self.epochs[-1]}], got {t}")
+        # The last piece is closed, so that t = K has a value for every number of way-points.
+        piece = max(i for i, epoch in enumerate(self.epochs[:-1]) if epoch <= t)
+        betas = self.betas[piece]
+        local = t - self.epochs[piece]
+        left = min(int(local), betas.shape[1] - 2)
+        beta = torch.lerp(betas[:, left], betas[:, left + 1], local - left)
+        weight = beta.repeat_interleave(torch.tensor(self.sizes, device=beta.device))
+        return (1 - weight) * self.points[piece] + weight * self.points[piece + 1]
+
+    @property
+    def stored_floats(self) -> int:
+        """Way-points and β."""
+        return self.points.numel() + sum(b.numel() for b in self.betas)
+
+
+@final
+@frozen(kw_only=True)
+class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
+    """Straight lines between way-points, sampled at real-valued epochs."""
+
+    name: ClassVar[str] = "mct"
+    citation: ClassVar[str] = """@inproceedings{zhong2025mct,
+  title = {Towards Stable and Storage-efficient Dataset Distillation: Matching Convexified Trajectory},
+  author = {Zhong, Wenliang and Tang, Haoyu and Zheng, Qinghai and Xu, Mingzhu and Hu, Yupeng and Guan, Weili},
+  booktitle = {CVPR},
+  year = {2025}
+}"""
+
+    expert_epochs: int = option(2, validator=ge(1), help="M, epochs from start to target; the target stops at K")
+    waypoints: Literal["paper", "official"] | tuple[int, ...] = option(
+        "paper",
+        help="paper: first and last checkpoint; official: the released code's four, smoothed; or epochs of your own",
+    )
+    smoothing: Smoothing = option(
+        "none",
+        validator=in_(("none", "official", "legacy")),
+        help="how way-points are averaged with their neighbours; `waypoints = official` implies official",
+    )
+    progress: Progress = option(
+        "arc_length",
+        validator=in_(("arc_length", "uniform", "projected", "decreasing")),
+        help="β: relative path length of each tensor, or one of the ablations",
+    )
+    continuous: bool = option(True, help="draw real-valued start epochs; false: integers, as mtt does")
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.waypoints, tuple):
+            epochs = self.waypoints
+            if len(epochs) < 2 or epochs[0] != 0 or any(a >= b for a, b in zip(epochs, epochs[1:], strict=False)):
+                raise ValueError(f"waypoints must rise from 0 to the last epoch, got {list(epochs)}")
+
+    def waypoint_epochs(self, num_epochs: int) -> tuple[int, ...]:
+        """The way-points for experts of K epochs.
+
+        Raises:
+            OptionError: way-points of the user's that do not end at K.
+        """
+        if self.waypoints == "paper":
+            return 0, num_epochs
+        if self.waypoints == "official":
+            stride = max((num_epochs + 1) // 3, 1)
+            epochs = list(range(0, num_epochs + 1, stride))
+            return tuple(epochs if epochs[-1] == num_epochs else [*epochs, num_epochs])
+        if self.waypoints[-1] != num_epochs:
+            raise OptionError(
+                f"the last way-point is {self.waypoints[-1]}, but experts have {num_epochs} epochs", "waypoints"
+            )
+        return self.waypoints
+
+    def convexify(self, trajectory: Tensor, sizes: Sequence[int]) -> ConvexExpert:
+        """Convexifies one expert.
+
+        Args:
+            trajectory: [K + 1, P], one row per epoch.
+            sizes: elements of each of the T tensors, summing to P.
+        Source: Zhong et al., CVPR 2025, and the authors' released code for `official` and the ablations.
+        """
+        epochs = self.waypoint_epochs(len(trajectory) - 1)
+        smoothing: Smoothing = "official" if self.waypoints == "official" else self.smoothing
+        if smoothing == "legacy":
+            trajectory = smoothed(trajectory, epochs, "legacy")
+        betas = tuple(
+            progress(trajectory[a : b + 1], sizes, self.progress) for a, b in zip(epochs, epochs[1:], strict=False)
+        )
+        if smoothing == "official":
+            trajectory = smoothed(trajectory, epochs, "official")
+        return ConvexExpert(epochs=epochs, points=trajectory[list(epochs)].clone(), betas=betas, sizes=tuple(sizes))
+
+    def prepare(self, experts: ExpertSource) -> tuple[ConvexExpert, ...]:
+        """Reads every expert once and keeps way-points and β."""
+        epochs = range(experts.num_epochs + 1)
+        return tuple(self.convexify(experts.snapshots(e, epochs), experts.sizes) for e in range(experts.num_experts))
+
+    def segment(
+        self, trajectories: tuple[ConvexExpert, ...], low: float, high: float, rng: torch.Generator
+    ) -> Segment:
+        """A uniform expert and a uniform start in [low, high), integer unless `continuous`."""
+        expert = int(torch.randint(len(trajectories), (), generator=rng))
+        path = trajectories[expert]
+        if self.continuous:
+            start = low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
+        else:
+            first, end = int(-(-low // 1)), int(-(-high // 1))
+            start = float(first + int(torch.randint(end - first, (), generator=rng)))
+        last = float(path.epochs[-1])
+        target = min(start + self.expert_epochs, last)
+        return Segment(
+            start=path.at(start),
+            target=path.at(target),
+            expert=expert,
+            start_epoch=start,
+            target_epoch=target,
+        )
+
+    def stored_bytes(self, trajectories: tuple[ConvexExpert, ...]) -> int:
+        """Way-points and β of all experts."""
+        return sum(t.stored_floats * t.points.element_size() for t in trajectories)
+
+    def latest_start(self, num_epochs: int) -> float:
+        """K − 1: later starts would leave less than an epoch to go."""
+        return num_epochs - 1
+
+
+def progress(trajectory: Tensor, sizes: Sequence[int], kind: Progress = "arc_length") -> Tensor:
+    """β: each tensor's progress along a piece of an expert's path.
+
+    Args:
+        trajectory: [L + 1, P], one row per epoch of the piece.
+        sizes: elements of each of the T tensors, summing to P.
+        kind: `arc_length`; or `uniform` t/L, `projected` (one scalar over all tensors, the projection on the straight
+            line), `decreasing` (increments L + 1, L, …, 1, so β(0) > 0).
+    Returns:
+        [T, L + 1]. For `arc_length`: in [0, 1], non-decreasing, 0 first and 1 last (all 0 for a tensor that never
+        moves).
+    Raises:
+        ValueError: fewer than two rows, or sizes that do not sum to P.
+    Source: Zhong et al., Matching Convexified Trajectory, CVPR 2025; ablations as in the authors' code.
+    """
+    if len(trajectory) < 2:
+        raise ValueError(f"a path needs at least two checkpoints, got {len(trajectory)}")
+    if sum(sizes) != trajectory.shape[1]:
+        raise ValueError(f"sizes sum to {sum(sizes)}, but checkpoints have {trajectory.shape[1]} parameters")
+    length = len(trajectory) - 1
+    if kind == "arc_length":
+        moved = torch.stack([piece.diff(dim=0).norm(dim=1) for piece in trajectory.split(list(sizes), dim=1)])
+        travelled = torch.cat([torch.zeros_like(moved[:, :1]), moved.cumsum(dim=1)], dim=1)
+        total = travelled[:, -1:]
+        return travelled / torch.where(total == 0, torch.ones_like(total), total)
+    if kind == "uniform":
+        beta = torch.arange(length + 1).to(trajectory) / length
+    elif kind == "projected":
+        line = trajectory[-1] - trajectory[0]
+        squared = line.dot(line)
+        beta = (trajectory - trajectory[0]) @ line / torch.where(squared == 0, torch.ones_like(squared), squared)
+    else:
+        weights = torch.arange(length + 1, 0, -1).to(trajectory)
+        beta = weights.cumsum(dim=0) / weights.sum()
+    return beta.expand(len(sizes), -1)
+
+
+def smoothed(trajectory: Tensor, epochs: Sequence[int], kind: Literal["official", "legacy"]) -> Tensor:
+    """A copy of the trajectory [K + 1, P] with way-points averaged with their neighbours.
+
+    `official`: interior way-points become the mean of their two neighbours, the last one the mean of the last two
+    checkpoints, in this order and in place (so neighbouring way-points see each other's new value). `legacy`: interior
+    θ_w/2 + (θ_{w−1} + θ_{w+1})/4, the last θ_K/2 + (θ_{K−2} + θ_{K−1})/4.
+    """
+    path, last = trajectory.clone(), epochs[-1]
+    for w in epochs[1:-1]:
+        neighbours = (path[w - 1] + path[w + 1]) / 2
+        path[w] = neighbours if kind == "official" else (path[w] + neighbours) / 2
+    if kind == "official":
+        path[last] = (path[last - 1] + path[last]) / 2
+    elif last >= 2:
+        path[last] = (path[last] + (path[last - 2] + path[last - 1]) / 2) / 2
+    return path

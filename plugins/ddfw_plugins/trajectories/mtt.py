@@ -1,0 +1,65 @@
+"""`mtt`: segments between an expert's stored checkpoints.
+
+Shapes: E experts, K epochs, P parameters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, final
+
+import torch
+from attrs import frozen
+from attrs.validators import ge
+
+from ddfw import AbstractTrajectory, OptionError, Segment, option
+
+if TYPE_CHECKING:
+    from ddfw import ExpertSource
+
+
+@final
+@frozen(kw_only=True)
+class Checkpoints(AbstractTrajectory["ExpertSource"]):
+    """Integer epochs of stored checkpoints: start θᵗ, target θᵗ⁺ᴹ."""
+
+    name: ClassVar[str] = "mtt"
+    citation: ClassVar[str] = """@inproceedings{cazenavette2022mtt,
+  title = {Dataset Distillation by Matching Training Trajectories},
+  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
+  booktitle = {CVPR},
+  year = {2022}
+}"""
+
+    expert_epochs: int = option(2, validator=ge(1), help="M, epochs from start to target")
+
+    def prepare(self, experts: ExpertSource) -> ExpertSource:
+        """Nothing is copied: segments read their two checkpoints from the experts."""
+        if self.expert_epochs > experts.num_epochs:
+            raise OptionError(
+                f"{self.expert_epochs} epochs from start to target, but experts have only {experts.num_epochs}",
+                "expert_epochs",
+            )
+        return experts
+
+    def segment(self, trajectories: ExpertSource, low: float, high: float, rng: torch.Generator) -> Segment:
+        """A uniform expert and a uniform integer start in [low, high)."""
+        expert = int(torch.randint(trajectories.num_experts, (), generator=rng))
+        first, end = int(-(-low // 1)), int(-(-high // 1))
+        epoch = first + int(torch.randint(end - first, (), generator=rng))
+        start, target = trajectories.snapshots(expert, [epoch, epoch + self.expert_epochs])
+        return Segment(
+            start=start,
+            target=target,
+            expert=expert,
+            start_epoch=epoch,
+            target_epoch=epoch + self.expert_epochs,
+        )
+
+    def stored_bytes(self, trajectories: ExpertSource) -> int:
+        """E · (K + 1) · P floats."""
+        first = trajectories.snapshots(0, [0])
+        return trajectories.num_experts * (trajectories.num_epochs + 1) * first.numel() * first.element_size()
+
+    def latest_start(self, num_epochs: int) -> float:
+        """K − M."""
+        return num_epochs - self.expert_epochs

@@ -1,0 +1,51 @@
+"""Finds plugins, catalogues the components they offer, and turns tables of options into objects.
+
+The package is generic: which hooks exist, which kinds of components there are and what they do is told to it by its
+caller. Everything public is importable from here. Only the structurer is loaded on first use, because cattrs is the
+one import that takes noticeable time and most commands never read a config.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddfw_registry.catalog import Catalog, Entry, KindInfo, suggest
+from ddfw_registry.describe import OptionInfo, options
+from ddfw_registry.discovery import DisabledPlugin, Discovery, Plugin, PluginFailure, discover
+from ddfw_registry.errors import ConfigError, DuplicateComponentError, Problem, RegistryError, UnknownComponentError
+
+if TYPE_CHECKING:
+    from ddfw_registry.structure import Structurer
+
+__all__ = [
+    "Catalog",
+    "ConfigError",
+    "DisabledPlugin",
+    "Discovery",
+    "DuplicateComponentError",
+    "Entry",
+    "KindInfo",
+    "OptionInfo",
+    "Plugin",
+    "PluginFailure",
+    "Problem",
+    "RegistryError",
+    "Structurer",
+    "UnknownComponentError",
+    "discover",
+    "options",
+    "suggest",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "Structurer":
+        from ddfw_registry.structure import Structurer
+
+        globals()[name] = Structurer
+        return Structurer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

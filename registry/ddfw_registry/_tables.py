@@ -1,0 +1,116 @@
+"""One table of options into one instance of an attrs class."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import attrs
+
+from ddfw_registry._problems import Collector, Invalid, Issue, step
+from ddfw_registry._types import TypeForm, default_of, fields, option_name
+from ddfw_registry._validators import complaints, message_of
+from ddfw_registry._words import did_you_mean, got, show
+from ddfw_registry.errors import RegistryError
+
+
+def build_table(
+    data: Mapping[object, object],
+    cls: type,
+    build: Callable[[object, TypeForm], object],
+    phrase: Callable[[TypeForm], str],
+) -> object:
+    """Build an instance; every field is looked at even if one before it is wrong.
+
+    Args:
+        data: the options.
+        cls: an attrs class.
+        build: builds one field's value from its type.
+        phrase: a type in words.
+
+    Raises:
+        Invalid: with all problems, in the order of the fields, unknown options last.
+        RegistryError: the class cannot be built from any options.
+    """
+    if inspect.isabstract(cls):
+        raise RegistryError(f"{cls.__name__} is abstract and not the base of a kind, so no table can describe it")
+    collector = Collector()
+    known = {option_name(field): (field, form) for field, form in fields(cls)}
+    for name, (field, form) in known.items():
+        with collector.at(name):
+            if name in data:
+                collector.values[field.name] = build(data[name], form)
+            elif field.default is attrs.NOTHING:
+                raise Invalid.because(f"missing, expected {phrase(form)}")
+
+    collector.issues.extend(_validated(cls, collector.values))
+    order = {name: index for index, name in enumerate(known)}
+    collector.issues.sort(key=lambda issue: order[_first_step(issue.path)])
+    for key in data:
+        if key not in known:
+            collector.issues.append(_unknown(key, list(known)))
+    values = collector.finish()
+
+    try:
+        return cls(**{name: values[field.name] for name, (field, _) in known.items() if field.name in values})
+    except ValueError as error:
+        option = getattr(error, "option", "")
+        raise Invalid.because(message_of(error), option if isinstance(option, str) else "") from error
+
+
+def _validated(cls: type, values: Mapping[str, Any]) -> list[Issue]:
+    """What the fields' own validators have against the values, all of them and not only the first.
+
+    attrs would stop at the first; and would run them after `__init__` has begun, when no path is known any more.
+    """
+    issues: list[Issue] = []
+    instance, complete = _stand_in(cls, values)
+    for field in attrs.fields(cls):
+        if field.name not in values or field.validator is None or isinstance(field.converter, attrs.Converter):
+            continue
+        value = values[field.name]
+        try:
+            if field.converter is not None:
+                value = field.converter(value)
+            issues.extend(
+                Issue(f"{option_name(field)}{position}", message)
+                for position, message in complaints(field.validator, instance, field, value)
+            )
+        except (ValueError, TypeError) as error:
+            issues.append(Issue(option_name(field), message_of(error)))
+        except AttributeError:
+            if complete:  # otherwise the validator wanted to look at a field that has a problem of its own
+                raise
+    return issues
+
+
+def _stand_in(cls: type, values: Mapping[str, Any]) -> tuple[Any, bool]:
+    """An instance for validators that compare fields, made without running its `__init__`; whether it has all fields.
+
+    It may lack fields: those that have a problem themselves, and those whose default only `__init__` can make.
+    """
+    instance: Any = cls.__new__(cls)  # type: ignore[call-overload]  # of the class itself, not of its metaclass
+    complete = True
+    for field in attrs.fields(cls):
+        value: Any = values.get(field.name, attrs.NOTHING)
+        if value is attrs.NOTHING:
+            with suppress(Exception):  # the real construction meets it again and reports it
+                value = default_of(field, instance)
+        if value is attrs.NOTHING:
+            complete = False
+        else:
+            object.__setattr__(instance, field.name, value)
+    return instance, complete
+
+
+def _unknown(key: object, known: list[str]) -> Issue:
+    if not isinstance(key, str):
+        return Issue("", f"keys must be text, got {got(key)}")
+    listed = f" Known: {', '.join(known)}." if known else " There are no options here."
+    return Issue(step(key), f"unknown option {show(key)}.{did_you_mean(key, known)}{listed}")
+
+
+def _first_step(path: str) -> str:
+    return path.split(".", 1)[0].split("[", 1)[0]

@@ -1,0 +1,256 @@
+"""Which components there are: (kind, name) → class, asked from the plugins when a kind is first needed."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import attrs
+import pluggy
+from attrs import frozen
+
+from ddfw_registry._words import error_line, one_line, show, suggest
+from ddfw_registry.discovery import DISABLED_PLUGINS, Discovery, PluginFailure, variable
+from ddfw_registry.errors import DuplicateComponentError, UnknownComponentError
+
+__all__ = ["Catalog", "Entry", "KindInfo", "suggest"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+@frozen
+class KindInfo:
+    """One kind of component.
+
+    Args:
+        id: short name, unique.
+        title: the kind in words, as it stands in messages.
+        hook: the hook that offers classes of this kind.
+        base: import string (`package.module:Class`) of the class they all derive from.
+    """
+
+    id: str
+    title: str
+    hook: str
+    base: str
+
+
+@frozen
+class Entry:
+    """One component that a user can name.
+
+    Args:
+        kind: id of its kind.
+        name: what users type.
+        cls: the class.
+        plugin: identity of the plugin that offers it.
+        distribution: name of that plugin's distribution.
+        version: of the distribution.
+    """
+
+    kind: str
+    name: str
+    cls: type
+    plugin: str
+    distribution: str
+    version: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the class's docstring, "" without one."""
+        lines = inspect.cleandoc(self.cls.__doc__ or "").splitlines()
+        return lines[0] if lines else ""
+
+
+@frozen
+class _Offers:
+    """What the plugins offered for one kind."""
+
+    entries: dict[str, Entry]
+    duplicates: dict[str, tuple[str, ...]]
+
+
+class Catalog:
+    """The components of all plugins, by kind and name.
+
+    A kind's plugins are asked once, when something of that kind is first needed. A plugin whose hook raises, or a
+    class that breaks the rules below, is left out and recorded in `failures`; everything else works.
+
+    A class has to derive from the base of its kind, be concrete, be a frozen attrs class, and say in its class
+    attribute `name` what users type: lower-case letters, digits, `_` and `-`, a letter first.
+
+    Args:
+        kinds: in the order in which they are to be shown.
+        discovery: the loaded plugins.
+
+    Raises:
+        ValueError: two kinds with one id, or a kind whose hook has no specification.
+    """
+
+    def __init__(self, kinds: Sequence[KindInfo], discovery: Discovery) -> None:
+        self._kinds = {kind.id: kind for kind in kinds}
+        if len(self._kinds) != len(kinds):
+            raise ValueError("two kinds have the same id")
+        self._discovery = discovery
+        self._disable_variable = variable(discovery.manager.project_name, DISABLED_PLUGINS)
+        self._plugins = {plugin.identity: plugin for plugin in discovery.plugins}
+        self._offers: dict[str, _Offers] = {}
+        self._failures: list[PluginFailure] = []
+        for kind in kinds:
+            caller = getattr(discovery.manager.hook, kind.hook, None)
+            if caller is None or not caller.has_spec():
+                raise ValueError(f"kind {kind.id!r}: there is no hook {kind.hook!r}")
+
+    @property
+    def kinds(self) -> tuple[KindInfo, ...]:
+        """All kinds, in the order given."""
+        return tuple(self._kinds.values())
+
+    @property
+    def failures(self) -> tuple[PluginFailure, ...]:
+        """Everything that does not work, as far as it is known: kinds nobody has asked for yet are not included."""
+        return (*self._discovery.failures, *self._failures)
+
+    def kind(self, id: str) -> KindInfo:
+        """The kind of this id.
+
+        Raises:
+            KeyError: there is none; kinds are the program's own, so this is not a user's mistake.
+        """
+        return self._kinds[id]
+
+    def base(self, kind: str) -> type:
+        """The class from which all components of a kind derive, imported now if it was not yet."""
+        module, _, path = self.kind(kind).base.partition(":")
+        found: object = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+        if not isinstance(found, type):
+            raise TypeError(f"kind {kind!r}: {self.kind(kind).base} is not a class")
+        return found
+
+    def entries(self, kind: str) -> tuple[Entry, ...]:
+        """The components of a kind, sorted by name; names that are taken twice are left out."""
+        return tuple(self._ask(kind).entries.values())
+
+    def duplicates(self, kind: str) -> dict[str, tuple[str, ...]]:
+        """Names that are taken twice, each with the identities of the plugins that offer it."""
+        return dict(self._ask(kind).duplicates)
+
+    def get(self, kind: str, name: str, path: str = "") -> Entry:
+        """The component of this name.
+
+        Args:
+            kind: id of the kind.
+            name: what the user typed.
+            path: where, for the message.
+
+        Raises:
+            UnknownComponentError: no plugin offers the name.
+            DuplicateComponentError: more than one does; none is chosen silently.
+        """
+        offers, title = self._ask(kind), self.kind(kind).title
+        if name in offers.entries:
+            return offers.entries[name]
+        if name in offers.duplicates:
+            raise DuplicateComponentError(kind, name, offers.duplicates[name], path, title, self._disable_variable)
+        known = tuple(sorted([*offers.entries, *offers.duplicates]))
+        raise UnknownComponentError(kind, title, name, known, path)
+
+    def _ask(self, kind: str) -> _Offers:
+        if kind not in self._offers:
+            base = self.base(kind)
+            caller: pluggy.HookCaller = getattr(self._discovery.manager.hook, self.kind(kind).hook)
+            offered: dict[str, list[Entry]] = defaultdict(list)
+            # Each implementation on its own: through the hook caller the first to raise would silence the others.
+            for implementation in sorted(caller.get_hookimpls(), key=lambda impl: impl.plugin_name):
+                for cls in self._call(kind, implementation):
+                    entry = self._entry(kind, cls, base, implementation.plugin_name)
+                    if entry is not None and entry not in offered[entry.name]:
+                        offered[entry.name].append(entry)
+            self._offers[kind] = _Offers(
+                entries={name: found[0] for name, found in sorted(offered.items()) if len(found) == 1},
+                duplicates={
+                    name: tuple(dict.fromkeys(entry.plugin for entry in found))
+                    for name, found in sorted(offered.items())
+                    if len(found) > 1
+                },
+            )
+        return self._offers[kind]
+
+    def _call(self, kind: str, implementation: pluggy.HookImpl) -> list[object]:
+        identity = implementation.plugin_name
+        hook = self.kind(kind).hook
+        if implementation.hookwrapper or implementation.wrapper:
+            self._fail(identity, "hook", f"{hook}: this hook collects classes and cannot be wrapped")
+            return []
+        try:
+            returned: object = implementation.function()
+            if not isinstance(returned, Iterable) or isinstance(returned, type | str):
+                self._fail(identity, "hook", f"{hook}: returned {show(returned)} instead of a list of classes")
+                return []
+            return list(returned)  # here, because a generator runs the plugin's code only now
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._fail(identity, "hook", f"{hook}: {error_line(error)}")
+            return []
+
+    def _entry(self, kind: str, cls: object, base: type, identity: str) -> Entry | None:
+        try:
+            wrong = _complaint(cls, base)
+        except Exception as error:  # a metaclass of the plugin's may do anything
+            wrong = error_line(error)
+        if wrong or not isinstance(cls, type):
+            name = getattr(cls, "__name__", None) if isinstance(cls, type) else None
+            self._fail(identity, "component", f"{self.kind(kind).title} {name or show(cls)}: {wrong}")
+            return None
+        plugin = self._plugins[identity]
+        name = str(cls.name)  # type: ignore[attr-defined]  # checked above
+        return Entry(kind, name, cls, identity, plugin.distribution, plugin.version)
+
+    def _fail(self, identity: str, stage: Literal["hook", "component"], error: str) -> None:
+        plugin = self._plugins[identity]
+        self._failures.append(
+            PluginFailure(
+                identity, plugin.name, plugin.distribution, plugin.version, plugin.value, stage, one_line(error)
+            )
+        )
+
+
+def _complaint(cls: object, base: type) -> str:
+    """What keeps a class out of the catalogue, or ""."""
+    if not isinstance(cls, type):
+        return "it is not a class"
+    if not issubclass(cls, base):
+        return f"it does not derive from {base.__name__}"
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        return f"it is abstract, these are not implemented: {missing}"
+    # Looked up in the class itself: one that only inherits from an attrs class has lost its own fields.
+    if "__attrs_attrs__" not in vars(cls):
+        return "it is not an attrs class, decorate it with attrs.frozen"
+    if not _is_frozen(cls):
+        return "it can be changed after it was made, decorate it with attrs.frozen"
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name:
+        return "it has no class attribute `name` that says what users type"
+    if _NAME.fullmatch(name) is None:
+        return f"its name {name!r} is not made of lower-case letters, digits, _ and - with a letter first"
+    return ""
+
+
+def _is_frozen(cls: type) -> bool:
+    # attrs has no public question for this that all supported versions answer, so a bare instance is asked.
+    probe: Any = object.__new__(cls)
+    try:
+        probe.name = ""
+    except attrs.exceptions.FrozenError:
+        return True
+    except Exception:
+        return False
+    return False

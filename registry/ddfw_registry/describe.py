@@ -1,0 +1,90 @@
+"""The options of an attrs class as a table: the one source for help pages, documents and schemas."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+from attrs import frozen
+
+from ddfw_registry._plain import plain
+from ddfw_registry._types import default_of, fields, noun, option_name
+from ddfw_registry._validators import range_of
+from ddfw_registry.errors import RegistryError
+
+
+@frozen
+class OptionInfo:
+    """One option.
+
+    Args:
+        name: as it is written in a config.
+        type: what it takes, in words: `integer`, `true/false`, `one of own, all`, `list of integers`.
+        required: whether it has no default.
+        default: the default; None if there is none, or if it is None.
+        range: allowed values as far as the validators say: `>= 1`, `in [0, 1)`, or "".
+        help: one line of explanation, or "".
+    """
+
+    name: str
+    type: str
+    required: bool
+    default: object
+    range: str
+    help: str
+
+    def as_dict(self) -> dict[str, object]:
+        """The same as JSON; defaults that JSON cannot hold become their text."""
+        return {
+            "name": self.name,
+            "type": self.type,
+            "required": self.required,
+            "default": _json(self.default),
+            "range": self.range,
+            "help": self.help,
+        }
+
+
+def options(cls: type) -> tuple[OptionInfo, ...]:
+    """The options of an attrs class, in the order of its fields.
+
+    Fields that the class computes itself are not options. Default factories are called.
+
+    Raises:
+        RegistryError: a field's annotation cannot be resolved.
+    """
+    infos = []
+    for field, form in fields(cls):
+        type_, range_ = noun(form), range_of(field.validator)
+        default = default_of(field)
+        infos.append(
+            OptionInfo(
+                name=option_name(field),
+                type=type_,
+                required=field.default is attrs.NOTHING,
+                default=None if default is attrs.NOTHING else default,
+                range="" if range_ == type_ else range_,  # a Literal with a validator that says the same again
+                help=str(field.metadata.get("help", "")),
+            )
+        )
+    return tuple(infos)
+
+
+def _json(value: object) -> object:
+    if value is None:
+        return None
+    try:
+        return _finite(plain(value, lambda item: isinstance(getattr(type(item), "name", None), str)))
+    except RegistryError:
+        return str(value)
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case list():
+            return [_finite(item) for item in value]
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+    return value

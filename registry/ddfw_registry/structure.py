@@ -1,0 +1,229 @@
+"""Tables of options into objects and back, strictly, and with everything that is wrong reported at once.
+
+cattrs finds the hook for each type. All hooks are ours: its own ones turn 1.7 into 1 and 3 into "3" without a word,
+and report one problem where a document has five.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+import attrs
+import cattrs
+
+from ddfw_registry import _types as t
+from ddfw_registry._plain import plain
+from ddfw_registry._problems import Collector, Invalid, Issue, step
+from ddfw_registry._tables import build_table
+from ddfw_registry._types import TypeForm
+from ddfw_registry._words import did_you_mean, got, show
+from ddfw_registry.catalog import Catalog, KindInfo
+from ddfw_registry.errors import ConfigError, DuplicateComponentError, Problem, UnknownComponentError
+
+T = TypeVar("T")
+
+
+class Structurer:
+    """Builds objects of attrs classes from tables of options.
+
+    A field's annotation decides what it takes: scalars (strictly: an integer is no text, a boolean no integer, but an
+    integer is a number), Literal, Enum (by value), Path, tuples, lists, mappings with text keys, other attrs classes,
+    and unions of these. A field annotated with the base class of one of the catalogue's kinds takes a component: a
+    table with its `name` and options, or the bare name.
+
+    Args:
+        catalog: where components are looked up.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._converter = converter = cattrs.Converter(detailed_validation=False)
+        # What is registered last is asked first; the catch-all switches the converter's own lenient hooks off.
+        converter.register_structure_hook_func(lambda _: True, _unsupported)
+        converter.register_structure_hook_func(lambda form: form in (Any, object), lambda value, _: value)
+        converter.register_structure_hook_func(t.is_union, self._union)
+        converter.register_structure_hook_func(t.is_literal, _choice)
+        converter.register_structure_hook_func(t.is_sequence, self._sequence)
+        converter.register_structure_hook_func(t.is_mapping, self._mapping)
+        converter.register_structure_hook_func(t.is_table, self._table)
+        converter.register_structure_hook_func(t.is_enum, _choice)
+        converter.register_structure_hook_func(lambda form: form in self._bases, self._component)
+        # Plain classes win over everything above, along with their subclasses.
+        for scalar in (bool, int, float, str, Path):
+            converter.register_structure_hook(scalar, _scalar)
+        converter.register_structure_hook(bytes, _unsupported)
+
+    def structure(self, data: Mapping[str, object], cls: type[T], path: str = "") -> T:
+        """Build an object.
+
+        Args:
+            data: its options.
+            cls: an attrs class, or the base class of a kind.
+            path: where the table stands in its document; paths of problems start with it.
+
+        Raises:
+            ConfigError: with every problem of the data.
+            RegistryError: a class is at fault, not the data: an annotation cannot be resolved.
+        """
+        _ = self._bases  # import them here: cattrs would swallow the error of a base that cannot be imported
+        try:
+            return cast(T, self._build(data, cls))
+        except Invalid as invalid:
+            issues = [issue.below(path) for issue in invalid.issues]
+        raise ConfigError(
+            tuple(Problem(issue.path, issue.message) for issue in issues),
+            tuple(issue.cause.at(issue.path) for issue in issues if issue.cause is not None),
+        )
+
+    def unstructure(self, obj: object) -> dict[str, object]:
+        """The table from which `structure` builds an equal object.
+
+        Options that are None are left out, as TOML has no word for it, so the default of an option that may be None
+        should be None.
+
+        Raises:
+            RegistryError: the object holds something that has no place in a config file.
+            TypeError: the object is not an instance of an attrs class.
+        """
+        if isinstance(obj, type) or not attrs.has(type(obj)):
+            raise TypeError(f"not an instance of an attrs class: {show(obj)}")
+        return cast("dict[str, object]", plain(obj, self._is_named))
+
+    @cached_property
+    def _bases(self) -> dict[type, KindInfo]:
+        return {self._catalog.base(kind.id): kind for kind in self._catalog.kinds}
+
+    def _is_named(self, value: object) -> bool:
+        return isinstance(value, tuple(self._bases)) and isinstance(getattr(type(value), "name", None), str)
+
+    def _build(self, value: object, form: TypeForm) -> Any:
+        form = t.bare(form)
+        return self._converter.get_structure_hook(form)(value, form)
+
+    def _phrase(self, form: TypeForm) -> str:
+        return t.phrase(form, lambda member: self._bases[member].title if member in self._bases else None)
+
+    def _mismatch(self, value: object, form: TypeForm, hint: str = "") -> Invalid:
+        return Invalid.because(f"expected {self._phrase(form)}, got {got(value)}{hint}")
+
+    def _union(self, value: object, form: TypeForm) -> object:
+        if value is None and type(None) in get_args(form):
+            return None
+        # The exact type before one that converts: for `float | int` 3 stays an integer, for `Path | Literal["auto"]`
+        # the choice is not a path.
+        converting = (float, Path, *self._bases)
+        refusals: list[Invalid] = []
+        for member in sorted(t.members(form), key=lambda member: member in converting):
+            try:
+                return self._build(value, member)
+            except Invalid as invalid:
+                if self._fits(value, member):
+                    refusals.append(invalid)
+        # An alternative of the value's own shape knows better what is wrong inside than the list of all of them.
+        if refusals:
+            raise min(refusals, key=lambda invalid: len(invalid.issues))
+        literals = [choice for member in t.members(form) if t.is_literal(member) for choice in t.choices(member)]
+        raise self._mismatch(value, form, _hint(value, literals))
+
+    def _fits(self, value: object, form: TypeForm) -> bool:
+        if isinstance(value, Mapping):
+            return form in self._bases or t.is_table(form) or t.is_mapping(form)
+        if isinstance(value, list | tuple):
+            return t.is_sequence(form)
+        return isinstance(value, str) and form in self._bases
+
+    def _sequence(self, value: object, form: TypeForm) -> object:
+        parts = t.fixed(form)
+        if not isinstance(value, list | tuple) or (parts is not None and len(parts) != len(value)):
+            raise self._mismatch(value, form)
+        collector = Collector()
+        for index, item in enumerate(value):
+            with collector.at(f"[{index}]"):
+                collector.values[index] = self._build(item, t.element(form) if parts is None else parts[index])
+        items = collector.finish().values()
+        return list(items) if (t.origin(form) or form) is list else tuple(items)
+
+    def _mapping(self, value: object, form: TypeForm) -> object:
+        if not isinstance(value, Mapping):
+            raise self._mismatch(value, form)
+        inner = t.bare(t.element(form))
+        collector = Collector()
+        for key, item in value.items():
+            with collector.at(step(key) if isinstance(key, str) else ""):
+                if not isinstance(key, str):
+                    raise Invalid.because(f"keys must be text, got {got(key)}")
+                if inner in self._bases and isinstance(item, Mapping):
+                    item = {"name": key, **item}
+                collector.values[key] = self._build(item, inner)
+        return collector.finish()
+
+    def _table(self, value: object, cls: type) -> object:
+        if not isinstance(value, Mapping):
+            raise self._mismatch(value, cls)
+        # A field of one concrete component's type needs no name, but what `unstructure` has written has one.
+        name = getattr(cls, "name", None)
+        if isinstance(name, str) and issubclass(cls, tuple(self._bases)) and value.get("name") == name:
+            value = {key: item for key, item in value.items() if key != "name"}
+        return build_table(value, cls, self._build, self._phrase)
+
+    def _component(self, value: object, base: type) -> object:
+        kind = self._bases[base]
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping):
+            raise Invalid.because(f"expected the name or the table of a component ({kind.title}), got {got(value)}")
+        if "name" not in value:
+            known = ", ".join(entry.name for entry in self._catalog.entries(kind.id))
+            raise Invalid.because(f"missing, expected the name of a {kind.title}. Known: {known or 'none'}.", "name")
+        name = value["name"]
+        if not isinstance(name, str):
+            raise Invalid.because(f"expected text, got {got(name)}", "name")
+        try:
+            cls = self._catalog.get(kind.id, name).cls
+        except (UnknownComponentError, DuplicateComponentError) as error:
+            raise Invalid([Issue("", error.message, error)]) from None
+        return build_table({k: item for k, item in value.items() if k != "name"}, cls, self._build, self._phrase)
+
+
+def _scalar(value: object, form: TypeForm) -> object:
+    if t.is_enum(form):  # an enumeration may derive from str or int as well
+        return _choice(value, form)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    match value:
+        case bool() if form is bool:
+            return value
+        case int() if form is int and number:
+            return value
+        case int() | float() if form is float and number:
+            try:
+                return float(value)
+            except OverflowError:
+                raise Invalid.because("too large for a number") from None
+        case str() if form is str:
+            return value
+        case str() | Path() if form is Path:
+            return Path(value)
+    raise Invalid.because(f"expected {t.phrase(form)}, got {got(value)}")
+
+
+def _choice(value: object, form: TypeForm) -> object:
+    allowed = t.choices(form)
+    for choice in allowed:
+        # Python takes True, 1 and 1.0 for equal; a config does not.
+        same_kind = isinstance(value, type(choice)) and isinstance(value, bool) == isinstance(choice, bool)
+        if same_kind and value == choice:
+            return form(choice) if t.is_enum(form) else choice
+    raise Invalid.because(f"expected {t.phrase(form)}, got {got(value)}{_hint(value, allowed)}")
+
+
+def _unsupported(value: object, form: TypeForm) -> object:
+    raise Invalid.because(f"cannot be set in a config (its type is {getattr(form, '__name__', form)})")
+
+
+def _hint(value: object, choices: Sequence[object]) -> str:
+    words = [choice for choice in choices if isinstance(choice, str)]
+    hint = did_you_mean(value, words) if isinstance(value, str) else ""
+    return f".{hint}" if hint else ""
