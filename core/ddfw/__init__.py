@@ -68,7 +68,7 @@ _HOME = {
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["HOOK_API", "hookimpl", *sorted(_WHERE)]  # noqa: PLE0604
+__all__ = ["HOOK_API", "hookimpl", *sorted(_WHERE)]
 
 
 def __getattr__(name: str) -> Any:

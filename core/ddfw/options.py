@@ -10,9 +10,7 @@ import attrs
 if TYPE_CHECKING:
     T = TypeVar("T")
 
-    def option(
-        default: T, *, validator: Callable[[Any, Any, Any], object] | None = None, help: str
-    ) -> T: ...
+    def option(default: T, *, validator: Callable[[Any, Any, Any], object] | None = None, help: str) -> T: ...
     def required_option(*, validator: Callable[[Any, Any, Any], object] | None = None, help: str) -> Any: ...
 
 else:

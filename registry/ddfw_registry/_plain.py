@@ -36,12 +36,13 @@ def plain(value: object, is_component: Callable[[object], bool]) -> object:
             return [plain(item, is_component) for item in value]
         case Mapping():
             return {str(key): plain(item, is_component) for key, item in value.items() if item is not None}
-    cls: Any = type(value)
+    item: Any = value
+    cls = type(item)
     if not attrs.has(cls):
         raise RegistryError(f"a config file cannot hold a value of type {cls.__name__}")
-    table: dict[str, object] = {"name": cls.name} if is_component(value) else {}
+    table: dict[str, object] = {"name": item.name} if is_component(value) else {}
     for field in attrs.fields(cls):
-        item = getattr(value, field.name)
-        if field.init and item is not None:
-            table[option_name(field)] = plain(item, is_component)
+        option = getattr(item, field.name)
+        if field.init and option is not None:
+            table[option_name(field)] = plain(option, is_component)
     return table

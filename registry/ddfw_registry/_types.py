@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_type
 
 import attrs
 
-from ddfw_registry._words import either
+from ddfw_registry._words import either, with_article
 from ddfw_registry.errors import RegistryError
 
 #: Anything that may stand in an annotation; typing has no type for it before Python 3.14.
@@ -213,7 +213,7 @@ def phrase(form: TypeForm, name: typing.Callable[[TypeForm], str | None] = lambd
         elif is_sequence(member) or is_mapping(member):
             words.append(f"a {_container(member)}")
         else:
-            words.append(_article(_class(member)))
+            words.append(with_article(_class(member)))
     return either(words) if words else "nothing"
 
 
@@ -253,7 +253,3 @@ def _class(form: TypeForm) -> str:
     if inspect.isabstract(form):
         return "component"
     return "table" if is_table(form) else getattr(form, "__name__", str(form))
-
-
-def _article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -64,6 +64,11 @@ def either(words: Sequence[str], last: str = "or") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
+def with_article(words: str) -> str:
+    """`a list`, `an integer`."""
+    return f"{'an' if words[:1].lower() in tuple('aeiou') else 'a'} {words}"
+
+
 def one_line(text: str, limit: int = 300) -> str:
     """The text on a single line, cut with an ellipsis when it is longer than the limit."""
     line = " ".join(text.split())

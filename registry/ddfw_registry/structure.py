@@ -7,6 +7,7 @@ and report one problem where a document has five.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -19,7 +20,7 @@ from ddfw_registry._plain import plain
 from ddfw_registry._problems import Collector, Invalid, Issue, step
 from ddfw_registry._tables import build_table
 from ddfw_registry._types import TypeForm
-from ddfw_registry._words import did_you_mean, got, show
+from ddfw_registry._words import did_you_mean, got, show, with_article
 from ddfw_registry.catalog import Catalog, KindInfo
 from ddfw_registry.errors import ConfigError, DuplicateComponentError, Problem, UnknownComponentError
 
@@ -49,10 +50,9 @@ class Structurer:
         converter.register_structure_hook_func(t.is_sequence, self._sequence)
         converter.register_structure_hook_func(t.is_mapping, self._mapping)
         converter.register_structure_hook_func(t.is_table, self._table)
-        converter.register_structure_hook_func(t.is_enum, _choice)
         converter.register_structure_hook_func(lambda form: form in self._bases, self._component)
         # Plain classes win over everything above, along with their subclasses.
-        for scalar in (bool, int, float, str, Path):
+        for scalar in (bool, int, float, str, Path, Enum):
             converter.register_structure_hook(scalar, _scalar)
         converter.register_structure_hook(bytes, _unsupported)
 
@@ -104,7 +104,7 @@ class Structurer:
         return self._converter.get_structure_hook(form)(value, form)
 
     def _phrase(self, form: TypeForm) -> str:
-        return t.phrase(form, lambda member: self._bases[member].title if member in self._bases else None)
+        return t.phrase(form, lambda member: with_article(self._bases[member].title) if member in self._bases else None)
 
     def _mismatch(self, value: object, form: TypeForm, hint: str = "") -> Invalid:
         return Invalid.because(f"expected {self._phrase(form)}, got {got(value)}{hint}")
@@ -174,10 +174,13 @@ class Structurer:
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, Mapping):
-            raise Invalid.because(f"expected the name or the table of a component ({kind.title}), got {got(value)}")
+            wanted = with_article(kind.title)
+            raise Invalid.because(f"expected {wanted} (its name, or a table with its name), got {got(value)}")
         if "name" not in value:
             known = ", ".join(entry.name for entry in self._catalog.entries(kind.id))
-            raise Invalid.because(f"missing, expected the name of a {kind.title}. Known: {known or 'none'}.", "name")
+            raise Invalid.because(
+                f"missing, expected the name of {with_article(kind.title)}. Known: {known or 'none'}.", "name"
+            )
         name = value["name"]
         if not isinstance(name, str):
             raise Invalid.because(f"expected text, got {got(name)}", "name")

@@ -181,13 +181,16 @@ def distill(
         components: `param=`, `traj=`, `loss=`, `labels=`, `data=`, `model=`, `augment=`, `executor=`: components,
             also ones that no plugin offers; and the settings records `experts=`, `outer=`, `window=`, `gradient=`,
             `eval=`, `budget=`.
+
     Returns:
         The finished run; `.load()` gives the images.
     """
     known = {f.name for f in attrs.fields(RunConfig)} - {"run"}
     if unknown := sorted(set(components) - known):
         raise TypeError(f"distill() takes no {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
-    names = {k: {"name": v.name} for k, v in components.items() if hasattr(v, "name") and k in ("data", "param", "traj")}
+    names = {
+        k: {"name": v.name} for k, v in components.items() if hasattr(v, "name") and k in ("data", "param", "traj")
+    }
     flags: dict[str, Any] = {"run": {"seed": seed}, **{k: dict(v) for k, v in (settings or {}).items()}}
     if ipc is not None:
         flags["budget"] = {**flags.get("budget", {}), "ipc": ipc}
@@ -581,9 +584,7 @@ class _Run:
         plan, config = self.plan, self.plan.config
         images, targets = distillation.decoded(learned)
         card = results.card(plan, float(learned.step_size), step, reports, storage, status)
-        hashes = synthetic.write(
-            self.directory.synthetic, learned.params, learned.label_params, images, targets, card
-        )
+        hashes = synthetic.write(self.directory.synthetic, learned.params, learned.label_params, images, targets, card)
         found = {f"synthetic/{name}": digest for name, digest in hashes.items()}
         found["images/synthetic.png"] = pictures.write_grid(
             self.directory.path / "images" / "synthetic.png",

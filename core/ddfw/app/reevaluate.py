@@ -30,8 +30,10 @@ def reevaluate(
         networks: how many; None for the run's own number.
         seed: of their initialisations; None for the run's own.
         data_root: where the data set looks for its files.
+
     Returns:
         The file that was written, and its content.
+
     Raises:
         DataError: no run there, or damaged files.
     """

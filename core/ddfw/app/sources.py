@@ -75,6 +75,7 @@ def gather(
         start: a recipe's name, a configuration file, or None.
         flags: tables that flags set, `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`.
         assignments: `key.path=value` texts of --set.
+
     Raises:
         ConfigError: an unknown recipe, an unreadable file, a --set without `=`.
     """
@@ -163,9 +164,7 @@ def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
     return tables
 
 
-def _merge(
-    into: dict[str, Any], tables: Mapping[str, Any], path: str, origin: str, origins: dict[str, str]
-) -> None:
+def _merge(into: dict[str, Any], tables: Mapping[str, Any], path: str, origin: str, origins: dict[str, str]) -> None:
     """Merges one layer; a component table that names another component replaces the old one."""
     for key, value in tables.items():
         here = f"{path}.{key}" if path else key

@@ -124,9 +124,7 @@ class ExpertStore:
 class StoredExperts:
     """An `ExpertSource` that reads single snapshots from the store's files."""
 
-    def __init__(
-        self, experts: Sequence[StoredExpert], folder: Path, network: Network, device: torch.device
-    ) -> None:
+    def __init__(self, experts: Sequence[StoredExpert], folder: Path, network: Network, device: torch.device) -> None:
         self._files = [folder / e.file for e in experts]
         self._device = device
         self.sizes = network.sizes

@@ -78,8 +78,10 @@ def load(run: str | Path) -> SyntheticSet:
 
     Args:
         run: the run directory, or its `synthetic` folder.
+
     Returns:
         Images, targets, step size, training space and card, every file verified against the card.
+
     Raises:
         DataError: missing or damaged files.
     """

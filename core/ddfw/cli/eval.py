@@ -12,7 +12,9 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--networks", type=click.IntRange(min=2), help="How many fresh networks; the default is the run's own.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of their initialisations; the default is the run's own.")
-@click.option("--data-root", type=click.Path(path_type=Path), envvar="DDFW_DATA", help="Where data sets lie [DDFW_DATA].")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), envvar="DDFW_DATA", help="Where data sets lie [DDFW_DATA]."
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def eval_command(run: Path, networks: int | None, seed: int | None, data_root: Path | None, as_json: bool) -> None:
     """Train fresh networks on the synthetic set of RUN and test them.

@@ -266,8 +266,10 @@ class AbstractDataset(ABC):
 
         Args:
             root: the data root of the run (`--data-root` or DDFW_DATA), None if the user named none.
+
         Returns:
             The three splits; `Splits.carve` builds them from two and carves the validation split.
+
         Raises:
             DataError: missing, refused or corrupt; the text names the path expected and how to get it.
         """

@@ -87,7 +87,7 @@ class Layout:
 
     @property
     def num_images(self) -> int:
-        """n = m · images_per_class."""
+        """N = m · images_per_class."""
         return self.spec.num_classes * self.images_per_class
 
     @property
@@ -126,6 +126,7 @@ class AbstractParameterization(ABC):
             spec: image shape and number of classes.
             budget: how many floats there are, and whether labels are paid from them.
             label_floats_per_image: what the label strategy stores for one decoded image.
+
         Raises:
             OptionError: nothing fits; the text says what would.
         """

@@ -100,7 +100,7 @@ class StepGraph:
 
     @property
     def gradient(self) -> Tensor:
-        """g [P], detached."""
+        """G [P], detached."""
         return self._gradient.detach()
 
     def pull(self, cotangent: Tensor, *, through_theta: bool) -> StepPullback:

@@ -99,6 +99,7 @@ def meta_gradient(
         method: `exact`, or `tesla` for the recursion without Hessian-vector terms.
         tesla_form: `datm` or `released` (half the image and label gradient).
         held_steps: how many of the last steps keep their graph between the passes; clipped to N.
+
     Returns:
         Loss and gradients, in the problem's dtype and on its device.
     """
@@ -216,5 +217,3 @@ def held_steps_within(settings: GradientSettings, problem: Problem, network: Net
     batch = max(problem.schedules[0].batches, key=len)
     one = graph_bytes(network, theta, problem.images[batch], problem.targets[batch])
     return memory // max(one, 1)
-
-

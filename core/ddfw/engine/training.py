@@ -43,8 +43,10 @@ def train(
         batches: generator of each epoch's order.
         draws: generator of each epoch's augmentation.
         after_epoch: called with (epoch from 1, θ, mean loss of the epoch).
+
     Returns:
         θ [P] after the last epoch.
+
     Raises:
         DivergedError: an epoch's mean loss is not finite.
     """

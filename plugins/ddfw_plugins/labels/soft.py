@@ -49,7 +49,7 @@ class Soft(AbstractLabels):
         return {"logits": mean_of_correct(teachers.logits(images), classes, self.confidence)}
 
     def targets(self, params: Params, index: Tensor) -> Tensor:
-        """softmax of the logits, [B, m]."""
+        """Softmax of the logits, [B, m]."""
         return params["logits"][index].softmax(dim=1)
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:

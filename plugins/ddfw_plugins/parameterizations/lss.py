@@ -271,8 +271,10 @@ class LowRankSpace(AbstractParameterization):
             ]
             if smaller:
                 ways.append(f"param.rank <= {max(smaller)}")
-        if budget.accounting == "strict" and label_floats and self._fits(
-            spec, budget, 0, self.resolve(spec), self.subspaces, 1
+        if (
+            budget.accounting == "strict"
+            and label_floats
+            and self._fits(spec, budget, 0, self.resolve(spec), self.subspaces, 1)
         ):
             ways.append("budget.accounting = 'pixels' (labels free)")
         return (

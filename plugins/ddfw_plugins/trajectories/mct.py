@@ -145,9 +145,7 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         epochs = range(experts.num_epochs + 1)
         return tuple(self.convexify(experts.snapshots(e, epochs), experts.sizes) for e in range(experts.num_experts))
 
-    def segment(
-        self, trajectories: tuple[ConvexExpert, ...], low: float, high: float, rng: torch.Generator
-    ) -> Segment:
+    def segment(self, trajectories: tuple[ConvexExpert, ...], low: float, high: float, rng: torch.Generator) -> Segment:
         """A uniform expert and a uniform start in [low, high), integer unless `continuous`."""
         expert = int(torch.randint(len(trajectories), (), generator=rng))
         path = trajectories[expert]
@@ -183,9 +181,11 @@ def progress(trajectory: Tensor, sizes: Sequence[int], kind: Progress = "arc_len
         sizes: elements of each of the T tensors, summing to P.
         kind: `arc_length`; or `uniform` t/L, `projected` (one scalar over all tensors, the projection on the straight
             line), `decreasing` (increments L + 1, L, …, 1, so β(0) > 0).
+
     Returns:
         [T, L + 1]. For `arc_length`: in [0, 1], non-decreasing, 0 first and 1 last (all 0 for a tensor that never
         moves).
+
     Raises:
         ValueError: fewer than two rows, or sizes that do not sum to P.
     Source: Zhong et al., Matching Convexified Trajectory, CVPR 2025; ablations as in the authors' code.
