@@ -7,7 +7,7 @@ and the component inside the hook, so that `ddfw --help` and `ddfw plugins` stay
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddfw.markers import hookspec
 
@@ -90,7 +90,7 @@ def ddfw_register_labels() -> list[type[AbstractLabels]]:  # type: ignore[empty-
 
 
 @hookspec
-def ddfw_register_trajectories() -> list[type[AbstractTrajectory]]:  # type: ignore[empty-body]
+def ddfw_register_trajectories() -> list[type[AbstractTrajectory[Any]]]:  # type: ignore[empty-body]
     """Called when a run looks up its trajectory source.
 
     Returns:

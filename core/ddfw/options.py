@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 if TYPE_CHECKING:
     T = TypeVar("T")
+    Validator = Callable[[Any, Any, Any], Any]
 
-    def option(default: T, *, validator: Callable[[Any, Any, Any], object] | None = None, help: str) -> T: ...
-    def required_option(*, validator: Callable[[Any, Any, Any], object] | None = None, help: str) -> Any: ...
+    def option(default: T, *, validator: Validator | Sequence[Validator] | None = None, help: str) -> T:
+        """See below."""
+
+    def required_option(*, validator: Validator | Sequence[Validator] | None = None, help: str) -> Any:
+        """See below."""
 
 else:
 

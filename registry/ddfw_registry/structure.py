@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import attrs
 import cattrs
@@ -101,6 +101,9 @@ class Structurer:
 
     def _build(self, value: object, form: TypeForm) -> Any:
         form = t.bare(form)
+        # A generic base may be written with its argument, Source[Any]; what users type is the same.
+        origin = get_origin(form)
+        form = origin if isinstance(origin, type) and origin in self._bases else form
         return self._converter.get_structure_hook(form)(value, form)
 
     def _phrase(self, form: TypeForm) -> str:

@@ -7,7 +7,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import attrs
 import pluggy
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from nowhere import Citation
 
 
+T = TypeVar("T")
+
+
 class Mode(enum.Enum):
     FAST = "fast"
     SAFE = "safe"
@@ -52,7 +55,7 @@ class Source:
     name: ClassVar[str]
 
 
-class Loss:
+class Loss(Generic[T]):
     name: ClassVar[str]
 
 
@@ -310,6 +313,17 @@ def test_a_component_is_a_table_with_a_name_or_the_bare_name(structurer):
     assert structurer.structure({"traj": {"name": "mct", "rank": 2}}, Run).traj == Mct(rank=2)
     assert structurer.structure({"name": "mtt"}, Source) == Mtt()
     assert structurer.structure({"name": "mct", "inner": "ratio"}, Source) == Mct(inner=Ratio())
+
+
+@attrs.frozen(kw_only=True)
+class Judged:
+    loss: Loss[Any]
+
+
+def test_a_generic_base_may_be_annotated_with_its_argument(structurer):
+    """A kind whose base class is generic could not be a field of a strictly typed config."""
+    assert structurer.structure({"loss": "ratio"}, Judged).loss == Ratio()
+    assert structurer.structure({"loss": {"name": "ratio"}}, Judged).loss == Ratio()
 
 
 @pytest.mark.parametrize(

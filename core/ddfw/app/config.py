@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import field, frozen
 from attrs.validators import ge, in_
@@ -41,7 +41,7 @@ class RunConfig:
     data: AbstractDataset
     experts: ExpertSettings = field(factory=ExpertSettings)
     param: AbstractParameterization
-    traj: AbstractTrajectory  # type: ignore[type-arg]  # each source has its own type of prepared state
+    traj: AbstractTrajectory[Any]
     loss: AbstractMatchingLoss
     labels: AbstractLabels
     model: AbstractModel

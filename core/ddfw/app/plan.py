@@ -35,7 +35,7 @@ def at(table: str) -> Iterator[None]:
         yield
     except OptionError as error:
         path = f"{table}.{error.option}" if error.option else table
-        raise ConfigError([Problem(path=path, message=str(error))]) from error
+        raise ConfigError((Problem(path=path, message=str(error)),)) from error
 
 
 @frozen(kw_only=True)
@@ -148,19 +148,19 @@ def component_key(component: Any) -> dict[str, Any]:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().numpy()).cast("B")
+    return memoryview(tensor.contiguous().numpy().tobytes())
 
 
 def _check_window(config: RunConfig) -> None:
     latest = config.traj.latest_start(config.experts.epochs)
     if config.window.max_start > latest + 1:
         raise ConfigError(
-            [
+            (
                 Problem(
                     path="window.max_start",
                     message=f"segments of {config.traj.name} start at epoch {latest:g} at the latest "
                     f"(experts have {config.experts.epochs} epochs), so this must be <= {int(latest) + 1}, "
                     f"got {config.window.max_start}",
-                )
-            ]
+                ),
+            )
         )

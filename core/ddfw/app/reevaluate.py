@@ -10,13 +10,12 @@ from attrs import evolve
 
 from ddfw.app.announce import Announcer
 from ddfw.app.compose import structure
+from ddfw.app.judging import Judge
 from ddfw.app.plan import make_plan
-from ddfw.app.results import EVAL_SCHEMA
+from ddfw.app.results import eval_record
 from ddfw.app.sources import Settings
 from ddfw.artifacts import atomic, synthetic
 from ddfw.artifacts.run_dir import RunDirectory
-from ddfw.contracts.executor import LabelledImages
-from ddfw.engine.evaluate import mean_std
 from ddfw.errors import DataError
 
 
@@ -45,46 +44,25 @@ def reevaluate(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{directory.config} is not readable TOML: {error}") from error
     config = structure(Settings(tables=tables, recipe=""))
-    settings = config.eval
     settings = evolve(
-        settings,
-        networks=settings.networks if networks is None else networks,
-        seed=settings.seed if seed is None else seed,
+        config.eval,
+        networks=config.eval.networks if networks is None else networks,
+        seed=config.eval.seed if seed is None else seed,
     )
+    config = evolve(config, eval=settings)
     learned = synthetic.load(run)
     plan = make_plan(config, data_root, Path("experts"))
     announcer = Announcer()
     observers = [(key, o) for key, o in config.observers.items() if o.name == "progress"]
     with announcer.opened(observers, run), config.executor.open(plan.context()) as session:
+        judge = Judge(plan=plan, session=session, announce=announcer)
         images, targets = (t.to(session.device, plan.dtype) for t in (learned.images, learned.targets))
-        accuracies = session.evaluate(
-            settings.small_set(learned.step_size),
-            LabelledImages(images=images, targets=targets),
+        report = judge.test(
+            judge.distilled(images, targets, learned.step_size, learned.card["selected"]["step"]),
             plan.encode(plan.splits.test.read(), session.device),
-            settings.seed,
-            range(settings.networks),
-            "eval",
             lambda done: announcer.tick("evaluate", done, settings.networks),
         )
-    mean, std = mean_std(accuracies)
-    record = {
-        "schema": EVAL_SCHEMA,
-        "subject": "distilled",
-        "net": config.model.name,
-        "n": settings.networks,
-        "accuracies": list(accuracies),
-        "mean": mean,
-        "std": std,
-        "seeds": list(range(settings.networks)),
-        "eval_seed": settings.seed,
-        "selected_by": "validation",
-        "step": learned.card["selected"]["step"],
-        "split": "test",
-        "lr": learned.step_size,
-        "images": len(images),
-        "floats": {"strict": plan.layout.strict_floats, "pixels": plan.layout.parameter_floats},
-        "notes": [],
-    }
+    record = eval_record(report)
     path = run / "eval" / f"again-{config.model.name}-seed{settings.seed}-n{settings.networks}.json"
     path.parent.mkdir(exist_ok=True)
     atomic.write_json(path, record)

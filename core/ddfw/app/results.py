@@ -44,6 +44,7 @@ def eval_record(report: EvaluationReport) -> dict[str, Any]:
         "mean": report.mean,
         "std": report.std,
         "seeds": list(report.seeds),
+        "eval_seed": report.eval_seed,
         "selected_by": report.selected_by,
         "step": report.step,
         "split": report.split,
@@ -151,28 +152,28 @@ def table(summary: Mapping[str, Any]) -> RenderableType:
     from rich.text import Text
 
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    grid.add_column("trained on")
+    grid.add_column("trained on", no_wrap=True)
     for column in ("test accuracy", "n", "images", "floats", "with labels"):
-        grid.add_column(column, justify="right")
-    grid.add_column("")
+        grid.add_column(column, justify="right", no_wrap=True)
+    marks: dict[str, str] = {}
     for row in summary["rows"]:
-        main = row["subject"] == "distilled"
+        mark = "".join(marks.setdefault(note, "*" * (len(marks) + 1)) for note in row["notes"])
         grid.add_row(
             SUBJECTS.get(row["subject"], row["subject"]),
             f"{percent(row['mean'])} ± {percent(row['std'])} %",
             str(row["n"]),
             f"{row['images']:,}",
             f"{row['floats']['pixels']:,}",
-            f"{row['floats']['strict']:,}",
-            "; ".join(row["notes"]),
-            style="bold" if main else "",
+            f"{row['floats']['strict']:,}{mark}",
+            style="bold" if row["subject"] == "distilled" else "",
         )
     budget = summary["budget"]
     seconds = summary["seconds"]
     facts = [
-        f"budget {budget['floats']:,} floats ({budget['accounting']}); distilled stores "
-        f"{budget['strict']:,} strict, {budget['pixels']:,} pixels; "
-        f"selected step {summary['selected_step']} on the validation split; test read once",
+        *(f"{mark} {note}" for note, mark in marks.items()),
+        f"budget {budget['floats']:,} floats ({budget['accounting']}); distilled stores {budget['strict']:,} strict, "
+        f"{budget['pixels']:,} pixels",
+        f"step {summary['selected_step']} was selected on the validation split; the test split was read once",
         "seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()),
     ]
     return Group(grid, Text(""), *(Text(f) for f in facts))

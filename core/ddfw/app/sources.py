@@ -93,13 +93,13 @@ def gather(
             close = suggest(start, tuple(known))
             hint = f" Did you mean {close!r}?" if close else ""
             raise ConfigError(
-                [
+                (
                     Problem(
                         path="run.recipe",
                         message=f"unknown recipe {start!r}.{hint} Known: {', '.join(known)}. "
                         "A file needs a / or .toml in its name",
-                    )
-                ]
+                    ),
+                )
             )
     set_tables = _assigned(assignments)
     said_layers = [(file_tables, file_origin), (flags, "flag"), (set_tables, "--set")]
@@ -138,9 +138,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
-        raise ConfigError([Problem(path=str(path), message="no such file")]) from None
+        raise ConfigError((Problem(path=str(path), message="no such file"),)) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([Problem(path=str(path), message=f"not a readable TOML file: {error}")]) from error
+        raise ConfigError((Problem(path=str(path), message=f"not a readable TOML file: {error}"),)) from error
 
 
 def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
         path, equals, value = text.partition("=")
         keys = [k.strip() for k in path.split(".")]
         if not equals or not all(keys):
-            raise ConfigError([Problem(path="--set", message=f"expected key.path=value, got {text!r}")])
+            raise ConfigError((Problem(path="--set", message=f"expected key.path=value, got {text!r}"),))
         table = tables
         for key in keys[:-1]:
             inner = table.get(key)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddfw.contracts.executor import TrainedExpert
-    from ddfw.engine.inner import Network
+    from ddfw.contracts.model import ParameterTable
 
 STORE_SCHEMA = 1
 _EXPERT_FILE = re.compile(r"expert-\d+\.safetensors")
@@ -76,11 +76,12 @@ class ExpertStore:
         value = atomic.read_json(path)
         if value.get("schema") != STORE_SCHEMA or value.get("key") != self.key:
             raise DataError(
-                f"{path} describes other experts than its folder's name says; remove it: ddfw experts rm {self.folder.name}"
+                f"{path} describes other experts than its folder's name says; "
+                f"remove it: ddfw experts rm {self.folder.name}"
             )
         return _experts(path, value)
 
-    def add(self, expert: TrainedExpert, network: Network) -> StoredExpert:
+    def add(self, expert: TrainedExpert, network: ParameterTable) -> StoredExpert:
         """Writes one expert and then the index; safe beside other processes that add to the same store."""
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"expert-{expert.seed}.safetensors"
@@ -111,7 +112,7 @@ class ExpertStore:
             )
         return stored
 
-    def source(self, seeds: Sequence[int], network: Network, device: torch.device) -> StoredExperts:
+    def source(self, seeds: Sequence[int], network: ParameterTable, device: torch.device) -> StoredExperts:
         """Read access to the experts of these seeds.
 
         Raises:
@@ -124,7 +125,9 @@ class ExpertStore:
 class StoredExperts:
     """An `ExpertSource` that reads single snapshots from the store's files."""
 
-    def __init__(self, experts: Sequence[StoredExpert], folder: Path, network: Network, device: torch.device) -> None:
+    def __init__(
+        self, experts: Sequence[StoredExpert], folder: Path, network: ParameterTable, device: torch.device
+    ) -> None:
         self._files = [folder / e.file for e in experts]
         self._device = device
         self.sizes = network.sizes

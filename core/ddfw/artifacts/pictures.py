@@ -35,7 +35,7 @@ def write_grid(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    n, channels, height, width = pixels.shape
+    _, channels, height, width = pixels.shape
     columns, rows = min(images_per_class, MAX_COLUMNS), min(len(class_names), MAX_ROWS)
     zoom = max(1, -(-64 // max(height, width)))
     cell_w, cell_h = width * zoom + 8, height * zoom + 22

@@ -13,7 +13,7 @@ import click
 @click.option("--networks", type=click.IntRange(min=2), help="How many fresh networks; the default is the run's own.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of their initialisations; the default is the run's own.")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), envvar="DDFW_DATA", help="Where data sets lie [DDFW_DATA]."
+    "--data-root", type=click.Path(path_type=Path), envvar="DDFW_DATA", show_envvar=True, help="Where data sets lie."
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def eval_command(run: Path, networks: int | None, seed: int | None, data_root: Path | None, as_json: bool) -> None:

@@ -36,7 +36,7 @@ def _component_flags(function: F) -> F:
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory (with --seeds: its parent).")
 @click.option("--experts-dir", type=click.Path(path_type=Path), default=Path("experts"), show_default=True)
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), envvar="DDFW_DATA", help="Where data sets lie [DDFW_DATA]."
+    "--data-root", type=click.Path(path_type=Path), envvar="DDFW_DATA", show_envvar=True, help="Where data sets lie."
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="One setting; wins over all else.")
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines on standard output, the last with the summary.")

@@ -149,7 +149,8 @@ def _check_split(name: str, split: Split, num_classes: int, max_value: float) ->
     # NaN fails both comparisons, so it is caught here too.
     if not (float(images.min()) >= 0 and float(images.max()) <= max_value):
         raise DataError(
-            f"{name}: pixels lie in [{float(images.min())}, {float(images.max())}], expected [0, {max_value}] and no NaN"
+            f"{name}: pixels lie in [{float(images.min())}, {float(images.max())}], "
+            f"expected [0, {max_value}] and no NaN"
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from attrs import frozen
 
@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ddfw.contracts.dataset import ImageSpec
+
+
+class ParameterTable(Protocol):
+    """What a flat θ [P] consists of: T tensors in flat order."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def num_parameters(self) -> int:
+        """P."""
+        ...
 
 
 @frozen(kw_only=True)

@@ -68,6 +68,7 @@ class EvaluationReport:
     mean: float
     std: float
     seeds: tuple[int, ...]
+    eval_seed: int
     step: int | None
     selected_by: str
     lr: float

@@ -83,7 +83,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 present = [n for n in names if n in archive.files]
                 if not present:
                     raise DataError(
-                        f"{path} has no array {' or '.join(names)}; it holds {', '.join(archive.files[:8]) or 'nothing'}"
+                        f"{path} has no array {' or '.join(names)}; "
+                        f"it holds {', '.join(archive.files[:8]) or 'nothing'}"
                     )
                 found[key] = archive[present[0]]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:

@@ -216,7 +216,7 @@ class LowRankSpace(AbstractParameterization):
         if "map_w" in params:
             images = images @ params["map_w"][subspace].unsqueeze(1).transpose(2, 3)
         if "map_c" in params:
-            images = (params["map_c"][subspace] @ images.flatten(2)).unflatten(2, images.shape[2:])
+            images = torch.einsum("ncr,nrhw->nchw", params["map_c"][subspace], images)
         elif self.ranks is not None and self.rotation == "fixed":
             images = torch.einsum("njhw,cj->nchw", images, _cosine_basis(shape[0]).to(images))
         return images
@@ -333,7 +333,7 @@ def _leading(images: Tensor, mode: str, rank: int) -> Tensor:
     """
     axis = {"c": 1, "h": 2, "w": 3}[mode]
     unfolded = images.double().movedim(axis, 0).flatten(1)
-    vectors = torch.linalg.eigh(unfolded @ unfolded.T).eigenvectors.flip(1)[:, :rank]
+    vectors: Tensor = torch.linalg.eigh(unfolded @ unfolded.T).eigenvectors.flip(1)[:, :rank]
     peaks = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return (vectors * peaks.sign()).to(images.dtype)
 
@@ -371,4 +371,5 @@ def _cosine_basis(channels: int) -> Tensor:
     """The orthonormal cosine basis [C, C], float64, one vector per column; the first is brightness."""
     position = (torch.arange(channels, dtype=torch.float64) + 0.5) * torch.pi / channels
     basis = torch.cos(position[:, None] * torch.arange(channels, dtype=torch.float64))
-    return basis / basis.norm(dim=0)
+    unit: Tensor = basis / basis.norm(dim=0)
+    return unit

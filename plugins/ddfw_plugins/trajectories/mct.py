@@ -12,6 +12,7 @@ Shapes: E experts, K epochs, P parameters in T tensors, W way-points, L epochs o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import torch
@@ -100,7 +101,7 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
     def __attrs_post_init__(self) -> None:
         if isinstance(self.waypoints, tuple):
             epochs = self.waypoints
-            if len(epochs) < 2 or epochs[0] != 0 or any(a >= b for a, b in zip(epochs, epochs[1:], strict=False)):
+            if len(epochs) < 2 or epochs[0] != 0 or any(a >= b for a, b in pairwise(epochs)):
                 raise ValueError(f"waypoints must rise from 0 to the last epoch, got {list(epochs)}")
 
     def waypoint_epochs(self, num_epochs: int) -> tuple[int, ...]:
@@ -133,9 +134,7 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         smoothing: Smoothing = "official" if self.waypoints == "official" else self.smoothing
         if smoothing == "legacy":
             trajectory = smoothed(trajectory, epochs, "legacy")
-        betas = tuple(
-            progress(trajectory[a : b + 1], sizes, self.progress) for a, b in zip(epochs, epochs[1:], strict=False)
-        )
+        betas = tuple(progress(trajectory[a : b + 1], sizes, self.progress) for a, b in pairwise(epochs))
         if smoothing == "official":
             trajectory = smoothed(trajectory, epochs, "official")
         return ConvexExpert(epochs=epochs, points=trajectory[list(epochs)].clone(), betas=betas, sizes=tuple(sizes))

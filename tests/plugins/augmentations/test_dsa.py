@@ -140,12 +140,10 @@ def test_scale_and_rotate_are_far_faster_than_a_loop_over_samples():
             return siamese.apply(images, Draws(family=family, values=values))
 
         def loop(family=family, values=values):
-            rows = [
-                siamese.apply(
-                    images[i : i + 1], Draws(family=family, values={k: v[i : i + 1] for k, v in values.items()})
-                )
-                for i in range(len(images))
-            ]
+            rows = []
+            for i in range(len(images)):
+                one = Draws(family=family, values={k: v[i : i + 1] for k, v in values.items()})
+                rows.append(siamese.apply(images[i : i + 1], one))
             return torch.cat(rows)
 
         assert torch.allclose(whole(), loop(), atol=1e-6)

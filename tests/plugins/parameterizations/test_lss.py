@@ -28,8 +28,14 @@ def floats(params):
 
 @pytest.mark.parametrize(
     ("ipc", "pairing", "strict", "pixels"),
-    [(1, "own", 14, 14), (10, "own", 151, 158), (50, "own", 759, 798), (1, "all", 48, None), (10, "all", 524, None)]
-    + [(50, "all", 2644, None)],
+    [
+        (1, "own", 14, 14),
+        (10, "own", 151, 158),
+        (50, "own", 759, 798),
+        (1, "all", 48, None),
+        (10, "all", 524, None),
+        (50, "all", 2644, None),
+    ],
 )
 def test_the_reference_counts_of_images_per_class(ipc, pairing, strict, pixels):
     """Broken: rank 8, four subspaces on 3×32×32 buy another number of images than the published arithmetic."""

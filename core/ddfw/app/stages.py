@@ -1,0 +1,338 @@
+"""The stages of one run: experts, trajectories, the outer loop, evaluation, files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import define, field, frozen
+from torch import Tensor
+
+from ddfw.app import results
+from ddfw.app.announce import Announcer
+from ddfw.app.judging import Judge
+from ddfw.app.plan import Plan, at, split_sha256
+from ddfw.artifacts import pictures, synthetic
+from ddfw.artifacts.expert_store import StoredExperts
+from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
+from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.observer import EvaluationReport, ExpertReport, RunFinished, RunStarted, StepReport
+from ddfw.engine.distill import Distillation, Learned, OuterState, run_steps
+from ddfw.engine.experts import ExpertTeachers
+from ddfw.errors import DivergedError, PluginError
+from ddfw.randomness import Stream, generator
+
+if TYPE_CHECKING:
+    from ddfw.contracts.executor import ExecutorSession
+    from ddfw.contracts.parameterization import Params
+
+
+@frozen(kw_only=True)
+class RunResult:
+    """A finished run: its directory, its summary (as in summary.json), and whether it had been finished before."""
+
+    directory: Path
+    summary: Mapping[str, Any]
+    already_finished: bool = False
+
+    def load(self) -> synthetic.SyntheticSet:
+        """The learned set."""
+        return synthetic.load(self.directory)
+
+
+@define(kw_only=True)
+class Best:
+    """The best step so far by validation accuracy; earlier steps win ties."""
+
+    accuracy: float = -1.0
+    step: int = 0
+    learned: Learned | None = None
+
+
+@define(kw_only=True)
+class Stages:
+    """The stages of one run."""
+
+    plan: Plan
+    directory: RunDirectory
+    session: ExecutorSession
+    announce: Announcer
+    seconds: dict[str, float] = field(factory=dict)
+
+    @property
+    def judge(self) -> Judge:
+        """Evaluates on this run's session."""
+        return Judge(plan=self.plan, session=self.session, announce=self.announce)
+
+    def everything(self) -> RunResult:
+        """Experts, outer loop, evaluation, files."""
+        config, plan = self.plan.config, self.plan
+        self.announce(
+            RunStarted(
+                recipe=config.run.recipe,
+                seed=config.run.seed,
+                directory=self.directory.path,
+                steps=config.outer.steps,
+                experts=config.experts.count,
+                headline=self._headline(),
+            )
+        )
+        train = plan.encode(plan.splits.train, self.session.device)
+        validation = plan.encode(plan.splits.validation, self.session.device)
+        with self._timed("experts"):
+            experts = self._experts(train, validation)
+        teachers = ExpertTeachers(plan.network, experts)
+        with self._timed("distill"):
+            distillation, state = self._start(experts, teachers, train)
+            best = Best()
+            try:
+                self._outer_loop(distillation, state, best, validation)
+            except DivergedError as error:
+                self._keep_diverged(distillation, state, best, error)
+                raise
+        assert best.learned is not None
+        with self._timed("evaluate"):
+            images, targets = distillation.decoded(best.learned)
+            distilled = self.judge.distilled(images, targets, float(best.learned.step_size), best.step)
+            reports = self.judge.final(distilled, teachers, train, validation)
+        storage = {
+            "source_bytes": config.traj.stored_bytes(distillation.trajectories),
+            "experts": experts.num_experts,
+            "checkpoint_bytes": experts.num_experts
+            * (experts.num_epochs + 1)
+            * plan.network.num_parameters
+            * plan.dtype.itemsize,
+        }
+        return self._write(distillation, best, reports, storage)
+
+    def _headline(self) -> tuple[str, ...]:
+        config, layout = self.plan.config, self.plan.layout
+        over = " – over the strict budget" if layout.over_budget else ""
+        return (
+            f"recipe    {config.run.recipe}",
+            f"run       {config.title()}",
+            f"set       {layout.images_per_class} images per class, {layout.strict_floats:,} floats strict, "
+            f"{layout.parameter_floats:,} pixels, of {config.budget.floats(layout.spec):,}{over}",
+            f"writes    {self.directory.path}",
+        )
+
+    def _experts(self, train: LabelledImages, validation: LabelledImages) -> StoredExperts:
+        """Experts from the cache, the missing ones trained and added to it."""
+        plan, settings = self.plan, self.plan.config.experts
+        index, seeds = plan.store.index(), plan.expert_seeds
+        missing = [seed for seed in seeds if seed not in index]
+        epochs = len(missing) * settings.epochs
+
+        def ready(seed: int, cached: bool, accuracy: float) -> None:
+            self.announce(
+                ExpertReport(
+                    index=seeds.index(seed),
+                    count=len(seeds),
+                    seed=seed,
+                    cached=cached,
+                    validation_accuracy=accuracy,
+                    location=plan.store.folder,
+                )
+            )
+
+        for seed in seeds:
+            if seed in index:
+                ready(seed, True, index[seed].validation_accuracy[-1])
+        trained = self.session.train_experts(
+            settings.training,
+            train,
+            validation,
+            missing,
+            lambda position, epoch: self.announce.tick("experts", position * settings.epochs + epoch, epochs),
+        )
+        for expert in trained:
+            stored = plan.store.add(expert, plan.network)
+            ready(expert.seed, False, stored.validation_accuracy[-1])
+        return plan.store.source(seeds, plan.network, self.session.device)
+
+    def _start(
+        self, experts: StoredExperts, teachers: ExpertTeachers, train: LabelledImages
+    ) -> tuple[Distillation[Any], OuterState]:
+        """The outer loop's constants and its first state."""
+        config, plan = self.plan.config, self.plan
+        with at("traj"):
+            trajectories = config.traj.prepare(experts)
+        distillation = Distillation(
+            param=config.param,
+            labels=config.labels,
+            traj=config.traj,
+            augmentation=config.augment,
+            session=self.session,
+            trajectories=trajectories,
+            layout=plan.layout,
+            outer=config.outer,
+            window=config.window,
+            seed=config.run.seed,
+        )
+        with at("param"):
+            params = config.param.init(plan.layout, plan.real(train), generator(config.run.seed, Stream.PARAM_INIT))
+            index = torch.arange(plan.layout.num_images, device=self.session.device)
+            images = config.param.decode(params, index).detach()
+        with at("labels"):
+            label_params = config.labels.init(
+                plan.layout, images, teachers, generator(config.run.seed, Stream.LABEL_INIT)
+            )
+        _check_contracts(plan, params, label_params, images)
+        return distillation, distillation.start(params, label_params, plan.dtype)
+
+    def _outer_loop(
+        self, distillation: Distillation[Any], state: OuterState, best: Best, validation: LabelledImages
+    ) -> None:
+        """All outer steps, with a selection on the validation split now and then."""
+        every, steps = self.plan.config.eval.every, distillation.outer.steps
+
+        def select(state: OuterState) -> None:
+            images, targets = distillation.decoded(state.learned)
+            subject = self.judge.distilled(images, targets, float(state.learned.step_size), state.step)
+            report = self.judge.select(subject, validation)
+            if report.mean > best.accuracy:
+                best.accuracy, best.step, best.learned = report.mean, state.step, state.learned.snapshot()
+
+        def after_step(state: OuterState, report: StepReport) -> None:
+            self.announce(report)
+            if state.step % every == 0 or state.step == steps:
+                select(state)
+
+        select(state)
+        run_steps(distillation, state, after_step)
+
+    def _write(
+        self,
+        distillation: Distillation[Any],
+        best: Best,
+        reports: Sequence[EvaluationReport],
+        storage: Mapping[str, int],
+    ) -> RunResult:
+        """All files of a finished run; the summary last, since it says that the run is finished."""
+        assert best.learned is not None
+        plan, layout = self.plan, self.plan.layout
+        outputs = self._write_set(distillation, best.learned, best.step, reports, storage, "finished")
+        for report in reports:
+            self.directory.write_json(f"eval/{report.subject}.json", results.eval_record(report))
+        device = self.session.describe()
+        self.directory.write_json(
+            MANIFEST,
+            results.manifest(
+                plan,
+                status="finished",
+                data_sha256=split_sha256(plan.splits),
+                experts=str(plan.store.folder),
+                device=device,
+                outputs=outputs,
+                selected_step=best.step,
+                test_reads=plan.splits.test.reads,
+                seconds=self.seconds,
+            ),
+        )
+        summary = {
+            "schema": results.SUMMARY_SCHEMA,
+            "recipe": plan.config.run.recipe,
+            "seed": plan.config.run.seed,
+            "rows": [results.summary_row(r) for r in reports],
+            "budget": {
+                "floats": plan.config.budget.floats(layout.spec),
+                "accounting": plan.config.budget.accounting,
+                "strict": layout.strict_floats,
+                "pixels": layout.parameter_floats,
+                "over_budget": layout.over_budget,
+            },
+            "images_per_class": layout.images_per_class,
+            "selected_step": best.step,
+            "selected_by": "validation",
+            "step_size": float(best.learned.step_size),
+            "trajectories": dict(storage),
+            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+            "device": device,
+        }
+        self.directory.write_json(SUMMARY, summary)
+        self.announce(RunFinished(status="finished", directory=self.directory.path, summary=summary))
+        return RunResult(directory=self.directory.path, summary=summary)
+
+    def _write_set(
+        self,
+        distillation: Distillation[Any],
+        learned: Learned,
+        step: int,
+        reports: Sequence[EvaluationReport],
+        storage: Mapping[str, int],
+        status: str,
+    ) -> dict[str, str]:
+        """synthetic/ and its picture; returns the files' hashes."""
+        plan, config = self.plan, self.plan.config
+        images, targets = distillation.decoded(learned)
+        card = results.card(plan, float(learned.step_size), step, reports, storage, status)
+        hashes = synthetic.write(self.directory.synthetic, learned.params, learned.label_params, images, targets, card)
+        found = {f"synthetic/{name}": digest for name, digest in hashes.items()}
+        found["images/synthetic.png"] = pictures.write_grid(
+            self.directory.path / "images" / "synthetic.png",
+            plan.space.decode(images),
+            targets,
+            plan.layout.images_per_class,
+            plan.splits.class_names,
+            f"{config.title()} · step {step}",
+        )
+        return found
+
+    def _keep_diverged(
+        self, distillation: Distillation[Any], state: OuterState, best: Best, error: DivergedError
+    ) -> None:
+        """Writes what was learned before a divergence, so that nothing is lost; there is no summary."""
+        learned, step = (state.learned, error.step or 0) if state.learned.finite() else (best.learned, best.step)
+        outputs = {}
+        if learned is not None:
+            outputs = self._write_set(distillation, learned, step, (), {}, "diverged")
+        self.directory.write_json(
+            MANIFEST,
+            results.manifest(self.plan, status="diverged", reason=str(error), outputs=outputs, seconds=self.seconds),
+        )
+        self.announce(RunFinished(status="diverged", directory=self.directory.path, summary={"reason": str(error)}))
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = time.monotonic() - began
+
+
+def floats_in(tensors: Mapping[str, Tensor]) -> int:
+    """Number of floating elements."""
+    return sum(t.numel() for t in tensors.values() if t.is_floating_point())
+
+
+def _check_contracts(plan: Plan, params: Params, label_params: Params, images: Tensor) -> None:
+    """Refuses a parameterisation or label strategy that does not keep its word, before anything is learned.
+
+    Raises:
+        PluginError: wrong shapes, or another number of floats than announced.
+    """
+    config, layout = plan.config, plan.layout
+    expected = (layout.num_images, *layout.spec.shape)
+    if tuple(images.shape) != expected or images.dtype != plan.dtype:
+        raise PluginError(
+            f"param {config.param.name} decodes to {tuple(images.shape)} {images.dtype}, "
+            f"its layout says {expected} {plan.dtype}"
+        )
+    targets = config.labels.targets(label_params, torch.arange(layout.num_images, device=images.device))
+    if tuple(targets.shape) != (layout.num_images, layout.spec.num_classes):
+        raise PluginError(
+            f"labels {config.labels.name} gives targets {tuple(targets.shape)}, "
+            f"expected {(layout.num_images, layout.spec.num_classes)}"
+        )
+    for what, found, announced in (
+        (f"param {config.param.name}", config.param.stored_floats(params), layout.parameter_floats),
+        (f"param {config.param.name}'s tensors", floats_in(params), layout.parameter_floats),
+        (f"labels {config.labels.name}", floats_in(label_params), layout.label_floats),
+    ):
+        if found != announced:
+            raise PluginError(f"{what} hold {found} floats, but the layout announced {announced}")
