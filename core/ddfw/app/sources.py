@@ -123,7 +123,7 @@ def choose(known: Iterable[Recipe], default: Recipe, layers: Sequence[Mapping[st
         _merge(merged, tables, "", "", {})
     budget = merged.get("budget")
     wanted = {kind: _name(merged.get(kind)) for kind in ("data", "param", "traj")}
-    wanted["ipc"] = budget.get("ipc", 1) if isinstance(budget, Mapping) else None
+    wanted["ipc"] = budget.get("ipc", 1) if isinstance(budget, Mapping) else 1
     for recipe in known:
         if recipe.selects and all(wanted[key] == recipe.selects.get(key) for key in SELECTORS):
             return recipe

@@ -15,15 +15,18 @@ from ddfw.artifacts.atomic import write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Images shown of each class, and the largest number of classes shown.
-MAX_COLUMNS, MAX_ROWS = 16, 40
-_PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (110, 113, 118)
+#: At most this many images of each class are shown, and this many classes.
+MAX_IMAGES, MAX_CLASSES = 16, 40
+#: Up to this many images per class, classes are columns; above it, they are rows.
+FEW = 4
+_PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (95, 99, 104)
+_EDGE, _GAP, _CAPTION, _HEADING = 12, 8, 30, 20
 
 
 def write_grid(
     path: Path, pixels: Tensor, targets: Tensor, images_per_class: int, class_names: Sequence[str], title: str
 ) -> str:
-    """A PNG with one row of images for each class, each with its most probable labels under it; returns the sha256.
+    """A PNG with the images of each class together, each with its most probable labels under it.
 
     Args:
         path: the target.
@@ -32,42 +35,53 @@ def write_grid(
         images_per_class: n / m.
         class_names: m names.
         title: one line above the grid.
+    Returns:
+        The sha256 of the file.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    _, channels, height, width = pixels.shape
-    columns, rows = min(images_per_class, MAX_COLUMNS), min(len(class_names), MAX_ROWS)
-    zoom = max(1, -(-64 // max(height, width)))
-    cell_w, cell_h = width * zoom + 8, height * zoom + 22
+    height, width = pixels.shape[2:]
+    images, classes = min(images_per_class, MAX_IMAGES), min(len(class_names), MAX_CLASSES)
+    if images < images_per_class:
+        title += f" · first {images} of {images_per_class} images of each class"
+    if classes < len(class_names):
+        title += f" · first {classes} of {len(class_names)} classes"
+    across = images <= FEW and classes <= MAX_IMAGES
+    columns, rows = (classes, images) if across else (images, classes)
+    zoom = max(1, -(-72 // max(height, width)))
+    cell_w, cell_h = max(width * zoom, 72) + _GAP, height * zoom + _CAPTION + _GAP
     font, bold = ImageFont.load_default(11), ImageFont.load_default(13)
-    names = [name if len(name) <= 14 else name[:13] + "…" for name in class_names]
-    margin = int(max(bold.getlength(name) for name in names[:rows])) + 20
-    full = max(margin + columns * cell_w + 8, int(bold.getlength(title)) + 24)
-    sheet = Image.new("RGB", (full, 34 + rows * cell_h + 6), _PAPER)
+    names = [name if len(name) <= 12 else name[:11] + "…" for name in class_names]
+    left = _EDGE if across else _EDGE + _GAP + int(max(bold.getlength(n) for n in names[:classes]))
+    top = 36 + (_HEADING if across else 0)
+    size = (max(left + columns * cell_w, int(bold.getlength(title)) + _EDGE) + _EDGE, top + rows * cell_h)
+    sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((10, 9), title, fill=_INK, font=bold)
+    pen.text((_EDGE, 10), title, fill=_INK, font=bold)
     shown = pixels.detach().cpu().float().clamp(0, 1).mul(255).round().byte()
-    for row in range(rows):
-        top = 34 + row * cell_h
-        pen.text((10, top + height * zoom / 2 - 8), names[row], fill=_INK, font=bold)
-        for column in range(columns):
-            i = row * images_per_class + column
+    for label in range(classes):
+        if across:
+            pen.text((left + label * cell_w, 36), names[label], fill=_INK, font=bold)
+        else:
+            pen.text((_EDGE, top + label * cell_h + height * zoom / 2 - 8), names[label], fill=_INK, font=bold)
+        for number in range(images):
+            i = label * images_per_class + number
+            column, row = (label, number) if across else (number, label)
+            corner = (left + column * cell_w, top + row * cell_h)
             array = shown[i].permute(1, 2, 0).numpy()
-            picture = Image.fromarray(array[..., 0] if channels == 1 else array)
-            left = margin + column * cell_w
-            picture = picture.convert("RGB").resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
-            sheet.paste(picture, (left, top))
-            pen.text((left, top + height * zoom + 3), _caption(targets[i], names, font, cell_w - 4), _FAINT, font)
+            picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).convert("RGB")
+            sheet.paste(picture.resize((width * zoom, height * zoom), Image.Resampling.NEAREST), corner)
+            for line, text in enumerate(_captions(targets[i], names)):
+                pen.text((corner[0], corner[1] + height * zoom + 2 + 13 * line), text, fill=_FAINT, font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return write_bytes(path, buffer.getvalue())
 
 
-def _caption(target: Tensor, names: Sequence[str], font: object, width: int) -> str:
-    """The most probable class with its percentage, and the second one if there is room and reason."""
-    values, order = target.sort(descending=True)
-    first = f"{names[int(order[0])]} {100 * float(values[0]):.0f}%"
-    if len(values) < 2 or float(values[1]) < 0.05:
-        return first if float(values[0]) < 0.995 else names[int(order[0])]
-    both = f"{first}  {names[int(order[1])]} {100 * float(values[1]):.0f}%"
-    return both if font.getlength(both) <= width else first  # type: ignore[attr-defined]
+def _captions(target: Tensor, names: Sequence[str]) -> list[str]:
+    """The most probable class, and the second one where it matters, each with its percentage."""
+    values, order = target.sort(descending=True, stable=True)
+    if float(values[0]) >= 0.995:
+        return [names[int(order[0])]]
+    lines = [f"{names[int(k)]}: {100 * float(v):.0f} %" for v, k in zip(values[:2], order[:2], strict=True)]
+    return lines if float(values[1]) >= 0.05 else lines[:1]

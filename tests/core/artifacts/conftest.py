@@ -102,6 +102,6 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "executor": {"threads": 1},
         "run": {"seed": 5},
     }
-    config = structure(gather(None, flags, ()))
+    config = structure(gather("default", flags, ()))
     result = run(config, Places(out=place / "run", experts=place / "experts"))
     return SimpleNamespace(directory=result.directory, config=config, summary=result.summary, result=result)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddfw.artifacts.pictures import MAX_COLUMNS, MAX_ROWS, write_grid
+from ddfw.artifacts.pictures import write_grid
 
 
 def draw(path, pixels, classes, per_class, names=None, title="t"):
@@ -42,32 +42,36 @@ def test_every_image_is_shown_with_its_own_colours(tmp_path):
     assert count(picture, (255, 0, 0)) == count(picture, (0, 255, 0)) == whole + whole // 2
 
 
-def test_rows_are_classes_and_columns_are_images(tmp_path):
+@pytest.mark.parametrize("per_class", [2, 7])
+def test_images_of_a_class_stand_in_one_line_in_their_order(tmp_path, per_class):
     """Broken: an image would stand beside another class's name."""
-    pixels = torch.zeros(4, 3, 8, 8)
-    for i, colour in enumerate([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1)]):
-        pixels[i] = torch.tensor(colour).view(3, 1, 1).float()
-    picture = draw(tmp_path / "p.png", pixels, 2, 2)
+    colours = [(0, 0, 0)] * (2 * per_class)
+    for i, colour in ((0, (255, 0, 0)), (1, (0, 255, 0)), (per_class, (0, 0, 255)), (per_class + 1, (255, 0, 255))):
+        colours[i] = colour
+    pixels = (torch.tensor(colours) / 255).view(-1, 3, 1, 1).expand(-1, -1, 8, 8)
+    picture = draw(tmp_path / "p.png", pixels, 2, per_class)
 
     def centre(colour):
         rows, columns = np.nonzero((picture == np.array(colour, dtype=np.uint8)).all(axis=2))
-        return rows.mean(), columns.mean()
+        return np.array([rows.mean(), columns.mean()])
 
-    (r0, c0), (r1, c1), (r2, c2), (r3, c3) = (centre(c) for c in [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255)])
-    assert r0 == r1 < r2 == r3
-    assert c0 == c2 < c1 == c3
+    a0, a1, b0, b1 = (centre(c) for c in [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255)])
+    to_the_next_image, to_the_next_class = a1 - a0, b0 - a0
+    assert np.array_equal(b1 - b0, to_the_next_image)
+    assert sorted([*(to_the_next_image > 0), *(to_the_next_class > 0)]) == [False, False, True, True]
+    assert to_the_next_image @ to_the_next_class == 0
 
 
-def test_the_picture_grows_by_equal_cells(tmp_path):
+@pytest.mark.parametrize("start", [2, 6])
+def test_the_picture_grows_by_equal_cells(tmp_path, start):
     """Broken: images would overlap or fall off the edge."""
-    one = draw(tmp_path / "a.png", plain(1, 2), 1, 2).shape
-    two = draw(tmp_path / "b.png", plain(2, 2), 2, 2).shape
-    three = draw(tmp_path / "c.png", plain(3, 2), 3, 2).shape
-    wide = draw(tmp_path / "d.png", plain(1, 3), 1, 3).shape
-    wider = draw(tmp_path / "e.png", plain(1, 4), 1, 4).shape
-    assert three[0] - two[0] == two[0] - one[0] >= 64
-    assert wider[1] - wide[1] == wide[1] - one[1] >= 64
-    assert one[1] == two[1] == three[1]
+    for what, shapes in (
+        ("class", [draw(tmp_path / "p.png", plain(start + i, start), start + i, start).shape for i in range(3)]),
+        ("image", [draw(tmp_path / "p.png", plain(start, start + 5 + i), start, start + 5 + i).shape for i in range(3)]),
+    ):
+        first, second = (np.subtract(b, a)[:2] for a, b in zip(shapes, shapes[1:], strict=False))
+        assert np.array_equal(first, second), what
+        assert sorted(first)[0] == 0 and sorted(first)[1] >= 64, what
 
 
 def test_values_outside_black_and_white_are_clipped_and_the_set_is_left_alone(tmp_path):
@@ -89,18 +93,16 @@ def test_grey_images_show_their_value_in_all_three_colours(tmp_path, value, byte
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_many_images_and_many_classes_are_cut_to_a_picture_of_bounded_size(tmp_path, channels):
-    """Broken: a hundred classes with fifty images each would crash the run at its very end."""
-    many = draw(tmp_path / "a.png", plain(MAX_ROWS + 60, 2, 4, channels), MAX_ROWS + 60, 2)
-    full = draw(tmp_path / "b.png", plain(MAX_ROWS, 2, 4, channels), MAX_ROWS, 2)
-    assert many.shape[0] == full.shape[0]
-    wide = draw(tmp_path / "c.png", plain(2, MAX_COLUMNS + 34, 4, channels), 2, MAX_COLUMNS + 34)
-    edge = draw(tmp_path / "d.png", plain(2, MAX_COLUMNS, 4, channels), 2, MAX_COLUMNS)
-    assert wide.shape[1] == edge.shape[1]
+    """Broken: two hundred classes or a hundred images of each would crash the run at its end, or fill the disk."""
+    heights = [draw(tmp_path / "p.png", plain(m, 2, 4, channels), m, 2).shape[0] for m in (60, 200)]
+    assert heights[0] == heights[1]
+    widths = [draw(tmp_path / "p.png", plain(2, k, 4, channels), 2, k).shape[1] for k in (30, 100)]
+    assert widths[0] == widths[1]
 
 
-def test_more_images_than_columns_still_start_each_row_with_its_class(tmp_path):
-    """Broken: the second row would go on with the first class's images."""
-    per_class = MAX_COLUMNS + 3
+def test_more_images_than_are_shown_still_start_each_class_with_its_own(tmp_path):
+    """Broken: the second class would go on with the first one's images."""
+    per_class = 33
     pixels = torch.zeros(2 * per_class, 3, 4, 4)
     pixels[:per_class, 0] = 1.0
     pixels[per_class:, 2] = 1.0
@@ -131,7 +133,7 @@ def test_soft_targets_with_ties_and_a_single_class_are_drawn(tmp_path):
     write_grid(tmp_path / "p.png", plain(3, 1), torch.full((3, 3), 1 / 3), 1, ["x", "y", "z"], "t")
     write_grid(tmp_path / "q.png", plain(1, 1), torch.ones(1, 1), 1, ["x"], "t")
     with Image.open(tmp_path / "p.png") as three, Image.open(tmp_path / "q.png") as one:
-        assert three.size[1] > one.size[1]
+        assert three.size[0] * three.size[1] > one.size[0] * one.size[1]
 
 
 def test_the_same_set_gives_the_same_bytes(tmp_path):
