@@ -6,6 +6,7 @@ The command line and notebooks call the same functions here.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,25 @@ def structure(settings: Settings) -> RunConfig:
     Raises:
         ConfigError: every problem at once, each with its path.
     """
-    return Structurer(catalog()).structure(settings.tables, RunConfig)
+    tables = dict(settings.tables)
+    observers = tables.get("observers")
+    if isinstance(observers, Mapping):
+        tables["observers"] = {k: v for k, v in observers.items() if not _missing_extra(k, v, settings)}
+    return Structurer(catalog()).structure(tables, RunConfig)
+
+
+def _missing_extra(key: str, table: object, settings: Settings) -> bool:
+    """Whether an observer that only a recipe asked for is not installed; a run goes on without it."""
+    said = [
+        o for path, o in settings.origins.items() if path == f"observers.{key}" or path.startswith(f"observers.{key}.")
+    ]
+    if not said or not all(origin.startswith("recipe ") for origin in said):
+        return False
+    name = table.get("name", key) if isinstance(table, Mapping) else key
+    if any(entry.name == name for entry in catalog().entries("observer")):
+        return False
+    sys.stderr.write(f"warning: the recipe's observer {name!r} is not installed or is disabled\n")
+    return True
 
 
 def config_document(config: RunConfig) -> dict[str, Any]:

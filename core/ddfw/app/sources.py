@@ -180,4 +180,6 @@ def _merge(into: dict[str, Any], tables: Mapping[str, Any], path: str, origin: s
             for stale in [p for p in origins if p.startswith(f"{here}.")]:
                 del origins[stale]
             old = into[key] = {}
+        if not value:
+            origins[here] = origin
         _merge(old, value, here, origin, origins)

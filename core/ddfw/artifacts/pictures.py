@@ -35,6 +35,7 @@ def write_grid(
         images_per_class: n / m.
         class_names: m names.
         title: one line above the grid.
+
     Returns:
         The sha256 of the file.
     """

@@ -13,6 +13,7 @@ from attrs import frozen
 from attrs.validators import ge, in_
 
 from ddfw.contracts.dataset import ImageSpec
+from ddfw.errors import OptionError
 from ddfw.options import option
 
 if TYPE_CHECKING:
@@ -84,6 +85,48 @@ class Layout:
     samples_per_class: int
     parameter_floats: int
     label_floats: int
+
+    @classmethod
+    def largest(
+        cls,
+        spec: ImageSpec,
+        budget: Budget,
+        sample_floats: int,
+        label_floats_per_image: int,
+        *,
+        shared_floats: int = 0,
+        images_per_sample: int = 1,
+    ) -> Layout:
+        """The largest class-balanced number of samples that fits the budget.
+
+        Args:
+            spec: image shape and number of classes.
+            budget: how many floats there are, and whether labels are paid from them.
+            sample_floats: floats that one sample stores.
+            label_floats_per_image: what the label strategy stores for one decoded image.
+            shared_floats: floats that all samples share, stored once.
+            images_per_sample: images that one sample decodes to.
+
+        Raises:
+            OptionError: not even one sample of each class fits.
+        """
+        price = sample_floats + images_per_sample * budget.label_price(label_floats_per_image)
+        per_class = (budget.floats(spec) - shared_floats) // (spec.num_classes * price)
+        if per_class < 1:
+            need = shared_floats + spec.num_classes * price
+            raise OptionError(
+                f"one sample per class needs {need} floats, but ipc {budget.ipc} is {budget.floats(spec)}; "
+                f"budget.ipc >= {-(-need // (spec.num_classes * spec.floats_per_image))} would fit"
+            )
+        count = spec.num_classes * per_class
+        return cls(
+            spec=spec,
+            budget=budget,
+            images_per_class=per_class * images_per_sample,
+            samples_per_class=per_class,
+            parameter_floats=shared_floats + count * sample_floats,
+            label_floats=count * images_per_sample * label_floats_per_image,
+        )
 
     @property
     def num_images(self) -> int:

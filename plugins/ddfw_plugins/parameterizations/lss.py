@@ -55,8 +55,9 @@ class LowRankSpace(AbstractParameterization):
     """Small cores in a few low-rank subspaces with shared dimension mappers."""
 
     name: ClassVar[str] = "lss"
-    citation: ClassVar[str] = """@inproceedings{lss2025,
-  title = {Dataset Distillation via Low-Rank Space Sampling},
+    citation: ClassVar[str] = """@inproceedings{kong2025lss,
+  title = {Efficient Dataset Distillation through Low-Rank Space Sampling},
+  author = {Kong, Hangyang and Zhou, Wenbo and He, Xuxiang and Tu, Xiaotong and Ding, Xinghao},
   booktitle = {ICASSP},
   year = {2025}
 }"""
@@ -136,21 +137,21 @@ class LowRankSpace(AbstractParameterization):
         ranks = self.resolve(spec)
         images_per_core = self.subspaces if self.pairing == "all" else 1
         mappers = self._mapper_floats(spec, ranks, self.subspaces)
-        price = ranks.core_floats + images_per_core * budget.label_price(label_floats_per_image)
-        per_class = (budget.floats(spec) - mappers) // (spec.num_classes * price)
-        if per_class < 1:
+        if not self._fits(spec, budget, label_floats_per_image, ranks, self.subspaces, images_per_core):
+            price = ranks.core_floats + images_per_core * budget.label_price(label_floats_per_image)
             raise OptionError(self._what_would_fit(spec, budget, label_floats_per_image, mappers, price))
-        count = spec.num_classes * per_class
-        if self.pairing == "own" and count < self.subspaces:
-            raise OptionError(f"{count} samples cannot fill {self.subspaces} subspaces; at most {count}", "subspaces")
-        return Layout(
-            spec=spec,
-            budget=budget,
-            images_per_class=per_class * images_per_core,
-            samples_per_class=per_class,
-            parameter_floats=mappers + count * ranks.core_floats,
-            label_floats=count * images_per_core * label_floats_per_image,
+        layout = Layout.largest(
+            spec,
+            budget,
+            ranks.core_floats,
+            label_floats_per_image,
+            shared_floats=mappers,
+            images_per_sample=images_per_core,
         )
+        cores = spec.num_classes * layout.samples_per_class
+        if self.pairing == "own" and cores < self.subspaces:
+            raise OptionError(f"{cores} samples cannot fill {self.subspaces} subspaces; at most {cores}", "subspaces")
+        return layout
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
         """Real images projected onto subspaces that are fitted to the real training images.

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 from attrs import field, frozen
+
 from ddfw import AbstractObserver, ObserverSession
 from ddfw.app import announce
 from ddfw.app.announce import Announcer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ddfw.app.compose import Places, distill, run, structure
 from ddfw.app.sources import gather
 from ddfw.contracts.executor import EvalSettings

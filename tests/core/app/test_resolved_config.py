@@ -5,10 +5,11 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from ddfw.app.compose import Places, config_document, config_text, directory_for, structure
-from ddfw.app.sources import gather
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ddfw.app.compose import Places, config_document, config_text, directory_for, structure
+from ddfw.app.sources import gather
 
 FLOATS = st.floats(min_value=1e-9, max_value=1e9)
 COUNTS = st.integers(1, 10**6)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ddfw.app import sources
 from ddfw.app.compose import structure
 from ddfw.app.sources import Recipe, choose, gather, recipes
 from ddfw_registry import ConfigError
-from hypothesis import given
-from hypothesis import strategies as st
-
 
 DEFAULT = {
     "data": {"name": "digits"},

@@ -6,9 +6,10 @@ import math
 import tomllib
 
 import pytest
-from ddfw.app.toml import dumps, parse_value
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from ddfw.app.toml import dumps, parse_value
 
 SCALARS = st.one_of(
     st.text(),

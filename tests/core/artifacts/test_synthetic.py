@@ -176,8 +176,8 @@ def test_the_cards_accuracies_come_with_their_protocol_and_statistics(small_run)
         assert record["std"] == pytest.approx(np.std(record["accuracies"], ddof=1))
         assert all(0 <= a <= 1 for a in record["accuracies"])
         assert record["split"] == "test"
-    for subject in ("distilled", "random_real", "random_real_teacher"):
-        assert found[subject]["selected_by"] == "validation"
+    assert found["distilled"]["selected_by"] == "validation"
+    assert found["full_data"]["selected_by"] == "nothing"
     assert found["distilled"]["step"] == card["selected"]["step"] == small_run.summary["selected_step"]
     assert found["distilled"]["floats"] == {"strict": 584, "pixels": 384}
     assert found["distilled"]["lr"] == card["step_size"]

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import attrs
 import numpy as np
 import pytest
+
 from ddfw.cli.main import invoke
 
 #: A run of a fraction of a second; one thread, because tiny tensors are slower on several.

@@ -50,33 +50,47 @@ def test_another_seed_gives_another_set(ddfw, tiny, finished, here):
 
 def test_the_state_of_the_global_generators_neither_shapes_a_run_nor_is_touched_by_it(ddfw, tiny, finished, here):
     """Broken: other code in a notebook would change results, or a run would change that code's random numbers."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         random.seed(99)
-        np.random.seed(99)  # noqa: NPY002
+        np.random.seed(99)
         torch.manual_seed(99)
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         assert ddfw(*tiny, "-q", "--out", here / "run", "--experts-dir", here / "experts").code == 0
         assert random.getstate() == states[0]
-        after = np.random.get_state()  # noqa: NPY002
+        after = np.random.get_state()
         assert after[0] == states[1][0] and (after[1] == states[1][1]).all() and after[2:] == states[1][2:]
         assert torch.equal(torch.get_rng_state(), states[2])
     finally:
         random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
+        np.random.set_state(before[1])
         torch.set_rng_state(before[2])
     assert bytes_of(here / "run") == bytes_of(finished.out)
 
 
-def test_the_number_of_threads_is_put_back(ddfw, tiny, finished, here):
+def test_the_number_of_threads_is_put_back(ddfw, tiny, here):
     """Broken: after a run, everything else in the process would be slower or faster."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert ddfw(*tiny, "-q", "--seed", "6", "--out", here / "run", "--experts-dir", finished.experts).code == 0
+        assert ddfw(*tiny, "-q", "--seed", "6", "--out", here / "run", "--experts-dir", here / "experts").code == 0
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_expert_cache_is_found_again_with_another_number_of_threads(ddfw, tiny, here):
+    """Broken: experts would be trained anew on another machine or under another load, for the last digits of a mean."""
+    tables = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            (facts,) = ddfw(*tiny, "--dry-run", "--json", "--experts-dir", here).events
+            tables.append(facts["expert_folder"])
+    finally:
+        torch.set_num_threads(before)
+    assert tables[0] == tables[1]
 
 
 @pytest.fixture(scope="session")

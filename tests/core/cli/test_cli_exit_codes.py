@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+
 from ddfw.app import compose
 from ddfw.errors import DataError, DdfwError, DirectoryInUseError, DivergedError, PluginError
 

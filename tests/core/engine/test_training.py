@@ -95,9 +95,7 @@ def test_evaluation_networks_are_numbered_functions_of_the_seed():
     model, network, data = network_and_data(torch.float32, n=60)
 
     def judge(seed, number, purpose):
-        return evaluate_network(
-            model, network, NoAugmentation(), settings(epochs=2), data, data, seed, number, purpose
-        )
+        return evaluate_network(model, network, NoAugmentation(), settings(epochs=2), data, data, seed, number, purpose)
 
     assert judge(0, 1, "eval") == judge(0, 1, "eval")
     found = {judge(0, n, "eval") for n in range(4)} | {judge(1, n, "eval") for n in range(4)}

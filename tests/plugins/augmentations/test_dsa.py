@@ -32,7 +32,7 @@ def check(d, prefix, apply, tolerance):
     """Values and vector-Jacobian products of one batch."""
     images = torch.from_numpy(d[f"{prefix}_input"]).requires_grad_()
     out = apply(images)
-    assert float((out - torch.from_numpy(d[f"{prefix}_output"])).abs().max()) <= tolerance
+    assert float((out.detach() - torch.from_numpy(d[f"{prefix}_output"])).abs().max()) <= tolerance
     (pulled,) = torch.autograd.grad(out, images, torch.from_numpy(d[f"{prefix}_cotangent"]))
     assert float((pulled - torch.from_numpy(d[f"{prefix}_input_vjp"])).abs().max()) <= tolerance
 

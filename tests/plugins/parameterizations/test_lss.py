@@ -170,19 +170,18 @@ def test_at_full_rank_nothing_but_the_images_is_stored():
 
 
 @pytest.mark.parametrize(
-    ("lss", "budget", "words"),
+    ("lss", "budget", "label_floats", "words"),
     [
-        (LowRankSpace(rank=6), Budget(ipc=1), ["budget.ipc >= 2", "param.rank <= "]),
-        (LowRankSpace(rank=4, subspaces=9), Budget(ipc=1), ["param.subspaces <= ", "param.rank <= "]),
-        (LowRankSpace(rank=6, pairing="all", subspaces=2), Budget(ipc=1), ["budget.ipc >= "]),
+        (LowRankSpace(rank=6), Budget(ipc=1), 60, ["budget.ipc >= 2", "param.rank <= "]),
+        (LowRankSpace(rank=4, subspaces=9), Budget(ipc=1), 10, ["param.subspaces <= ", "param.rank <= "]),
+        (LowRankSpace(rank=6, pairing="all", subspaces=2), Budget(ipc=1), 60, ["budget.ipc >= "]),
     ],
 )
-def test_a_budget_that_is_too_small_says_what_would_fit_and_that_is_true(lss, budget, words):
+def test_a_budget_that_is_too_small_says_what_would_fit_and_that_is_true(lss, budget, label_floats, words):
     """Broken: the error would name a way out that does not work, or the best one would not be the largest."""
     from attrs import evolve
 
     spec = ImageSpec(channels=1, height=8, width=8, num_classes=10)
-    label_floats = 60
     with pytest.raises(OptionError) as error:
         lss.layout(spec, budget, label_floats)
     text = str(error.value)

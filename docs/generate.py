@@ -1,0 +1,131 @@
+"""Writes the pages that are made from the code: components.md, cli.md and hooks.md.
+
+python docs/generate.py            writes them
+python docs/generate.py --check    exits 1 and names the pages that are out of date
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+MADE = "<!-- made by docs/generate.py; edit the docstrings instead -->\n"
+
+
+def signature(name: str, function: Callable[..., object]) -> str:
+    """Name and signature as one would write them."""
+    return f"{name}{inspect.signature(function)}".replace("'", "")
+
+
+def components() -> str:
+    """Every built-in component with its options."""
+    from ddfw.app.catalog import catalog
+    from ddfw.kinds import KINDS
+    from ddfw_registry import options
+
+    lines = [
+        MADE,
+        "# Components",
+        "",
+        "What `pip install ddfw` brings. `ddfw list` shows these and what other plugins add.",
+        "",
+    ]
+    for kind in KINDS:
+        lines += [f"## {kind.id}: {kind.title}", ""]
+        for entry in catalog().entries(kind.id):
+            if entry.distribution != "ddfw":
+                continue
+            module = inspect.getdoc(inspect.getmodule(entry.cls)) or ""
+            lines += [f"### `{entry.name}`", "", inspect.getdoc(entry.cls) or "", ""]
+            about = "\n\n".join(p for p in module.split("\n\n")[1:] if not p.lstrip().startswith("Shapes:"))
+            if about:
+                lines += [about, ""]
+            table = options(entry.cls)
+            if table:
+                lines += ["| option | type | default | range | |", "|---|---|---|---|---|"]
+                for o in table:
+                    default = "required" if o.required else "–" if o.default is None else f"`{o.default}`"
+                    cells = (f"`{o.name}`", o.type, default, o.range, o.help)
+                    lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+                lines.append("")
+            citation = getattr(entry.cls, "citation", "")
+            if citation:
+                lines += ["```bibtex", citation, "```", ""]
+    return "\n".join(lines)
+
+
+def cli() -> str:
+    """Every help page."""
+    import click
+
+    from ddfw.cli.main import cli as group
+
+    lines = [MADE, "# Command line", ""]
+
+    def page(command: click.Command, names: list[str]) -> None:
+        parent = None
+        for name in names:
+            parent = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+        assert parent is not None
+        lines.extend([f"## {' '.join(names)}", "", "```text", command.get_help(parent), "```", ""])
+        if isinstance(command, click.Group):
+            for name in sorted(command.commands):
+                page(command.commands[name], [*names, name])
+
+    page(group, ["ddfw"])
+    return "\n".join(lines)
+
+
+def hooks() -> str:
+    """Every hook with its signature, and the contract behind it."""
+    import importlib
+
+    from ddfw import HOOK_API, hookspecs
+    from ddfw.kinds import KINDS
+
+    lines = [
+        MADE,
+        "# Hooks and contracts",
+        "",
+        f"HOOK_API = {HOOK_API}. A plugin is a module (or class) with functions marked `@ddfw.hookimpl`, named in the",
+        "entry-point group `ddfw.plugins`. Each hook returns classes; a class is its own configuration: its attrs",
+        "fields are the options, its methods the behaviour. See [Writing plugins](plugins.md).",
+        "",
+    ]
+    for kind in KINDS:
+        hook = getattr(hookspecs, kind.hook)
+        module, _, name = kind.base.partition(":")
+        base = getattr(importlib.import_module(module), name)
+        lines += [f"## {kind.id}: {kind.title}", "", "```python", signature(kind.hook, hook), "```", ""]
+        lines += [inspect.getdoc(hook) or "", "", f"**`{module}.{name}`** – {inspect.getdoc(base)}", ""]
+        for method, function in vars(base).items():
+            if inspect.isfunction(function) and not method.startswith("_"):
+                must = " *(required)*" if method in base.__abstractmethods__ else ""
+                lines += ["```python", signature(method, function), "```", ""]
+                lines += [f"{must.strip()} {inspect.getdoc(function)}".strip(), ""]
+    return "\n".join(lines)
+
+
+PAGES = {"components.md": components, "cli.md": cli, "hooks.md": hooks}
+
+
+def main() -> int:
+    """Writes or checks all pages."""
+    stale = []
+    for name, make in PAGES.items():
+        text = make().rstrip() + "\n"
+        path = HERE / name
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+    if stale:
+        sys.stderr.write(f"out of date: {', '.join(stale)}; run python docs/generate.py\n")
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
