@@ -177,11 +177,12 @@ class Stages:
             params = config.param.init(plan.layout, plan.real(train), generator(config.run.seed, Stream.PARAM_INIT))
             index = torch.arange(plan.layout.num_images, device=self.session.device)
             images = config.param.decode(params, index).detach()
+        _check_images(plan, images)
         with at("labels"):
             label_params = config.labels.init(
                 plan.layout, images, teachers, generator(config.run.seed, Stream.LABEL_INIT)
             )
-        _check_contracts(plan, params, label_params, images)
+        _check_stored(plan, params, label_params, images)
         return distillation, distillation.start(params, label_params, plan.dtype)
 
     def _outer_loop(
@@ -310,11 +311,11 @@ def floats_in(tensors: Mapping[str, Tensor]) -> int:
     return sum(t.numel() for t in tensors.values() if t.is_floating_point())
 
 
-def _check_contracts(plan: Plan, params: Params, label_params: Params, images: Tensor) -> None:
-    """Refuses a parameterisation or label strategy that does not keep its word, before anything is learned.
+def _check_images(plan: Plan, images: Tensor) -> None:
+    """Refuses a parameterisation that decodes to something else than its layout says.
 
     Raises:
-        PluginError: wrong shapes, or another number of floats than announced.
+        PluginError: another shape or dtype.
     """
     config, layout = plan.config, plan.layout
     expected = (layout.num_images, *layout.spec.shape)
@@ -323,6 +324,15 @@ def _check_contracts(plan: Plan, params: Params, label_params: Params, images: T
             f"param {config.param.name} decodes to {tuple(images.shape)} {images.dtype}, "
             f"its layout says {expected} {plan.dtype}"
         )
+
+
+def _check_stored(plan: Plan, params: Params, label_params: Params, images: Tensor) -> None:
+    """Refuses a parameterisation or label strategy that does not keep its word, before anything is learned.
+
+    Raises:
+        PluginError: wrong shapes, or another number of floats than announced.
+    """
+    config, layout = plan.config, plan.layout
     targets = config.labels.targets(label_params, torch.arange(layout.num_images, device=images.device))
     if tuple(targets.shape) != (layout.num_images, layout.spec.num_classes):
         raise PluginError(

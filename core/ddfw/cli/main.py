@@ -86,6 +86,8 @@ def _known(error: Exception, arguments: list[str]) -> int:
 
     if isinstance(error, DdfwError):
         return _say(str(error), error.exit_code)
+    if isinstance(error, ConfigError) and any(isinstance(c, DuplicateComponentError) for c in error.causes):
+        return _say(str(error), PLUGIN)
     if isinstance(error, ConfigError | UnknownComponentError):
         return _say(str(error), USAGE)
     if isinstance(error, DuplicateComponentError | RegistryError):
