@@ -152,7 +152,7 @@ def test_an_installed_distribution_adds_a_parameterisation_and_a_trajectory_sour
     assert gone.returncode == 2 and "unknown parameterisation 'mine'" in gone.stderr
 
 
-USED = {"param-lss", "traj-mct", "loss-ratio", "labels-soft", "data-digits", "model-convnet", "executor-cpu"}
+USED = set("param-lss traj-mct loss-ratio labels-soft data-digits model-convnet augment-dsa executor-cpu".split())
 
 
 def test_disabling_any_built_in_leaves_the_rest_working(tmp_path, monkeypatch, capsys):
@@ -177,6 +177,7 @@ def test_disabling_any_built_in_leaves_the_rest_working(tmp_path, monkeypatch, c
             shown = capsys.readouterr()
             if name in USED:
                 assert code == 2 and component in shown.err and kind in shown.err
+                    assert f"note: ddfw:{name} is disabled" in shown.err
             else:
                 assert code == 0 and "distilled" in shown.out, shown.err
     finally:

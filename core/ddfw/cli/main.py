@@ -89,10 +89,25 @@ def _known(error: Exception, arguments: list[str]) -> int:
     if isinstance(error, ConfigError) and any(isinstance(c, DuplicateComponentError) for c in error.causes):
         return _say(str(error), PLUGIN)
     if isinstance(error, ConfigError | UnknownComponentError):
-        return _say(str(error), USAGE)
+        code = _say(str(error), USAGE)
+        causes = error.causes if isinstance(error, ConfigError) else (error,)
+        if any(isinstance(cause, UnknownComponentError) for cause in causes):
+            _say_what_is_missing()
+        return code
     if isinstance(error, DuplicateComponentError | RegistryError):
         return _say(str(error), PLUGIN)
     return _internal(error, arguments)
+
+
+def _say_what_is_missing() -> None:
+    """Plugins that could have offered an unknown component, were they not disabled or broken."""
+    from ddfw.app.catalog import plugins
+
+    found = plugins()
+    for plugin in found.disabled:
+        click.echo(f"note: {plugin.identity} is disabled by DDFW_DISABLE_PLUGINS", err=True)
+    for failure in found.failures[:3]:
+        click.echo(f"note: plugin {failure.identity} does not work: {failure.error}", err=True)
 
 
 def _internal(error: Exception, arguments: list[str]) -> int:

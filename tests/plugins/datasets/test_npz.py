@@ -1,0 +1,308 @@
+"""`npz`: a user's own archive, in every usual layout, and nothing in it is executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from ddfw.contracts.dataset import Splits
+from ddfw.errors import DataError
+from ddfw_plugins.datasets.npz import Npz
+
+
+def arrays(shape=(4, 5), n=12, dtype=np.uint8, classes=3):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (n, *shape)).astype(dtype)
+    if dtype != np.uint8:
+        pixels = (pixels / 255).astype(dtype)
+    return {
+        "train_images": pixels,
+        "train_labels": np.arange(n) % classes,
+        "test_images": pixels[:6],
+        "test_labels": np.arange(6) % classes,
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes arrays to data.npz and returns a data set that reads it."""
+
+    def make(found, save=np.savez, **options):
+        save(tmp_path / "data.npz", **found)
+        return Npz(path=str(tmp_path / "data.npz"), **options)
+
+    return make
+
+
+def test_grey_images_get_a_channel_and_keep_their_pixels(write):
+    """Broken: the most common layout would be read wrongly."""
+    found = arrays()
+    splits = write(found).load(None)
+    assert splits.spec.shape == (1, 4, 5) and splits.spec.num_classes == 3
+    test = splits.test.read()
+    assert test.images.dtype == torch.uint8 and test.labels.dtype == torch.int64
+    assert np.array_equal(test.images.numpy()[:, 0], found["test_images"])
+    assert test.labels.tolist() == found["test_labels"].tolist()
+    assert len(splits.train.labels) + len(splits.validation.labels) == 12
+    assert splits.max_value == 255.0 and splits.class_names == ("0", "1", "2")
+    assert splits.licence == "not stated" and "data.npz" in splits.source
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_may_come_last_or_first(write, channels):
+    """Broken: colours and rows would be exchanged."""
+    last = arrays((4, 5, channels))
+    first = {k: v.transpose(0, 3, 1, 2) if "images" in k else v for k, v in last.items()}
+    a, b = write(last).load(None), write(first).load(None)
+    assert a.spec.shape == b.spec.shape == (channels, 4, 5)
+    assert np.array_equal(a.test.read().images.numpy(), first["test_images"])
+    assert torch.equal(a.train.images, b.train.images) and a.train.images.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_float_images_are_taken_as_nought_to_one(write, dtype):
+    """Broken: scaled images would be scaled again."""
+    found = arrays(dtype=dtype)
+    splits = write(found).load(None)
+    assert splits.max_value == 1.0 and splits.train.images.dtype == torch.float32
+    assert np.array_equal(splits.test.read().images.numpy()[:, 0], found["test_images"].astype(np.float32))
+
+
+def test_another_brightest_value_can_be_given_and_is_enforced(write):
+    """Broken: 12-bit or 4-bit images could not be used, or a wrong range would go unnoticed."""
+    found = {k: v % 17 if "images" in k else v for k, v in arrays().items()}
+    assert write(found, max_value=16.0).load(None).max_value == 16.0
+    with pytest.raises(DataError, match="pixels"):
+        write(arrays(), max_value=16.0).load(None)
+
+
+def test_the_field_s_other_array_names_are_known(write):
+    """Broken: Keras-style archives would have to be rewritten."""
+    found = arrays()
+    other = {"x_train": "train_images", "y_train": "train_labels", "x_test": "test_images", "y_test": "test_labels"}
+    splits = write({new: found[old] for new, old in other.items()}).load(None)
+    assert torch.equal(splits.train.images, write(found).load(None).train.images)
+    both = {**found, "x_train": np.zeros((3, 9, 9), np.uint8)}
+    assert write(both).load(None).spec.shape == (1, 4, 5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint64])
+@pytest.mark.parametrize("column", [False, True])
+def test_labels_of_any_integer_type_and_as_a_column_are_fine(write, dtype, column):
+    """Broken: labels as other tools write them would be refused or garbled."""
+    found = arrays()
+    for name in ("train_labels", "test_labels"):
+        found[name] = found[name].astype(dtype)[:, None] if column else found[name].astype(dtype)
+    assert write(found).load(None).test.read().labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_compressed_and_plain_archives_are_the_same(write, save):
+    """Broken: one of the two would not be readable."""
+    assert write(arrays(), save=save).load(None).spec.shape == (1, 4, 5)
+
+
+def test_fortran_order_and_foreign_byte_order_are_read_rightly(write):
+    """Broken: an archive from another tool or machine would be transposed or garbled."""
+    found = arrays(dtype=np.float32)
+    odd = {
+        k: np.asfortranarray(v) if "images" in k else v.astype(">i4") for k, v in found.items()
+    }
+    odd["test_images"] = odd["test_images"].astype(">f4")
+    a, b = write(found).load(None).test.read(), write(odd).load(None).test.read()
+    assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+
+
+def test_a_file_is_looked_for_below_the_data_root_first_and_then_here(tmp_path, monkeypatch):
+    """Broken: a relative path would mean something else than the help says."""
+    root, here = tmp_path / "root", tmp_path / "here"
+    root.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    np.savez(here / "d.npz", **arrays((4, 4)))
+    assert Npz(path="d.npz").load(root).spec.shape == (1, 4, 4)
+    np.savez(root / "d.npz", **arrays((7, 7)))
+    assert Npz(path="d.npz").load(root).spec.shape == (1, 7, 7)
+    assert Npz(path="d.npz").load(None).spec.shape == (1, 4, 4)
+    with pytest.raises(DataError) as caught:
+        Npz(path="none.npz").load(root)
+    assert str(root / "none.npz") in str(caught.value) and "data.path" in str(caught.value)
+
+
+def test_class_names_are_given_by_the_user_and_must_suffice(write):
+    """Broken: pictures would be labelled wrongly."""
+    assert write(arrays(), class_names=("x", "y", "z")).load(None).class_names == ("x", "y", "z")
+    with pytest.raises(DataError, match="3 classes.*2"):
+        write(arrays(), class_names=("x", "y")).load(None)
+
+
+def test_only_the_first_images_of_each_class_on_request_and_the_whole_test(write):
+    """Broken: a quick trial would leave out a class, or shrink the test split."""
+    found = arrays(n=30)
+    splits = write(found, per_class=4).load(None)
+    kept = torch.cat([splits.train.images, splits.validation.images])
+    expected = {found["train_images"][i].tobytes() for c in range(3) for i in range(c, 12, 3)}
+    assert {i.numpy().tobytes() for i in kept} == expected
+    assert len(splits.test) == 6
+
+
+def test_an_array_of_objects_is_refused_and_not_unpickled(write, tmp_path):
+    """Broken: opening a stranger's data set would run the stranger's code."""
+    canary = tmp_path / "canary"
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(canary),)
+
+    pickle.loads(pickle.dumps(Trap()))  # noqa: S301  # the trap works
+    canary.rmdir()
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        data = write({**arrays(), name: np.array([Trap()], dtype=object)})
+        with pytest.raises(DataError, match=r"data\.npz"):
+            data.load(None)
+        assert not canary.exists()
+
+
+def test_a_pickle_in_place_of_an_archive_is_refused_and_not_executed(tmp_path):
+    """Broken: `data.path=model.pkl` would run code."""
+    canary = tmp_path / "canary"
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(canary),)
+
+    (tmp_path / "data.npz").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(DataError, match=r"data\.npz"):
+        Npz(path=str(tmp_path / "data.npz")).load(None)
+    assert not canary.exists()
+
+
+def test_a_single_array_is_refused_with_what_is_wanted(tmp_path):
+    """Broken: a .npy file would crash or be taken for images."""
+    np.save(tmp_path / "data.npy", np.zeros((3, 4, 4), np.uint8))
+    with pytest.raises(DataError, match="train_images"):
+        Npz(path=str(tmp_path / "data.npy")).load(None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK", b"PK\x03\x04" + b"\0" * 40, b"text", b"\x93NUMPY"],
+    ids=["empty", "two bytes", "zip header", "text", "npy header"],
+)
+def test_files_that_are_no_archive_are_data_errors(tmp_path, content):
+    """Broken: a download that failed would look like a bug of ddfw."""
+    (tmp_path / "data.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"data\.npz"):
+        Npz(path=str(tmp_path / "data.npz")).load(None)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_archive_cut_off_anywhere_is_a_data_error(tmp_path, save):
+    """Broken: half a file would be half a data set."""
+    path = tmp_path / "data.npz"
+    save(path, **arrays())
+    whole = path.read_bytes()
+    for end in range(0, len(whole), 23):
+        path.write_bytes(whole[:end])
+        with pytest.raises(DataError, match=r"data\.npz"):
+            Npz(path=str(path)).load(None)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_archive_with_a_flipped_bit_is_read_whole_or_refused(tmp_path, save):
+    """Broken: damage would end as an internal error, or as other pixels."""
+    path = tmp_path / "data.npz"
+    save(path, **arrays())
+    whole, expected = path.read_bytes(), Npz(path=str(path)).load(None)
+    refused = 0
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        try:
+            found = Npz(path=str(path)).load(None)
+        except DataError as error:
+            refused += 1
+            assert "data.npz" in str(error)
+        else:
+            # Dates and attributes of a zip archive may change without harm.
+            assert torch.equal(found.train.images, expected.train.images)
+            assert torch.equal(found.test.read().labels, expected.test.read().labels)
+    assert refused > len(whole) / 2
+
+
+@pytest.mark.parametrize("missing", ["train_images", "train_labels", "test_images", "test_labels"])
+def test_a_missing_array_is_named_with_what_is_there(write, missing):
+    """Broken: the user would not know which name was expected."""
+    found = {k: v for k, v in arrays().items() if k != missing}
+    with pytest.raises(DataError, match=missing) as caught:
+        write(found).load(None)
+    assert next(iter(found)) in str(caught.value)
+
+
+IMAGES, LABELS = "train_images", "train_labels"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({IMAGES: np.zeros((12, 4, 5), np.int32)}, "int32"),
+        ({IMAGES: np.zeros((12, 4, 5), bool)}, "bool"),
+        ({IMAGES: np.zeros((12, 4, 5), complex)}, "complex"),
+        ({IMAGES: np.full((12, 4, 5), "a")}, "expected uint8 or floats"),
+        ({IMAGES: np.zeros((12, 4, 5, 2), np.uint8)}, "1 or 3 channels"),
+        ({IMAGES: np.zeros((12, 20), np.uint8)}, "1 or 3 channels"),
+        ({IMAGES: np.zeros((12, 1, 1, 4, 5), np.uint8)}, "1 or 3 channels"),
+        ({IMAGES: np.uint8(3)}, "1 or 3 channels"),
+        ({IMAGES: np.zeros((12, 6, 5), np.uint8)}, "one shape"),
+        ({IMAGES: np.zeros((11, 4, 5), np.uint8)}, "images .n, C, H, W. and labels"),
+        ({IMAGES: np.full((12, 4, 5), np.nan)}, "pixels .*NaN"),
+        ({IMAGES: np.full((12, 4, 5), 255.0)}, "pixels"),
+        ({IMAGES: np.full((12, 4, 5), -0.5)}, "pixels"),
+        ({LABELS: np.arange(12) / 2}, "labels are float64"),
+        ({LABELS: np.array(["cat"] * 12)}, "expected integers"),
+        ({LABELS: np.array([True, False] * 6)}, "expected integers"),
+        ({LABELS: np.eye(12, dtype=int)}, "labels"),
+        ({LABELS: np.int64(3)}, "labels"),
+        ({LABELS: np.arange(12) % 3 - 1}, "labels lie in"),
+        ({LABELS: np.arange(12) % 2}, "labels lie in"),
+        ({LABELS: np.array([0, 1, 2] * 3 + [0, 1, 4])}, "at least 2 training images"),
+        ({LABELS: np.array([0] * 6 + [2] * 6)}, "at least 2 training images.*1"),
+        ({"test_labels": np.array([0, 1, 2, 3, 0, 1])}, "test: labels lie in"),
+        ({"test_labels": np.zeros(5, int)}, "test: expected images"),
+        ({IMAGES: np.zeros((0, 4, 5), np.uint8), LABELS: np.zeros(0, int)}, "train"),
+        ({"test_images": np.zeros((0, 4, 5), np.uint8), "test_labels": np.zeros(0, int)}, "test"),
+        ({IMAGES: np.zeros((12, 0, 5), np.uint8), "test_images": np.zeros((6, 0, 5), np.uint8)}, "train"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"per_class": 2}], ids=["all", "per_class"])
+def test_arrays_that_make_no_sense_are_refused_in_words(write, changes, message, options):
+    """Broken: a mistake in a user's file would surface as a crash somewhere in training."""
+    with pytest.raises(DataError, match=message):
+        write({**arrays(), **changes}, **options).load(None)
+
+
+def test_an_absurd_label_is_refused_before_memory_is_spent_on_its_class_names(write, monkeypatch):
+    """Broken: one garbled label of a billion would ask for a billion class names and kill the machine."""
+    found = arrays()
+    found["train_labels"] = found["train_labels"].copy()
+    found["train_labels"][3] = 300_000
+    names = []
+    original = Splits.carve
+
+    def watch(*args, **kwargs):
+        names.append(len(kwargs["class_names"]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(Splits, "carve", watch)
+    with pytest.raises(DataError):
+        write(found).load(None)
+    assert max(names, default=0) <= 12
+
+
+def test_a_directory_is_not_a_file(tmp_path):
+    """Broken: a folder's name would be an internal error."""
+    with pytest.raises(DataError):
+        Npz(path=str(tmp_path)).load(None)
