@@ -177,7 +177,7 @@ def test_disabling_any_built_in_leaves_the_rest_working(tmp_path, monkeypatch, c
             shown = capsys.readouterr()
             if name in USED:
                 assert code == 2 and component in shown.err and kind in shown.err
-                    assert f"note: ddfw:{name} is disabled" in shown.err
+                assert f"note: ddfw:{name} is disabled" in shown.err
             else:
                 assert code == 0 and "distilled" in shown.out, shown.err
     finally:

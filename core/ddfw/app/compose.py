@@ -128,8 +128,16 @@ def run(
     config: RunConfig,
     places: Places | None = None,
     extra_observers: Sequence[tuple[str, AbstractObserver]] = (),
+    *,
+    quiet: bool = False,
 ) -> RunResult:
     """Runs a configuration, or returns the summary of the run that its directory already holds.
+
+    Args:
+        config: what to run.
+        places: where things are.
+        extra_observers: sessions beside the configuration's own, which are no part of it.
+        quiet: leave out the configuration's progress observer; how a run is shown is no part of its configuration.
 
     Raises:
         ConfigError, DataError, DirectoryInUseError, DivergedError: see there.
@@ -143,7 +151,8 @@ def run(
         if finished is not None:
             return RunResult(directory=directory.path, summary=finished, already_finished=True)
         announcer = Announcer()
-        observers = [*config.observers.items(), *extra_observers]
+        shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.name == "progress")]
+        observers = [*shown, *extra_observers]
         with announcer.opened(observers, directory.path), config.executor.open(made.context()) as session:
             return Stages(plan=made, directory=directory, session=session, announce=announcer).everything()
 

@@ -120,7 +120,7 @@ def expert_key(config: RunConfig, splits: Splits, space: TrainingSpace) -> dict[
     """Everything that shapes an expert, JSON-able; its seed, the number of experts and the executor excepted."""
     return {
         "data": {"name": config.data.name, "sha256": split_sha256(splits)},
-        "space": attrs.asdict(space),
+        "space": space.kind,
         "model": component_key(config.model),
         "training": attrs.asdict(config.experts.training),
         "augment": component_key(config.augment),

@@ -58,7 +58,7 @@ def reevaluate(
         judge = Judge(plan=plan, session=session, announce=announcer)
         images, targets = (t.to(session.device, plan.dtype) for t in (learned.images, learned.targets))
         report = judge.test(
-            judge.distilled(images, targets, learned.step_size, learned.card["selected"]["step"]),
+            judge.distilled(images, targets, learned.step_size, learned.step),
             plan.encode(plan.splits.test.read(), session.device),
             lambda done: announcer.tick("evaluate", done, settings.networks),
         )

@@ -86,7 +86,7 @@ def gather(
         file_tables, file_origin = _read(Path(start)), f"file {start}"
         said = file_tables.get("run", {}).get("recipe") if isinstance(file_tables.get("run"), Mapping) else None
         # Where the file does not come from a recipe of ours, one is chosen as if it had been given by flags.
-        named = said if said in known else None
+        named = said if isinstance(said, str) and said in known else None
     elif start is not None:
         named = start
         if start not in known:
@@ -139,7 +139,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError((Problem(path=str(path), message="no such file"),)) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError((Problem(path=str(path), message=f"not a readable TOML file: {error}"),)) from error
 
 

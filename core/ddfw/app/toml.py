@@ -25,7 +25,7 @@ def parse_value(text: str) -> Any:
     """A TOML value, or the text itself where it is none (`--set param.name=lss` needs no quotes)."""
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -35,7 +35,7 @@ def _table(lines: list[str], path: str, table: Mapping[str, Any], comment: Calla
     if path and (plain or not nested):
         lines += ["", f"[{path}]"]
     for key, value in plain.items():
-        said = comment(f"{path}.{key}" if path else key)
+        said = "".join(c if c.isprintable() else " " for c in comment(f"{path}.{key}" if path else key))
         lines.append(f"{_key(key)} = {_value(value)}" + (f"  # {said}" if said else ""))
     for key, value in nested.items():
         _table(lines, f"{path}.{_key(key)}" if path else _key(key), value, comment)

@@ -119,6 +119,8 @@ class ExpertStore:
             DataError: one is missing, damaged, or does not fit the network.
         """
         index = self.index()
+        if absent := [seed for seed in seeds if seed not in index]:
+            raise DataError(f"{self.folder} has no expert of seed {', '.join(map(str, absent))}")
         return StoredExperts([index[seed] for seed in seeds], self.folder, network, device)
 
 
@@ -216,6 +218,8 @@ def remove_store(root: Path, name: str) -> int:
     if name not in known:
         raise DataError(f"no expert store {name!r} below {root}; `ddfw experts list` shows what is there")
     folder = known[name].folder
+    if folder.is_symlink():
+        raise DataError(f"{folder} is a link, not a store of ours; remove it yourself")
     strange = [p.name for p in folder.iterdir() if not _ours(p)]
     if strange:
         raise DataError(f"{folder} also holds {', '.join(sorted(strange)[:3])}, which is not ours; remove it yourself")

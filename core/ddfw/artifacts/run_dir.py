@@ -50,9 +50,9 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         with atomic.locked(self.path, "the run directory", wait=False):
             self._refuse_strangers(config_text)
+            atomic.write_text(self.config, config_text)
             for folder in ("eval", "images"):
                 (self.path / folder).mkdir(exist_ok=True)
-            atomic.write_text(self.config, config_text)
             yield
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ class SyntheticSet:
         images: [n, C, H, W] in training space, in class order.
         targets: [n, m] probabilities.
         step_size: the inner step size; the learning rate that the set was learned for.
+        step: the outer step that was selected.
         space: how training space maps to pixels.
         card: everything else, as in card.json.
     """
@@ -37,6 +38,7 @@ class SyntheticSet:
     images: Tensor
     targets: Tensor
     step_size: float
+    step: int
     space: TrainingSpace
     card: Mapping[str, Any]
 
@@ -93,6 +95,7 @@ def load(run: str | Path) -> SyntheticSet:
     card = atomic.read_json(folder / "card.json")
     try:
         hashes = card["sha256"]
+        atomic.verify(folder / "params.safetensors", hashes["params.safetensors"])
         images = atomic.read_tensors(folder / "images.safetensors", hashes["images.safetensors"])["images"]
         targets = atomic.read_tensors(folder / "labels.safetensors", hashes["labels.safetensors"])["targets"]
         space = card["training_space"]
@@ -100,6 +103,7 @@ def load(run: str | Path) -> SyntheticSet:
             images=images,
             targets=targets,
             step_size=float(card["step_size"]),
+            step=int(card["selected"]["step"]),
             space=TrainingSpace(
                 kind=space["kind"],
                 max_value=float(space["max_value"]),

@@ -71,8 +71,9 @@ def invoke(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM):
-            return _say(f"cannot write or read: {error.strerror} ({error.filename or 'no file named'})", IO)
+        # A file that a user named, or a disk that is full; without either it is ours.
+        if error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            return _say(f"cannot write or read {error.filename or 'a file'}: {error.strerror}", IO)
         return _internal(error, arguments)
     except Exception as error:
         return _known(error, arguments)

@@ -75,17 +75,15 @@ def run_command(
     numbers = _seed_numbers(seeds, seed)
     settings = gather(recipe, flags, assignments)
     config = structure(settings)
-    if quiet or as_json:
-        config = _without_progress(config)
     places = Places(out=out, experts=experts_dir, data_root=data_root)
     if print_config:
         _print_config(config, settings)
     elif dry_run:
         _dry_run(config, places, as_json)
     elif numbers:
-        _run_seeds(config, places, numbers, as_json)
+        _run_seeds(config, places, numbers, quiet, as_json)
     else:
-        _run_one(config, places, as_json)
+        _run_one(config, places, quiet, as_json)
 
 
 def _flags(components: dict[str, Any], ipc: int | None, seed: int | None) -> dict[str, Any]:
@@ -109,16 +107,9 @@ def _seed_numbers(seeds: str | None, seed: int | None) -> list[int]:
     if seed is not None:
         raise click.UsageError("--seed and --seeds exclude each other")
     parts = [p.strip() for p in seeds.split(",")]
-    if not all(p.isascii() and p.isdigit() for p in parts) or len(set(parts)) != len(parts):
+    if not all(p.isascii() and p.isdigit() for p in parts) or len({int(p) for p in parts}) != len(parts):
         raise click.UsageError(f"--seeds wants different whole numbers such as 0,1,2; got {seeds!r}")
     return [int(p) for p in parts]
-
-
-def _without_progress(config: RunConfig) -> RunConfig:
-    from attrs import evolve
-
-    kept = {key: observer for key, observer in config.observers.items() if observer.name != "progress"}
-    return evolve(config, observers=kept)
 
 
 def _print_config(config: RunConfig, settings: Settings) -> None:
@@ -143,15 +134,16 @@ def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
             click.echo(f"{key.replace('_', ' '):<20} {value}")
 
 
-def _run_one(config: RunConfig, places: Places, as_json: bool) -> None:
-    _show(_run(config, places, as_json), as_json)
+def _run_one(config: RunConfig, places: Places, quiet: bool, as_json: bool) -> None:
+    _show(_run(config, places, quiet, as_json), as_json)
 
 
-def _run(config: RunConfig, places: Places, as_json: bool) -> Any:
+def _run(config: RunConfig, places: Places, quiet: bool, as_json: bool) -> Any:
     from ddfw.app.compose import run
     from ddfw.app.json_stream import JsonStream
 
-    result = run(config, places, [("json", JsonStream(stream=sys.stdout))] if as_json else [])
+    stream = [("json", JsonStream(stream=sys.stdout))] if as_json else []
+    result = run(config, places, stream, quiet=quiet or as_json)
     if result.already_finished:
         click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
         if as_json:
@@ -172,7 +164,7 @@ def _show(result: Any, as_json: bool) -> None:
     console.print(f"picture: {result.directory / 'images' / 'synthetic.png'}", highlight=False, soft_wrap=True)
 
 
-def _run_seeds(config: RunConfig, places: Places, numbers: list[int], as_json: bool) -> None:
+def _run_seeds(config: RunConfig, places: Places, numbers: list[int], quiet: bool, as_json: bool) -> None:
     import json
 
     from attrs import evolve
@@ -184,7 +176,7 @@ def _run_seeds(config: RunConfig, places: Places, numbers: list[int], as_json: b
     for number in numbers:
         one = evolve(config, run=evolve(config.run, seed=number))
         place = evolve(places, out=None if places.out is None else places.out / f"seed-{number}")
-        result = _run(one, place, as_json)
+        result = _run(one, place, quiet, as_json)
         _show(result, as_json)
         summaries.append(result.summary)
     if as_json:

@@ -137,9 +137,9 @@ class Splits:
 
 def _check_split(name: str, split: Split, num_classes: int, max_value: float) -> None:
     images, labels = split.images, split.labels
-    if images.ndim != 4 or labels.ndim != 1 or len(images) != len(labels) or len(labels) == 0:
+    if images.ndim != 4 or labels.ndim != 1 or len(images) != len(labels) or images.numel() == 0:
         raise DataError(
-            f"{name}: expected images [n, C, H, W] and labels [n] with n > 0, "
+            f"{name}: expected images [n, C, H, W] and labels [n], none of them empty, "
             f"got {tuple(images.shape)} and {tuple(labels.shape)}"
         )
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
@@ -197,9 +197,10 @@ class TrainingSpace:
         channels = images.shape[1]
         if kind == "none":
             return cls(kind=kind, max_value=max_value, mean=(0.0,) * channels, std=(1.0,) * channels)
-        pixels = images.double().div(max_value).transpose(0, 1).flatten(1)
-        std = pixels.std(dim=1, correction=0).clamp_min(1e-6)
-        return cls(kind=kind, max_value=max_value, mean=tuple(pixels.mean(dim=1).tolist()), std=tuple(std.tolist()))
+        # numpy sums in one order whatever the number of threads; a last bit would otherwise differ between machines.
+        pixels = images.cpu().numpy().astype("float64") / max_value
+        mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
+        return cls(kind=kind, max_value=max_value, mean=tuple(mean.tolist()), std=tuple(std.clip(1e-6).tolist()))
 
     def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
         """Raw images [n, C, H, W] in [0, max_value] → training space, in `dtype`."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -20,6 +23,10 @@ ALIASES = {
     "test_images": ("test_images", "x_test"),
     "test_labels": ("test_labels", "y_test"),
 }
+
+
+#: What reading a damaged archive can raise, besides ValueError and OSError.
+DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error, MemoryError)
 
 
 @final
@@ -51,6 +58,10 @@ class Npz(AbstractDataset):
         if self.per_class is not None:
             train = _first_of_each(train, self.per_class)
         classes = int(train.labels.max()) + 1
+        if classes > len(train.labels):
+            raise DataError(
+                f"{path} has a label {classes - 1}, but only {len(train.labels)} training images; count from 0"
+            )
         if self.class_names is not None and len(self.class_names) < classes:
             raise DataError(f"{path} has {classes} classes, but class_names names {len(self.class_names)}")
         return Splits.carve(
@@ -74,28 +85,35 @@ class Npz(AbstractDataset):
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The four arrays; anything that is not a plain numeric .npz is refused."""
-    found = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Our own handle: numpy leaves its own open when an archive turns out to be damaged.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} is a single array; expected an .npz archive with {', '.join(ALIASES)}")
-            for key, names in ALIASES.items():
-                present = [n for n in names if n in archive.files]
-                if not present:
-                    raise DataError(
-                        f"{path} has no array {' or '.join(names)}; "
-                        f"it holds {', '.join(archive.files[:8]) or 'nothing'}"
-                    )
-                found[key] = archive[present[0]]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+            with archive:
+                return {key: _member(archive, names, path) for key, names in ALIASES.items()}
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, *DAMAGED) as error:
         raise DataError(f"{path} is not a readable .npz archive: {error}") from error
-    return found
+
+
+def _member(archive: np.lib.npyio.NpzFile, names: tuple[str, ...], path: Path) -> np.ndarray:
+    present = [name for name in names if name in archive.files]
+    if not present:
+        there = ", ".join(archive.files[:8]) or "nothing"
+        raise DataError(f"{path} has no array {' or '.join(names)}; it holds {there}")
+    return archive[present[0]]
 
 
 def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:
     images, labels = arrays[f"{which}_images"], arrays[f"{which}_labels"]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    if labels.ndim != 1 or images.ndim not in (3, 4) or len(labels) != len(images) or images.size == 0:
+        raise DataError(
+            f"{path}: {which} images have shape {images.shape} and labels {labels.shape}; "
+            "expected images [n, H, W], [n, H, W, C] or [n, C, H, W] and labels [n], none of them empty"
+        )
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: {which} labels are {labels.dtype}, expected integers")
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):

@@ -41,9 +41,7 @@ def test_components_and_words_give_the_same_bytes(tmp_path):
         "run": {"seed": 4},
         "budget": {"ipc": 2},
     }
-    by_words = run(
-        structure(gather("default", flags, ())), Places(out=tmp_path / "words", experts=tmp_path / "b")
-    )
+    by_words = run(structure(gather("default", flags, ())), Places(out=tmp_path / "words", experts=tmp_path / "b"))
     for name in ("params.safetensors", "images.safetensors", "labels.safetensors", "card.json"):
         one, two = (r.directory / "synthetic" / name for r in (by_objects, by_words))
         assert one.read_bytes() == two.read_bytes(), name

@@ -19,7 +19,9 @@ SCALARS = st.one_of(
     st.integers(min_value=-(10**40), max_value=10**40),
 )
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4), max_leaves=6)
-KEYS = st.one_of(st.text(max_size=8), st.sampled_from(["a", "lr-0", "a.b", "", '"', "'", "#", "=", "[x]", "\n", "é", " "]))
+KEYS = st.one_of(
+    st.text(max_size=8), st.sampled_from(["a", "lr-0", "a.b", "", '"', "'", "#", "=", "[x]", "\n", "é", " "])
+)
 TABLES = st.recursive(
     st.dictionaries(KEYS, VALUES, max_size=4),
     lambda inner: st.dictionaries(KEYS, st.one_of(VALUES, inner), max_size=4),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -67,9 +68,12 @@ def test_the_picture_grows_by_equal_cells(tmp_path, start):
     """Broken: images would overlap or fall off the edge."""
     for what, shapes in (
         ("class", [draw(tmp_path / "p.png", plain(start + i, start), start + i, start).shape for i in range(3)]),
-        ("image", [draw(tmp_path / "p.png", plain(start, start + 5 + i), start, start + 5 + i).shape for i in range(3)]),
+        (
+            "image",
+            [draw(tmp_path / "p.png", plain(start, start + 5 + i), start, start + 5 + i).shape for i in range(3)],
+        ),
     ):
-        first, second = (np.subtract(b, a)[:2] for a, b in zip(shapes, shapes[1:], strict=False))
+        first, second = (np.subtract(b, a)[:2] for a, b in itertools.pairwise(shapes))
         assert np.array_equal(first, second), what
         assert sorted(first)[0] == 0 and sorted(first)[1] >= 64, what
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 
@@ -77,6 +78,17 @@ def test_a_run_that_diverges_exits_with_5_and_keeps_what_was_learned(ddfw, tiny,
     assert (here / "run" / "synthetic" / "card.json").is_file()
     again = ddfw(*tiny, "--out", "run", "--experts-dir", "experts", "--set", "outer.step_size=1e4", "--json")
     assert again.code == 5
+
+
+def test_a_set_kept_from_a_run_that_diverged_in_a_selection_says_after_how_many_steps(ddfw, tiny, here):
+    """Broken: the card would call tensors of a later step those of the start."""
+    sets = ("outer.step_size=0.02", "outer.step_size_lr=1e9", "eval.every=1")
+    said = ddfw(*tiny, "--out", "run", "--experts-dir", "experts", "--json", *(f"--set={s}" for s in sets))
+    assert said.code == 5, said.err
+    steps = [e for e in said.events if e["event"] == "step"]
+    card = json.loads((here / "run" / "synthetic" / "card.json").read_text())
+    assert len(steps) == 1
+    assert (card["step_size"], card["selected"]["step"]) == (steps[0]["step_size"], 1)
 
 
 def test_help_and_version_are_fine_everywhere(ddfw):

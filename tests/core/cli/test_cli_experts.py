@@ -62,6 +62,16 @@ def test_unknown_names_remove_nothing(ddfw, cache, name):
     assert len(list(cache.glob("*/expert-*.safetensors"))) == 2
 
 
+def test_a_store_that_is_a_link_is_not_followed_and_not_our_bug(ddfw, cache, here):
+    """Broken: a cache that lies on another disk would be deleted there, or end as an internal error."""
+    (folder,) = cache.iterdir()
+    (here / "links").mkdir()
+    (here / "links" / "store").symlink_to(folder)
+    said = ddfw("experts", "rm", "store", "--experts-dir", here / "links", "--yes")
+    assert said.code in (0, 4) and "internal error" not in said.err, said.err
+    assert len(list(folder.glob("expert-*.safetensors"))) == 2
+
+
 def test_a_store_with_other_files_is_kept(ddfw, cache):
     """Broken: a user's notes would be deleted."""
     (folder,) = cache.iterdir()

@@ -124,9 +124,13 @@ def test_a_budget_that_is_too_small_says_what_would_fit_and_that_does_fit(ddfw, 
     assert ddfw(*start, "--set", "budget.accounting=pixels").code == 0
 
 
-@pytest.mark.parametrize(("traj", "epochs", "segment", "latest"), [("mtt", 5, 2, 4), ("mct", 5, 2, 5), ("mtt", 2, 2, 1)])
-def test_a_window_that_opens_too_late_is_refused_at_the_first_impossible_epoch(ddfw, tiny, traj, epochs, segment, latest):
-    """Broken: segments would reach past the experts' last epoch. max_start is an exclusive end, so one past the last."""
+@pytest.mark.parametrize(
+    ("traj", "epochs", "segment", "latest"), [("mtt", 5, 2, 4), ("mct", 5, 2, 5), ("mtt", 2, 2, 1)]
+)
+def test_a_window_that_opens_too_late_is_refused_at_the_first_impossible_epoch(
+    ddfw, tiny, traj, epochs, segment, latest
+):
+    """Broken: segments would reach past the experts' last epoch. max_start is an exclusive end."""
     sets = (f"experts.epochs={epochs}", f"traj.expert_epochs={segment}")
     start = [*tiny, "--dry-run", "--traj", traj, *(f"--set={s}" for s in sets)]
     assert ddfw(*start, "--set", f"window.max_start={latest}").code == 0

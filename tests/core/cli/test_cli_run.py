@@ -212,9 +212,7 @@ def test_a_new_run_seed_does_not_retrain_experts(ddfw, tiny, finished, here):
 def test_one_more_expert_trains_only_that_one(ddfw, tiny, finished, here):
     """Broken: the cache would be all or nothing."""
     shutil.copytree(finished.experts, here / "experts")
-    said = ddfw(
-        *tiny, "--out", here / "run", "--experts-dir", here / "experts", "--json", "--set", "experts.count=3"
-    )
+    said = ddfw(*tiny, "--out", here / "run", "--experts-dir", here / "experts", "--json", "--set", "experts.count=3")
     experts = {e["seed"]: e["cached"] for e in said.events if e["event"] == "expert"}
     assert experts == {0: True, 1: True, 2: False}
 

@@ -109,9 +109,7 @@ def test_compressed_and_plain_archives_are_the_same(write, save):
 def test_fortran_order_and_foreign_byte_order_are_read_rightly(write):
     """Broken: an archive from another tool or machine would be transposed or garbled."""
     found = arrays(dtype=np.float32)
-    odd = {
-        k: np.asfortranarray(v) if "images" in k else v.astype(">i4") for k, v in found.items()
-    }
+    odd = {k: np.asfortranarray(v) if "images" in k else v.astype(">i4") for k, v in found.items()}
     odd["test_images"] = odd["test_images"].astype(">f4")
     a, b = write(found).load(None).test.read(), write(odd).load(None).test.read()
     assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
@@ -136,7 +134,7 @@ def test_a_file_is_looked_for_below_the_data_root_first_and_then_here(tmp_path, 
 def test_class_names_are_given_by_the_user_and_must_suffice(write):
     """Broken: pictures would be labelled wrongly."""
     assert write(arrays(), class_names=("x", "y", "z")).load(None).class_names == ("x", "y", "z")
-    with pytest.raises(DataError, match="3 classes.*2"):
+    with pytest.raises(DataError, match=r"3 classes.*2"):
         write(arrays(), class_names=("x", "y")).load(None)
 
 
