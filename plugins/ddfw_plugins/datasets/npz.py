@@ -111,8 +111,8 @@ def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:
         labels = labels[:, 0]
     if labels.ndim != 1 or images.ndim not in (3, 4) or len(labels) != len(images) or images.size == 0:
         raise DataError(
-            f"{path}: {which} images have shape {images.shape} and labels {labels.shape}; "
-            "expected images [n, H, W], [n, H, W, C] or [n, C, H, W] and labels [n], none of them empty"
+            f"{path}: {which}: expected images [n, C, H, W] and labels [n] (or images [n, H, W], [n, H, W, C]) with "
+            f"1 or 3 channels, none of them empty; got {images.shape} and {labels.shape}"
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: {which} labels are {labels.dtype}, expected integers")

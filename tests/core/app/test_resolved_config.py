@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddfw.app.compose import Places, config_document, config_text, directory_for, structure
@@ -71,6 +71,7 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(flags=SETTINGS)
 def test_a_resolved_configuration_read_back_is_equal_to_the_one_that_wrote_it(tmp_path_factory, flags):
     """Broken: `ddfw run RUN/config.toml` would be another run than RUN."""

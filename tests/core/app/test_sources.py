@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddfw.app import sources
@@ -81,6 +81,7 @@ def test_the_shipped_recipes_say_what_they_are_and_structure_without_complaint(m
         assert config.run.recipe == name
 
 
+@settings(deadline=None)
 @given(
     layers=st.dictionaries(st.sampled_from(["recipe", "file", "flag", "--set"]), st.integers(1, 999), min_size=1),
     other=st.integers(1, 999),

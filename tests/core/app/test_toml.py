@@ -6,7 +6,7 @@ import math
 import tomllib
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddfw.app.toml import dumps, parse_value
@@ -42,6 +42,7 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
+@settings(deadline=None)
 @given(tables=TABLES)
 @example(tables={"a": {}, "b": {"c": {}}, "": {"": 1}})
 @example(tables={"text": "\x00\x01\x07\x1f\x7f\x80\u2028\U0001f600\\ \" ' \r\n\t"})
@@ -54,6 +55,7 @@ def test_every_table_survives_writing_and_reading(tables):
     assert text.endswith("\n")
 
 
+@settings(deadline=None)
 @given(tables=TABLES, said=st.text(alphabet=st.characters(min_codepoint=0x20, exclude_characters="\x7f"), max_size=10))
 def test_comments_change_nothing(tables, said):
     """Broken: `--print-config` would print a file that cannot be used as one."""
@@ -101,6 +103,7 @@ def test_a_value_of_set_is_toml_where_it_is_toml_and_text_otherwise(text, expect
     assert same(parse_value(text), expected)
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_no_text_makes_the_value_parser_fail(text):
     """Broken: a mistyped value would end as an internal error."""
@@ -113,6 +116,7 @@ def test_what_the_toml_reader_chokes_on_is_text(text):
     assert parse_value(text) == text
 
 
+@settings(deadline=None)
 @given(value=VALUES)
 def test_a_written_value_is_parsed_back(value):
     """Broken: a value copied from config.toml to --set would mean something else."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddfw.artifacts import atomic
@@ -210,6 +210,7 @@ def test_garbage_in_place_of_json_is_a_data_error_that_names_the_file(tmp_path, 
         atomic.read_json(tmp_path / "j.json")
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=60))
 def test_json_reading_gives_an_object_or_a_data_error_whatever_the_bytes(tmp_path_factory, content):
     """Broken: some damage would escape as another exception."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddfw.contracts.dataset import ImageSpec
@@ -12,6 +12,7 @@ from ddfw.contracts.parameterization import Budget, Layout
 SIDES = st.integers(1, 64)
 
 
+@settings(deadline=None)
 @given(ipc=st.integers(1, 100), m=st.integers(1, 1000), c=st.sampled_from([1, 3]), h=SIDES, w=SIDES)
 def test_one_image_per_class_buys_the_floats_of_that_many_plain_images(ipc, m, c, h, w):
     """Broken: methods would be compared at unequal cost."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddfw.randomness import Stream, derive_seed, generator
@@ -23,6 +23,7 @@ def test_every_stream_has_a_name_of_its_own():
     assert len({s.value for s in Stream}) == len(list(Stream.__members__))
 
 
+@settings(deadline=None)
 @given(
     a=st.tuples(st.integers(0, 2**70), st.sampled_from(Stream), st.lists(st.integers(0, 2**40), max_size=3)),
     b=st.tuples(st.integers(0, 2**70), st.sampled_from(Stream), st.lists(st.integers(0, 2**40), max_size=3)),
