@@ -95,10 +95,14 @@ class Stages:
                 self._keep_diverged(distillation, state, best, error)
                 raise
         assert best.learned is not None
-        with self._timed("evaluate"):
-            images, targets = distillation.decoded(best.learned)
-            distilled = self.judge.distilled(images, targets, float(best.learned.step_size), best.step)
-            reports = self.judge.final(distilled, teachers, train, validation)
+        try:
+            with self._timed("evaluate"):
+                images, targets = distillation.decoded(best.learned)
+                distilled = self.judge.distilled(images, targets, float(best.learned.step_size), best.step)
+                reports = self.judge.final(distilled, teachers, train, validation)
+        except DivergedError as error:
+            self._keep_diverged(distillation, state, best, error)
+            raise
         storage = {
             "source_bytes": config.traj.stored_bytes(distillation.trajectories),
             "experts": experts.num_experts,
@@ -194,7 +198,10 @@ class Stages:
         def select(state: OuterState) -> None:
             images, targets = distillation.decoded(state.learned)
             subject = self.judge.distilled(images, targets, float(state.learned.step_size), state.step)
-            report = self.judge.select(subject, validation)
+            try:
+                report = self.judge.select(subject, validation)
+            except DivergedError as error:
+                raise DivergedError(f"after outer step {state.step}: {error}", step=state.step) from error
             if report.mean > best.accuracy:
                 best.accuracy, best.step, best.learned = report.mean, state.step, state.learned.snapshot()
 
@@ -287,8 +294,9 @@ class Stages:
         self, distillation: Distillation[Any], state: OuterState, best: Best, error: DivergedError
     ) -> None:
         """Writes what was learned before a divergence, so that nothing is lost; there is no summary."""
-        learned, step = (state.learned, error.step or 0) if state.learned.finite() else (best.learned, best.step)
-        outputs = {}
+        learned, step, outputs = best.learned, best.step, dict[str, str]()
+        if error.step is not None and state.learned.finite():
+            learned, step = state.learned, error.step
         if learned is not None:
             outputs = self._write_set(distillation, learned, step, (), {}, "diverged")
         self.directory.write_json(

@@ -25,7 +25,9 @@ def written(tmp_path):
     params = {"cores": torch.randn(4, 5, generator=rng), "order": torch.arange(4)}
     card = {
         "step_size": 0.0123456789012345,
+        "selected": {"step": 7, "by": "validation"},
         "training_space": {"kind": "standard", "max_value": 16.0, "mean": [0.1], "std": [0.7]},
+        "selected": {"step": 3, "by": "validation"},
         "note": "é",
     }
     folder = tmp_path / "run" / "synthetic"
@@ -48,6 +50,7 @@ def test_a_set_comes_back_bit_for_bit_from_the_run_or_its_folder(written):
         assert torch.equal(loaded.targets, targets)
         assert loaded.step_size == 0.0123456789012345
         assert loaded.card["note"] == "é"
+        assert loaded.step == 3
         assert (loaded.space.kind, loaded.space.max_value) == ("standard", 16.0)
         assert (loaded.space.mean, loaded.space.std) == ((0.1,), (0.7,))
 
@@ -85,7 +88,7 @@ def test_a_set_with_a_damaged_tensor_file_is_refused(written, name, damage):
         synthetic.load(folder)
 
 
-@pytest.mark.parametrize("key", ["sha256", "step_size", "training_space"])
+@pytest.mark.parametrize("key", ["sha256", "step_size", "training_space", "selected"])
 def test_a_card_that_lacks_something_is_a_data_error(written, key):
     """Broken: a card of another program would end in a KeyError."""
     folder = written[0]

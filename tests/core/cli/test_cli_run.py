@@ -217,6 +217,15 @@ def test_one_more_expert_trains_only_that_one(ddfw, tiny, finished, here):
     assert experts == {0: True, 1: True, 2: False}
 
 
+def test_of_equally_good_steps_the_first_is_kept(ddfw, tiny, finished, here):
+    """Broken: a run that learns nothing would still claim that its last step is the best one."""
+    still = [f"--set={key}=0" for key in ("param.lr", "labels.lr", "outer.step_size_lr")]
+    said = ddfw(*tiny, *still, "--out", here / "run", "--experts-dir", finished.experts, "--json")
+    selections = [e["mean"] for e in said.events if e["event"] == "evaluated" and e["split"] == "validation"]
+    assert len(selections) == 3 and len(set(selections)) == 1
+    assert said.events[-1]["summary"]["selected_step"] == 0
+
+
 def test_a_damaged_expert_stops_the_run_and_names_its_file(ddfw, tiny, finished, here):
     """Broken: a run would learn from a corrupted expert."""
     shutil.copytree(finished.experts, here / "experts")
