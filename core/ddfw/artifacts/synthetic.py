@@ -5,6 +5,8 @@ Shapes: n images, C channels, H rows, W columns, m classes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,8 +73,15 @@ def write(
         )
         for name, tensors in content.items()
     }
-    hashes["card.json"] = atomic.write_json(folder / "card.json", {**card, "sha256": dict(hashes)})
+    whole = {**card, "sha256": dict(hashes)}
+    hashes["card.json"] = atomic.write_json(folder / "card.json", {**whole, "card_sha256": _card_sha256(whole)})
     return hashes
+
+
+def _card_sha256(card: Mapping[str, Any]) -> str:
+    """A hash of a card's content, its own hash left out; it travels with the card."""
+    content = {key: value for key, value in card.items() if key != "card_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load(run: str | Path) -> SyntheticSet:
@@ -94,6 +103,10 @@ def load(run: str | Path) -> SyntheticSet:
         folder = folder / "synthetic"
     card = atomic.read_json(folder / "card.json")
     try:
+        if card["card_sha256"] != _card_sha256(card):
+            raise DataError(
+                f"{folder / 'card.json'} is damaged or was edited: its content does not fit its card_sha256"
+            )
         hashes = card["sha256"]
         atomic.verify(folder / "params.safetensors", hashes["params.safetensors"])
         images = atomic.read_tensors(folder / "images.safetensors", hashes["images.safetensors"])["images"]

@@ -45,6 +45,7 @@ def experts_rm(name: str, experts_dir: Path, yes: bool) -> None:
     """Remove the expert store NAME."""
     from ddfw.artifacts.expert_store import remove_store
 
-    if not yes:
-        click.confirm(f"Remove {experts_dir / name}?", abort=True)
+    if not yes and not click.confirm(f"Remove {experts_dir / name}?"):
+        click.echo("nothing was removed", err=True)
+        raise click.exceptions.Exit(1)
     click.echo(f"removed {name}, {remove_store(experts_dir, name) / 1e6:.1f} MB")

@@ -27,7 +27,6 @@ def written(tmp_path):
         "step_size": 0.0123456789012345,
         "selected": {"step": 7, "by": "validation"},
         "training_space": {"kind": "standard", "max_value": 16.0, "mean": [0.1], "std": [0.7]},
-        "selected": {"step": 3, "by": "validation"},
         "note": "é",
     }
     folder = tmp_path / "run" / "synthetic"
@@ -50,7 +49,7 @@ def test_a_set_comes_back_bit_for_bit_from_the_run_or_its_folder(written):
         assert torch.equal(loaded.targets, targets)
         assert loaded.step_size == 0.0123456789012345
         assert loaded.card["note"] == "é"
-        assert loaded.step == 3
+        assert loaded.step == 7
         assert (loaded.space.kind, loaded.space.max_value) == ("standard", 16.0)
         assert (loaded.space.mean, loaded.space.std) == ((0.1,), (0.7,))
 

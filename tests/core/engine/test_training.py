@@ -179,7 +179,8 @@ def test_the_default_initialisation_is_pytorchs_from_an_explicit_generator():
     theta = model.init(module, torch.Generator().manual_seed(0))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(theta, model.init(module, torch.Generator().manual_seed(0)))
-    pieces = dict(zip([n for n, _ in module.named_parameters()], theta.split([p.numel() for p in module.parameters()])))
+    names, sizes = zip(*[(n, p.numel()) for n, p in module.named_parameters()], strict=True)
+    pieces = dict(zip(names, theta.split(sizes), strict=True))
     for name, fan_in in (("0.weight", 27), ("0.bias", 27), ("4.weight", 576), ("4.bias", 576), ("9.weight", 256)):
         bound = fan_in**-0.5
         assert float(pieces[name].abs().max()) <= bound
