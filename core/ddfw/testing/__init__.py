@@ -1,1 +1,0 @@
-"""Checks for authors of plugins: does a component keep its contract?"""
