@@ -184,9 +184,9 @@ def seeds_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
     from rich.table import Table
 
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    grid.add_column("trained on")
-    grid.add_column("mean ± std over seeds", justify="right")
-    grid.add_column("seeds", justify="right")
+    grid.add_column("over run seeds", no_wrap=True)
+    grid.add_column("mean ± std", justify="right", no_wrap=True)
+    grid.add_column("n", justify="right")
     grid.add_column("each")
     for row in over_seeds(summaries):
         grid.add_row(

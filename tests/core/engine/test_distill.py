@@ -263,3 +263,18 @@ def test_adam_is_another_setting_of_a_group():
     moved = run(WithAdam(), outer=OuterSettings(steps=1, syn_steps=3))[1].learned.params["images"]
     # Adam's first step has length lr in every coordinate whose gradient is far above its epsilon.
     assert float((moved - start).abs().median()) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_whole_outer_step_needs_no_more_memory_for_more_inner_steps(live_bytes):
+    """Broken: schedule, decoding, meta-gradient or update keep something for each inner step besides the path."""
+    beyond = {}
+    for steps in (10, 80):
+        outer = OuterSettings(steps=1, syn_steps=steps, batch_syn=4)
+        lss = LowRankSpace(rank=4, subspaces=2)
+        distillation, state, _ = run(lss, outer=evolve(outer, steps=0), augmentation=Siamese(), budget=Budget(ipc=2))
+        distillation.step(state)
+        with live_bytes() as count:
+            distillation.step(evolve(state, step=1))
+        segment = distillation.traj.segment(distillation.trajectories, 0, 1, torch.Generator())
+        beyond[steps] = count.peak - steps * segment.start.numel() * segment.start.element_size()
+    assert 0 < beyond[80] <= 1.3 * beyond[10], beyond

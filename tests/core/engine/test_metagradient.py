@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from attrs import frozen
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ddfw import GradientSettings, ImageSpec, Segment
 from ddfw.contracts.augmentation import Draws
@@ -236,56 +234,24 @@ def test_both_released_forms_of_tesla_are_reproduced(golden, case):
     assert relative(exact.images, torch.from_numpy(d["grad_images_exact_unrolled"])) < 1e-10
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the distinct storages that are alive, and their peak, while it is on."""
-
-    def __init__(self):
-        super().__init__()
-        self.live, self.peak, self._known = 0, 0, {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
-        self.peak = max(self.peak, self.live)
-        return out
-
-    def _note(self, storage):
-        import weakref
-
-        # A storage object is made anew on each access; its C++ implementation is what lives and dies.
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes()
-        self.live += size
-
-        def gone(_, key=key, size=size):
-            self.live -= size
-            self._known.pop(key, None)
-
-        self._known[key] = weakref.ref(storage, gone)
-
-
-def peak_bytes(steps, held):
+def peak_bytes(live_bytes, steps, held):
     """Peak live bytes of one meta-gradient beyond what was alive before and beyond the stored path."""
     network, augmentation, problem, segment = make(
         torch.float32, steps=steps, side=16, per_class=2, width=16, augmentation=Siamese()
     )
     meta_gradient(network, augmentation, Ratio(), problem, [segment], held_steps=held)
-    with LiveBytes() as count:
+    with live_bytes() as count:
         meta_gradient(network, augmentation, Ratio(), problem, [segment], held_steps=held)
     return count.peak - steps * segment.start.numel() * segment.start.element_size()
 
 
-def test_without_held_graphs_memory_does_not_grow_with_the_number_of_steps():
+def test_without_held_graphs_memory_does_not_grow_with_the_number_of_steps(live_bytes):
     """Broken: some per-step tensor besides the path survives until the end."""
-    ten, eighty = peak_bytes(10, 0), peak_bytes(80, 0)
+    ten, eighty = peak_bytes(live_bytes, 10, 0), peak_bytes(live_bytes, 80, 0)
     assert ten > 0
     assert eighty <= 1.3 * ten
     # The counter is alive: with all graphs held, memory does grow.
-    assert peak_bytes(40, 40) > 2.5 * peak_bytes(10, 10)
+    assert peak_bytes(live_bytes, 40, 40) > 2.5 * peak_bytes(live_bytes, 10, 10)
 
 
 def test_the_memory_setting_becomes_a_number_of_held_steps():
