@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# The tests' networks are tiny: sharing an operation between threads costs more than it gains, on busy machines far more.
+# The networks of the tests are tiny: sharing an operation between threads costs more than it gains.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GOLDEN = Path(__file__).parent / "golden"

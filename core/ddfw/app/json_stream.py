@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +9,7 @@ from typing import IO, Any, ClassVar, final
 
 from attrs import frozen
 
-from ddfw.contracts.observer import (
-    AbstractObserver,
-    EvaluationReport,
-    ExpertReport,
-    ObserverSession,
-    Report,
-    RunFinished,
-    RunStarted,
-    StepReport,
-    as_event,
-)
+from ddfw.contracts.observer import AbstractObserver, EventLines, ObserverSession, RunFinished
 
 
 @final
@@ -36,33 +24,8 @@ class JsonStream(AbstractObserver):
     @contextmanager
     def open(self, run: Path) -> Iterator[ObserverSession]:
         """A session; the stream stays open."""
-        yield _Session(self.stream)
+        yield EventLines(self.stream)
 
     def repeat(self, directory: Path, summary: Mapping[str, Any]) -> None:
         """The last line of a run that had been finished before."""
-        _Session(self.stream).run_finished(RunFinished(status="finished", directory=directory, summary=summary))
-
-
-class _Session(ObserverSession):
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._began = time.monotonic()
-
-    def run_started(self, report: RunStarted) -> None:
-        self._write(report)
-
-    def expert_ready(self, report: ExpertReport) -> None:
-        self._write(report)
-
-    def step_finished(self, report: StepReport) -> None:
-        self._write(report)
-
-    def evaluated(self, report: EvaluationReport) -> None:
-        self._write(report)
-
-    def run_finished(self, report: RunFinished) -> None:
-        self._write(report)
-
-    def _write(self, report: Report) -> None:
-        self._stream.write(json.dumps(as_event(report, time.monotonic() - self._began), ensure_ascii=False) + "\n")
-        self._stream.flush()
+        EventLines(self.stream).run_finished(RunFinished(status="finished", directory=directory, summary=summary))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import attrs
 from attrs import field, frozen
@@ -144,6 +146,39 @@ class ObserverSession:
 
     def run_finished(self, report: RunFinished) -> None:
         """At the end, also of a run that diverged."""
+
+
+class EventLines(ObserverSession):
+    """Writes every report, progress ticks excepted, as one JSON line on a text stream."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._began = time.monotonic()
+
+    def run_started(self, report: RunStarted) -> None:
+        """One line."""
+        self._write(report)
+
+    def expert_ready(self, report: ExpertReport) -> None:
+        """One line."""
+        self._write(report)
+
+    def step_finished(self, report: StepReport) -> None:
+        """One line."""
+        self._write(report)
+
+    def evaluated(self, report: EvaluationReport) -> None:
+        """One line."""
+        self._write(report)
+
+    def run_finished(self, report: RunFinished) -> None:
+        """The last line."""
+        self._write(report)
+
+    def _write(self, report: Report) -> None:
+        event = as_event(report, time.monotonic() - self._began)
+        self._stream.write(json.dumps(event, ensure_ascii=False) + "\n")
+        self._stream.flush()
 
 
 @frozen(kw_only=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from attrs import frozen
 
 from ddfw import AbstractMatchingLoss
+from ddfw_plugins.citations import MTT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,12 +22,7 @@ class Ratio(AbstractMatchingLoss):
     """‖w_N − target‖² / ‖start − target‖²."""
 
     name: ClassVar[str] = "ratio"
-    citation: ClassVar[str] = """@inproceedings{cazenavette2022mtt,
-  title = {Dataset Distillation by Matching Training Trajectories},
-  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
-  booktitle = {CVPR},
-  year = {2022}
-}"""
+    citation: ClassVar[str] = MTT
 
     def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
         """A scalar: 1 where the student stands still, 0 where it lands on the target."""

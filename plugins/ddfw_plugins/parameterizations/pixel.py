@@ -11,6 +11,7 @@ from attrs import frozen
 from attrs.validators import ge, le
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, ParamGroup, option
+from ddfw_plugins.citations import MTT
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +27,7 @@ class Pixel(AbstractParameterization):
     """One free image per slot."""
 
     name: ClassVar[str] = "pixel"
-    citation: ClassVar[str] = """@inproceedings{cazenavette2022mtt,
-  title = {Dataset Distillation by Matching Training Trajectories},
-  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
-  booktitle = {CVPR},
-  year = {2022}
-}"""
+    citation: ClassVar[str] = MTT
 
     lr: float = option(100.0, validator=ge(0.0), help="learning rate of the images")
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the images")

@@ -12,6 +12,7 @@ from attrs import frozen
 from attrs.validators import ge
 
 from ddfw import AbstractTrajectory, OptionError, Segment, option
+from ddfw_plugins.citations import MTT
 
 if TYPE_CHECKING:
     from ddfw import ExpertSource
@@ -23,12 +24,7 @@ class Checkpoints(AbstractTrajectory["ExpertSource"]):
     """Integer epochs of stored checkpoints: start θᵗ, target θᵗ⁺ᴹ."""
 
     name: ClassVar[str] = "mtt"
-    citation: ClassVar[str] = """@inproceedings{cazenavette2022mtt,
-  title = {Dataset Distillation by Matching Training Trajectories},
-  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
-  booktitle = {CVPR},
-  year = {2022}
-}"""
+    citation: ClassVar[str] = MTT
 
     expert_epochs: int = option(2, validator=ge(1), help="M, epochs from start to target")
 

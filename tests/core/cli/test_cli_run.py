@@ -187,7 +187,7 @@ def test_several_seeds_end_with_their_mean_and_sample_deviation(ddfw, tiny, fini
     assert said.code == 0, said.err
     rows = [summary(here / "many" / f"seed-{s}")["rows"] for s in (3, 4)]
     assert [summary(here / "many" / f"seed-{s}")["seed"] for s in (3, 4)] == [3, 4]
-    last = said.out[said.out.index("mean ± std over seeds") :]
+    last = said.out[said.out.index("over run seeds") :]
     for position, subject in enumerate(("distilled", "random real images", "random real + teacher", "full training")):
         means = [100 * r[position]["mean"] for r in rows]
         line = next(line for line in last.splitlines() if line.startswith(subject))
