@@ -60,22 +60,23 @@ def components() -> str:
 def cli() -> str:
     """Every help page."""
     import click
+    from click.testing import CliRunner
 
     from ddfw.cli.main import cli as group
 
     lines = [MADE, "# Command line", ""]
 
     def page(command: click.Command, names: list[str]) -> None:
-        parent = None
-        for name in names:
-            parent = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
-        assert parent is not None
-        lines.extend([f"## {' '.join(names)}", "", "```text", command.get_help(parent), "```", ""])
+        # As a user would see it, at a width of 100.
+        shown = CliRunner().invoke(
+            group, [*names, "--help"], prog_name="ddfw", terminal_width=100, max_content_width=100
+        )
+        lines.extend([f"## {' '.join(['ddfw', *names])}", "", "```text", shown.output.rstrip(), "```", ""])
         if isinstance(command, click.Group):
             for name in sorted(command.commands):
                 page(command.commands[name], [*names, name])
 
-    page(group, ["ddfw"])
+    page(group, [])
     return "\n".join(lines)
 
 

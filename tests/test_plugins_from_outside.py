@@ -210,6 +210,21 @@ def test_a_broken_neighbour_is_named_and_harms_nobody(tmp_path):
     assert done.returncode == 0 and "digits · convnet · mine" in done.stdout
 
 
+@pytest.mark.parametrize("method", ["decode", "segment"])
+def test_a_fault_inside_a_plugin_is_reported_as_the_plugins(tmp_path, method):
+    """Broken: a third party's bug would be called ours, or the run would end without a last report."""
+    broken = MODULE.replace(
+        f"def {method}(self, ",
+        f"def {method}(self, *rest):\n        return rest.nothing\n\n    def old_{method}(self, ",
+    )
+    (tmp_path / "faulty.py").write_text(broken)
+    done = ddfw(*tiny("--param", "mine", "--traj", "mine", "--json"), cwd=tmp_path, DDFW_PLUGINS="./faulty.py")
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert re.search(r"plugin local:faulty \((param|traj) mine\) failed: AttributeError", done.stderr), done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["event"], last["status"]) == ("run_finished", "failed")
+
+
 def test_a_name_that_two_plugins_offer_is_refused_with_both_owners(tmp_path):
     """Broken: one of two plugins would silently win."""
     (tmp_path / "fine.py").write_text(MODULE)

@@ -33,7 +33,7 @@ class Stream(Enum):
     EVAL_INIT = "eval/init"  # seed eval.seed, index = network
     EVAL_BATCHES = "eval/batches"  # likewise, then epoch
     EVAL_AUGMENT = "eval/augment"  # likewise, then epoch
-    BASELINE = "baseline/pick"  # seed run.seed, index = baseline
+    BASELINE = "baseline/pick"  # seed run.seed; both baselines share their images
 
 
 def derive_seed(seed: int, stream: Stream, *index: int) -> int:

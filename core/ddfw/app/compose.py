@@ -22,6 +22,7 @@ from ddfw.app.sources import Settings, gather
 from ddfw.app.stages import RunResult, Stages
 from ddfw.app.toml import dumps
 from ddfw.artifacts.run_dir import RunDirectory
+from ddfw.errors import DivergedError
 from ddfw_registry import Structurer
 
 if TYPE_CHECKING:
@@ -145,16 +146,22 @@ def run(
     places = places or Places()
     directory = RunDirectory(directory_for(config, places))
     text = config_text(config)
+    if (finished := directory.finished(text)) is not None:
+        return RunResult(directory=directory.path, summary=finished, already_finished=True)
     made = plan(config, places)
     with directory.claimed(text):
-        finished = directory.summary()
-        if finished is not None:
-            return RunResult(directory=directory.path, summary=finished, already_finished=True)
         announcer = Announcer()
         shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.name == "progress")]
         observers = [*shown, *extra_observers]
         with announcer.opened(observers, directory.path), config.executor.open(made.context()) as session:
-            return Stages(plan=made, directory=directory, session=session, announce=announcer).everything()
+            stages = Stages(plan=made, directory=directory, session=session, announce=announcer)
+            try:
+                return stages.everything()
+            except DivergedError:
+                raise  # it has been told, with what was learned before
+            except Exception as error:
+                stages.tell_failure(error)
+                raise
 
 
 def distill(
@@ -182,12 +189,15 @@ def distill(
             also ones that no plugin offers; and the settings records `experts=`, `outer=`, `window=`, `gradient=`,
             `eval=`, `budget=`.
 
+            A component's name alone, `param="lss"`, takes the recipe's options.
+
     Returns:
         The finished run; `.load()` gives the images.
     """
     known = {f.name for f in attrs.fields(RunConfig)} - {"run"}
     if unknown := sorted(set(components) - known):
         raise TypeError(f"distill() takes no {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
+    typed = {k: components.pop(k) for k, v in list(components.items()) if isinstance(v, str)}
     names = {
         k: {"name": v.name} for k, v in components.items() if hasattr(v, "name") and k in ("data", "param", "traj")
     }
@@ -196,7 +206,7 @@ def distill(
         flags["budget"] = {**flags.get("budget", {}), "ipc": ipc}
     offered = {kind: {e.name for e in catalog().entries(kind)} for kind in names}
     named = {k: v for k, v in names.items() if v["name"] in offered[k]}
-    config = evolve(structure(gather(recipe, {**flags, **named}, ())), **components)
+    config = evolve(structure(gather(recipe, {**flags, **named, **typed}, ())), **components)
     places = Places(
         out=None if out is None else Path(out),
         experts=Path(experts_dir),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 from attrs import frozen
-from torch import Tensor, nn
+from torch import nn
 
+from ddfw.app.catalog import catalog
 from ddfw.app.config import RunConfig
 from ddfw.artifacts.expert_store import ExpertStore
 from ddfw.contracts.dataset import RealImages, Split, Splits, TrainingSpace
@@ -20,11 +21,13 @@ from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.parameterization import Layout
 from ddfw.engine.inner import Network, build_module
 from ddfw.errors import OptionError
-from ddfw_registry import ConfigError, Problem
+from ddfw_registry import ConfigError, Problem, Structurer
 
 if TYPE_CHECKING:
     from ddfw.contracts.executor import ExecutorContext
 
+#: Grows when the meaning of an expert store's key changes.
+KEY_SCHEMA = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -49,6 +52,7 @@ class Plan:
     network: Network
     layout: Layout
     store: ExpertStore
+    data_sha256: str
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,7 +108,8 @@ def make_plan(config: RunConfig, data_root: Path | None, experts_dir: Path) -> P
     with at("param"):
         layout = config.param.layout(splits.spec, config.budget, config.labels.floats_per_image(splits.spec))
     _check_window(config)
-    key = expert_key(config, splits, space)
+    data_sha256 = sha256_of(splits.train, splits.validation)
+    key = expert_key(config, space, data_sha256)
     return Plan(
         config=config,
         splits=splits,
@@ -113,54 +118,51 @@ def make_plan(config: RunConfig, data_root: Path | None, experts_dir: Path) -> P
         network=Network(module),
         layout=layout,
         store=ExpertStore(experts_dir, key, f"{config.data.name}-{config.model.name}"),
+        data_sha256=data_sha256,
     )
 
 
-def expert_key(config: RunConfig, splits: Splits, space: TrainingSpace) -> dict[str, Any]:
+def expert_key(config: RunConfig, space: TrainingSpace, data_sha256: str) -> dict[str, Any]:
     """Everything that shapes an expert, JSON-able; its seed, the number of experts and the executor excepted."""
     return {
-        "data": {"name": config.data.name, "sha256": split_sha256(splits)},
-        "space": space.kind,
-        "model": component_key(config.model),
+        "schema": KEY_SCHEMA,
+        "data": {"name": config.data.name, "sha256": data_sha256},
+        # Mean and deviation follow from the data.
+        "space": {"kind": space.kind, "max_value": space.max_value},
+        "model": component_key("model", config.model),
         "training": attrs.asdict(config.experts.training),
-        "augment": component_key(config.augment),
+        "augment": component_key("augment", config.augment),
         "precision": config.run.precision,
     }
 
 
-def split_sha256(splits: Splits) -> str:
-    """A hash over training and validation images and labels; the test split is not looked at."""
+def sha256_of(*splits: Split) -> str:
+    """A hash over the images and labels of splits, in their order."""
     digest = hashlib.sha256()
-    for tensor in (
-        splits.train.images,
-        splits.train.labels,
-        splits.validation.images,
-        splits.validation.labels,
-    ):
+    for tensor in (t for split in splits for t in (split.images, split.labels)):
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
+        array: Any = tensor.contiguous().numpy()
+        digest.update(array)
     return digest.hexdigest()
 
 
-def component_key(component: Any) -> dict[str, Any]:
-    """A component's name and options, JSON-able."""
-    return {"name": component.name, **attrs.asdict(component)}
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().numpy().tobytes())
+def component_key(kind: str, component: Any) -> dict[str, Any]:
+    """A component's name and options, and where it comes from unless it is built in; JSON-able."""
+    table = Structurer(catalog()).unstructure(component)
+    for entry in catalog().entries(kind):
+        if entry.cls is type(component) and entry.distribution != "ddfw":
+            table["from"] = f"{entry.distribution} {entry.version}"
+    return table
 
 
 def _check_window(config: RunConfig) -> None:
-    latest = config.traj.latest_start(config.experts.epochs)
-    if config.window.max_start > latest + 1:
-        raise ConfigError(
-            (
-                Problem(
-                    path="window.max_start",
-                    message=f"segments of {config.traj.name} start at epoch {latest:g} at the latest "
-                    f"(experts have {config.experts.epochs} epochs), so this must be <= {int(latest) + 1}, "
-                    f"got {config.window.max_start}",
-                ),
-            )
+    epochs, high = config.experts.epochs, config.traj.latest_high(config.experts.epochs)
+    if high < 1:
+        message = f"segments of {config.traj.name} do not fit experts of {epochs} epochs; raise experts.epochs"
+        raise ConfigError((Problem(path="traj", message=message),))
+    if config.window.max_start > high:
+        message = (
+            f"segments of {config.traj.name} start before epoch {high:g} (experts have {epochs} epochs), "
+            f"so this must be <= {int(high)}, got {config.window.max_start}"
         )
+        raise ConfigError((Problem(path="window.max_start", message=message),))

@@ -11,11 +11,11 @@ from attrs import evolve
 from ddfw.app.announce import Announcer
 from ddfw.app.compose import structure
 from ddfw.app.judging import Judge
-from ddfw.app.plan import make_plan
+from ddfw.app.plan import make_plan, sha256_of
 from ddfw.app.results import eval_record
 from ddfw.app.sources import Settings
 from ddfw.artifacts import atomic, synthetic
-from ddfw.artifacts.run_dir import RunDirectory
+from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
 from ddfw.errors import DataError
 
 
@@ -43,7 +43,7 @@ def reevaluate(
         tables = tomllib.loads(directory.config.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{directory.config} is not readable TOML: {error}") from error
-    config = structure(Settings(tables=tables, recipe=""))
+    config = structure(Settings(tables=tables))
     settings = evolve(
         config.eval,
         networks=config.eval.networks if networks is None else networks,
@@ -51,7 +51,11 @@ def reevaluate(
     )
     config = evolve(config, eval=settings)
     learned = synthetic.load(run)
-    plan = make_plan(config, data_root, Path("experts"))
+    # Networks have to see what they saw in the run, so the stored space is used, not one fitted anew.
+    plan = evolve(make_plan(config, data_root, Path("experts")), space=learned.space)
+    _require_same_data(run, "data_sha256", plan.data_sha256)
+    test = plan.splits.test.read()
+    _require_same_data(run, "test_sha256", sha256_of(test))
     announcer = Announcer()
     observers = [(key, o) for key, o in config.observers.items() if o.name == "progress"]
     with announcer.opened(observers, run), config.executor.open(plan.context()) as session:
@@ -59,7 +63,7 @@ def reevaluate(
         images, targets = (t.to(session.device, plan.dtype) for t in (learned.images, learned.targets))
         report = judge.test(
             judge.distilled(images, targets, learned.step_size, learned.step),
-            plan.encode(plan.splits.test.read(), session.device),
+            plan.encode(test, session.device),
             lambda done: announcer.tick("evaluate", done, settings.networks),
         )
     record = eval_record(report)
@@ -67,3 +71,15 @@ def reevaluate(
     path.parent.mkdir(exist_ok=True)
     atomic.write_json(path, record)
     return path, record
+
+
+def _require_same_data(run: Path, key: str, found: str) -> None:
+    """Refuses to compare figures of different data.
+
+    Raises:
+        DataError: the data set is not the one that the run's manifest names.
+    """
+    expected = atomic.read_json(run / MANIFEST).get(key)
+    if expected is not None and expected != found:
+        what = "test images or labels" if key == "test_sha256" else "training images or labels"
+        raise DataError(f"the {what} are not those of {run} (sha256 {found[:12]}…, there {str(expected)[:12]}…)")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ddfw.app.catalog import plugins
+from ddfw.app.catalog import catalog, plugins
 from ddfw.app.config import COMPONENT_TABLES
 from ddfw.contracts.observer import EvaluationReport
+from ddfw_registry import Structurer
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -79,6 +80,7 @@ def card(
 ) -> dict[str, Any]:
     """card.json: what the set is, how to load it, what it costs, how good it is and under which protocol."""
     config, splits, layout = plan.config, plan.splits, plan.layout
+    structurer = Structurer(catalog())
     return {
         "schema": 1,
         "what": f"a synthetic training set distilled from {config.data.name}",
@@ -88,6 +90,7 @@ def card(
             "name": config.data.name,
             "origin": splits.source,
             "licence": splits.licence,
+            "sha256": plan.data_sha256,
             "class_names": list(splits.class_names),
         },
         "images": {
@@ -110,10 +113,10 @@ def card(
             "exempt": ["step size", "class order", "integer tables of params.safetensors", "training space"],
         },
         "trajectories": dict(storage),
-        "selected": {"step": selected_step, "by": "validation"},
+        "selected": {"step": selected_step, "by": "validation" if status == "finished" else "nothing"},
         "accuracies": [eval_record(r) for r in reports],
         "protocol": {**attrs.asdict(config.eval), "network": config.model.name},
-        "components": {table: getattr(config, table).name for table in COMPONENT_TABLES},
+        "components": {table: structurer.unstructure(getattr(config, table)) for table in COMPONENT_TABLES},
         "citations": citations(config),
         "privacy": "no privacy guarantee: synthetic images can reveal training images",
     }

@@ -39,11 +39,11 @@ class Recipe:
 
 @frozen(kw_only=True)
 class Settings:
-    """Merged settings, and for each dotted path the layer that had the last word."""
+    """Merged settings, for each dotted path the layer that had the last word, and the recipe below them."""
 
     tables: Mapping[str, Any]
     origins: Mapping[str, str] = field(factory=dict)
-    recipe: str
+    recipe: str = ""
 
 
 def recipes() -> dict[str, Recipe]:
@@ -81,12 +81,14 @@ def gather(
     """
     known = recipes()
     file_tables: Mapping[str, Any] = {}
-    file_origin, named = "", None
+    file_origin, named, resolved = "", None, False
     if start is not None and (start.endswith(".toml") or "/" in start or Path(start).is_file()):
         file_tables, file_origin = _read(Path(start)), f"file {start}"
-        said = file_tables.get("run", {}).get("recipe") if isinstance(file_tables.get("run"), Mapping) else None
+        head = file_tables.get("run")
+        said = head.get("recipe") if isinstance(head, Mapping) else None
         # Where the file does not come from a recipe of ours, one is chosen as if it had been given by flags.
         named = said if isinstance(said, str) and said in known else None
+        resolved = isinstance(said, str) and all(table in file_tables for table in COMPONENT_TABLES)
     elif start is not None:
         named = start
         if start not in known:
@@ -105,7 +107,9 @@ def gather(
     said_layers = [(file_tables, file_origin), (flags, "flag"), (set_tables, "--set")]
     default = known["default"]
     recipe = known[named] if named else choose(known.values(), default, [tables for tables, _ in said_layers])
-    layers = [(default.tables, "recipe default"), (recipe.tables, f"recipe {recipe.name}"), *said_layers]
+    below = [(default.tables, "recipe default"), (recipe.tables, f"recipe {recipe.name}")]
+    # A file with its recipe's name and every component is a run's own: what it leaves out is meant to be left out.
+    layers = [*([] if resolved else below), *said_layers]
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for tables, origin in layers:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ddfw.app import results
 from ddfw.app.announce import Announcer
 from ddfw.app.judging import Judge
-from ddfw.app.plan import Plan, at, split_sha256
+from ddfw.app.plan import Plan, at, sha256_of
 from ddfw.artifacts import pictures, synthetic
 from ddfw.artifacts.expert_store import StoredExperts
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
@@ -232,7 +232,8 @@ class Stages:
             results.manifest(
                 plan,
                 status="finished",
-                data_sha256=split_sha256(plan.splits),
+                data_sha256=plan.data_sha256,
+                test_sha256=sha256_of(plan.splits.test.last_read),
                 experts=str(plan.store.folder),
                 device=device,
                 outputs=outputs,
@@ -295,7 +296,7 @@ class Stages:
     ) -> None:
         """Writes what was learned before a divergence, so that nothing is lost; there is no summary."""
         learned, step, outputs = best.learned, best.step, dict[str, str]()
-        if error.step is not None and state.learned.finite():
+        if error.step is not None:
             learned, step = state.learned, error.step
         if learned is not None:
             outputs = self._write_set(distillation, learned, step, (), {}, "diverged")
@@ -304,6 +305,14 @@ class Stages:
             results.manifest(self.plan, status="diverged", reason=str(error), outputs=outputs, seconds=self.seconds),
         )
         self.announce(RunFinished(status="diverged", directory=self.directory.path, summary={"reason": str(error)}))
+
+    def tell_failure(self, error: Exception) -> None:
+        """A manifest and a last report for a run that ended in an error; there is no summary."""
+        reason = f"{type(error).__name__}: {error}"
+        self.directory.write_json(
+            MANIFEST, results.manifest(self.plan, status="failed", reason=reason, seconds=self.seconds)
+        )
+        self.announce(RunFinished(status="failed", directory=self.directory.path, summary={"reason": reason}))
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

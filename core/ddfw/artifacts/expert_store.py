@@ -73,7 +73,10 @@ class ExpertStore:
         path = self.folder / "index.json"
         if not path.exists():
             return {}
-        value = atomic.read_json(path)
+        try:
+            value = atomic.read_json(path)
+        except DataError as error:
+            raise DataError(f"{error}; ddfw experts rm {self.folder.name} removes the store") from error
         if value.get("schema") != STORE_SCHEMA or value.get("key") != self.key:
             raise DataError(
                 f"{path} describes other experts than its folder's name says; "
@@ -104,9 +107,7 @@ class ExpertStore:
                 {
                     "schema": STORE_SCHEMA,
                     "key": self.key,
-                    "tensors": [
-                        {"name": n, "shape": list(s)} for n, s in zip(network.names, network.shapes, strict=True)
-                    ],
+                    "tensors": _tensors(network),
                     "experts": {str(seed): experts[seed].as_json() for seed in sorted(experts)},
                 },
             )
@@ -121,6 +122,11 @@ class ExpertStore:
         index = self.index()
         if absent := [seed for seed in seeds if seed not in index]:
             raise DataError(f"{self.folder} has no expert of seed {', '.join(map(str, absent))}")
+        recorded = atomic.read_json(self.folder / "index.json").get("tensors")
+        if recorded != _tensors(network):
+            raise DataError(
+                f"{self.folder} holds experts of another network; remove them: ddfw experts rm {self.folder.name}"
+            )
         return StoredExperts([index[seed] for seed in seeds], self.folder, network, device)
 
 
@@ -134,7 +140,10 @@ class StoredExperts:
         self._device = device
         self.sizes = network.sizes
         for expert, path in zip(experts, self._files, strict=True):
-            atomic.verify(path, expert.sha256)
+            try:
+                atomic.verify(path, expert.sha256)
+            except DataError as error:
+                raise DataError(f"{error}; ddfw experts rm {folder.name} removes the store") from error
         self._epochs = min(self._rows(path, network.num_parameters) for path in self._files) - 1
 
     @property
@@ -214,18 +223,23 @@ def remove_store(root: Path, name: str) -> int:
     Raises:
         DataError: no such store, or a folder that holds other things than experts.
     """
-    known = {s.name: s for s in list_stores(root)}
-    if name not in known:
+    folder = root / name
+    if Path(name).name != name or not (folder / "index.json").exists():
         raise DataError(f"no expert store {name!r} below {root}; `ddfw experts list` shows what is there")
-    folder = known[name].folder
     if folder.is_symlink():
         raise DataError(f"{folder} is a link, not a store of ours; remove it yourself")
-    strange = [p.name for p in folder.iterdir() if not _ours(p)]
-    if strange:
-        raise DataError(f"{folder} also holds {', '.join(sorted(strange)[:3])}, which is not ours; remove it yourself")
-    freed = known[name].bytes
-    shutil.rmtree(folder)
+    with atomic.locked(folder, "the expert store", wait=True):
+        strange = [p.name for p in folder.iterdir() if not _ours(p)]
+        if strange:
+            others = ", ".join(sorted(strange)[:3])
+            raise DataError(f"{folder} also holds {others}, which is not ours; remove it yourself")
+        freed = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+        shutil.rmtree(folder)
     return freed
+
+
+def _tensors(network: ParameterTable) -> list[dict[str, Any]]:
+    return [{"name": n, "shape": list(s)} for n, s in zip(network.names, network.shapes, strict=True)]
 
 
 def _ours(path: Path) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 from attrs import frozen
 
 from ddfw.artifacts import atomic
-from ddfw.errors import DirectoryInUseError
+from ddfw.errors import DataError, DirectoryInUseError
 
-CONFIG, MANIFEST, SUMMARY, METRICS = "config.toml", "manifest.json", "summary.json", "metrics.jsonl"
+CONFIG, MANIFEST, SUMMARY = "config.toml", "manifest.json", "summary.json"
 
 
 @frozen
@@ -34,10 +34,22 @@ class RunDirectory:
         """What a user takes away."""
         return self.path / "synthetic"
 
-    def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, None while there is none."""
-        path = self.path / SUMMARY
-        return atomic.read_json(path) if path.exists() else None
+    def finished(self, config_text: str) -> dict[str, Any] | None:
+        """The summary of the finished run of this configuration, None if there is none.
+
+        Raises:
+            DataError: it is finished, but what it wrote was changed or is missing.
+            DirectoryInUseError: the directory holds something else.
+        """
+        self._refuse_strangers(config_text)
+        if not (self.path / SUMMARY).exists():
+            return None
+        try:
+            for name, sha256 in atomic.read_json(self.path / MANIFEST)["outputs"].items():
+                atomic.verify(self.path / name, sha256)
+        except (KeyError, AttributeError, TypeError) as error:
+            raise DataError(f"{self.path / MANIFEST} lacks or garbles {error}") from error
+        return atomic.read_json(self.path / SUMMARY)
 
     @contextlib.contextmanager
     def claimed(self, config_text: str) -> Iterator[None]:
@@ -50,6 +62,8 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         with atomic.locked(self.path, "the run directory", wait=False):
             self._refuse_strangers(config_text)
+            for stale in self.path.glob(".*.tmp"):
+                stale.unlink()
             atomic.write_text(self.config, config_text)
             for folder in ("eval", "images"):
                 (self.path / folder).mkdir(exist_ok=True)
@@ -69,5 +83,5 @@ class RunDirectory:
                 raise DirectoryInUseError(
                     f"{self.path} holds a run with another configuration; choose another --out, or remove it"
                 )
-        elif any(entry.name != ".lock" for entry in self.path.iterdir()):
+        elif any(e.name != ".lock" and not e.name.endswith(".tmp") for e in self.path.iterdir()):
             raise DirectoryInUseError(f"{self.path} is not empty and not a run of ddfw; choose another --out")

@@ -65,7 +65,10 @@ def invoke(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted; experts that were finished are kept", INTERRUPTED)
     except Terminated:
-        return _say("stopped by SIGTERM; experts that were finished are kept, the same command goes on", TERMINATED)
+        return _say(
+            "stopped by SIGTERM; finished experts are kept, the same command starts from them",
+            TERMINATED,
+        )
     except BrokenPipeError:
         # The reader went away (`ddfw list | head`); a last flush at exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,9 +118,27 @@ def _internal(error: Exception, arguments: list[str]) -> int:
     if "--traceback" in arguments:
         traceback.print_exception(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"
     text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-    return _say(f"internal error: {text}\nat {place}; `ddfw --traceback …` shows the whole of it", BUG)
+    place = f"at {os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"
+    more = "`ddfw --traceback …` shows the whole of it"
+    owner = _plugin_in(error)
+    if owner is not None:
+        return _say(f"plugin {owner} failed: {text}\n{place}; {more}", PLUGIN)
+    return _say(f"internal error: {text}\n{place}; {more}", BUG)
+
+
+def _plugin_in(error: Exception) -> str | None:
+    """The plugin of a third party in whose code an error arose (the innermost one), None if there is none."""
+    from ddfw.app.catalog import catalog
+    from ddfw.kinds import KINDS
+
+    found = catalog()
+    entries = [e for kind in KINDS for e in found.entries(kind.id) if e.distribution != "ddfw"]
+    owners = {e.cls.__module__: f"{e.plugin} ({e.kind} {e.name})" for e in entries}
+    owner = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = owners.get(frame.f_globals.get("__name__", ""), owner)
+    return owner
 
 
 def _say(text: str, code: int) -> int:

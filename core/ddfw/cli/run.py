@@ -142,7 +142,7 @@ def _run(config: RunConfig, places: Places, quiet: bool, as_json: bool) -> Any:
     from ddfw.app.compose import run
     from ddfw.app.json_stream import JsonStream
 
-    stream = [("json", JsonStream(stream=sys.stdout))] if as_json else []
+    stream = [("--json", JsonStream(stream=sys.stdout))] if as_json else []
     result = run(config, places, stream, quiet=quiet or as_json)
     if result.already_finished:
         click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)

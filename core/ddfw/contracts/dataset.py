@@ -62,6 +62,17 @@ class SealedSplit:
         self.reads += 1
         return self._split
 
+    @property
+    def last_read(self) -> Split:
+        """What was read before, without counting again.
+
+        Raises:
+            RuntimeError: nothing was read yet.
+        """
+        if not self.reads:
+            raise RuntimeError("the test split has not been read")
+        return self._split
+
     def __len__(self) -> int:
         return len(self._split.labels)
 
@@ -194,13 +205,21 @@ class TrainingSpace:
     @classmethod
     def fit(cls, kind: Literal["standard", "none"], images: Tensor, max_value: float) -> TrainingSpace:
         """Measures mean and standard deviation of raw training images [n, C, H, W] (float64 arithmetic)."""
+        import numpy as np
+
         channels = images.shape[1]
         if kind == "none":
             return cls(kind=kind, max_value=max_value, mean=(0.0,) * channels, std=(1.0,) * channels)
         # numpy sums in one order whatever the number of threads; a last bit would otherwise differ between machines.
-        pixels = images.cpu().numpy().astype("float64") / max_value
-        mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
-        return cls(kind=kind, max_value=max_value, mean=tuple(mean.tolist()), std=tuple(std.clip(1e-6).tolist()))
+        # In pieces, since float64 copies of 100,000 photographs would not fit.
+        raw = images.cpu().numpy()
+        pieces = [raw[i : i + 1000] for i in range(0, len(raw), 1000)]
+        count = raw.size / channels * max_value
+        mean = sum(p.sum(axis=(0, 2, 3), dtype="float64") for p in pieces) / count
+        centre = (mean * max_value).reshape(1, -1, 1, 1)
+        square = sum(((p - centre) ** 2).sum(axis=(0, 2, 3)) for p in pieces) / (count * max_value)
+        std = np.sqrt(square).clip(1e-6)
+        return cls(kind=kind, max_value=max_value, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
         """Raw images [n, C, H, W] in [0, max_value] → training space, in `dtype`."""

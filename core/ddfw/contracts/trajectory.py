@@ -83,7 +83,7 @@ class AbstractTrajectory(ABC, Generic[PreparedT]):
         Args:
             trajectories: what `prepare` returned.
             low: earliest start, in epochs.
-            high: exclusive upper end; low < high ≤ latest_start(K) + 1.
+            high: exclusive upper end; low < high ≤ latest_high(K).
             rng: CPU generator; the only source of randomness.
         """
 
@@ -91,6 +91,6 @@ class AbstractTrajectory(ABC, Generic[PreparedT]):
     def stored_bytes(self, trajectories: PreparedT) -> int:
         """Bytes needed to keep `trajectories` on disk: the price of this source beside another."""
 
-    def latest_start(self, num_epochs: int) -> float:
-        """The latest epoch from which a segment can start, for experts of K epochs."""
+    def latest_high(self, num_epochs: int) -> float:
+        """The largest exclusive upper end that a window of starts may have, for experts of K epochs."""
         return num_epochs

@@ -46,6 +46,10 @@ class OuterSettings:
     step_size_momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="its momentum")
     step_size_floor: float = option(1e-4, validator=gt(0.0), help="a never falls below this")
 
+    def __attrs_post_init__(self) -> None:
+        if self.step_size < self.step_size_floor:
+            raise ValueError(f"step_size {self.step_size:g} lies below step_size_floor {self.step_size_floor:g}")
+
 
 @frozen(kw_only=True)
 class WindowSettings:
@@ -85,6 +89,13 @@ class Learned:
         return Learned(
             params=copy(self.params), label_params=copy(self.label_params), step_size=self.step_size.detach().clone()
         )
+
+    def restore(self, other: Learned) -> None:
+        """Puts another one's values into these tensors."""
+        for mine, theirs in ((self.params, other.params), (self.label_params, other.label_params)):
+            for key, tensor in mine.items():
+                tensor.copy_(theirs[key])
+        self.step_size.copy_(other.step_size)
 
     def finite(self) -> bool:
         """Whether every floating tensor is finite."""
@@ -224,7 +235,7 @@ class Distillation(Generic[PreparedT]):
         return used, [evolve(s, batches=tuple(row[batch] for batch in s.batches)) for s in schedules]
 
     def _update(self, state: OuterState, leaves: Params, label_leaves: Params, step_size_grad: Tensor) -> None:
-        learned = state.learned
+        learned, before = state.learned, state.learned.snapshot()
         for tensors, gradients in ((learned.params, leaves), (learned.label_params, label_leaves)):
             for key, tensor in tensors.items():
                 tensor.grad = gradients[key].grad
@@ -233,6 +244,12 @@ class Distillation(Generic[PreparedT]):
             optimiser.step()
         with torch.no_grad():
             learned.step_size.clamp_(min=self.outer.step_size_floor)
+            if not learned.finite():
+                learned.restore(before)
+                raise DivergedError(
+                    f"the synthetic set stopped being finite at outer step {state.step + 1}; lower the learning rates",
+                    step=state.step,
+                )
 
 
 def run_steps(
@@ -243,15 +260,10 @@ def run_steps(
     """Steps until `outer.steps` are done; checkpoints, selections and observers sit in `after_step`.
 
     Raises:
-        DivergedError: a step diverged; what was learned before it is still finite.
+        DivergedError: a step diverged; what was learned before it is as it was.
     """
     while state.step < distillation.outer.steps:
         state, report = distillation.step(state)
-        if not state.learned.finite():
-            raise DivergedError(
-                f"the synthetic set stopped being finite at outer step {state.step}; lower the learning rates",
-                step=state.step,
-            )
         after_step(state, report)
     return state
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ddfw.contracts.executor import TrainedExpert
 from ddfw.engine.inner import Network
 from ddfw.engine.training import accuracy, train
+from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
@@ -52,16 +53,19 @@ def train_expert(
         losses.append(loss)
         on_epoch(epoch)
 
-    train(
-        network,
-        theta,
-        data,
-        settings,
-        augmentation,
-        batches=lambda epoch: generator(seed, Stream.EXPERT_BATCHES, epoch),
-        draws=lambda epoch: generator(seed, Stream.EXPERT_AUGMENT, epoch),
-        after_epoch=keep,
-    )
+    try:
+        train(
+            network,
+            theta,
+            data,
+            settings,
+            augmentation,
+            batches=lambda epoch: generator(seed, Stream.EXPERT_BATCHES, epoch),
+            draws=lambda epoch: generator(seed, Stream.EXPERT_AUGMENT, epoch),
+            after_epoch=keep,
+        )
+    except DivergedError as error:
+        raise DivergedError(f"expert of seed {seed}: {error} (experts.lr)") from error
     return TrainedExpert(
         seed=seed,
         snapshots=torch.stack(snapshots),

@@ -48,7 +48,7 @@ def train(
         θ [P] after the last epoch.
 
     Raises:
-        DivergedError: an epoch's mean loss is not finite.
+        DivergedError: the mean loss of an epoch, or θ after it, is not finite.
     """
     theta = theta.detach().clone()
     lr, velocity = settings.lr, torch.zeros_like(theta)
@@ -67,9 +67,9 @@ def train(
             velocity.mul_(settings.momentum).add_(gradient).add_(theta, alpha=settings.weight_decay)
             theta.sub_(velocity, alpha=lr)
         mean = float(total) / n
-        if not mean < float("inf"):
+        if not mean < float("inf") or not bool(theta.isfinite().all()):
             raise DivergedError(
-                f"training diverged: the loss of epoch {epoch + 1} is {mean} at learning rate {lr:g}; lower it"
+                f"training diverged in epoch {epoch + 1} (mean loss {mean:g}) at learning rate {lr:g}; lower it"
             )
         if after_epoch is not None:
             after_epoch(epoch + 1, theta, mean)

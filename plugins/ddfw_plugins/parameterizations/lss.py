@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from attrs.validators import ge, in_, le, optional
 from torch import Tensor
 
@@ -135,10 +135,13 @@ class LowRankSpace(AbstractParameterization):
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
         """The largest class-balanced number of cores for which mappers, cores and (strict) labels fit the budget."""
         ranks = self.resolve(spec)
-        images_per_core = self.subspaces if self.pairing == "all" else 1
-        mappers = self._mapper_floats(spec, ranks, self.subspaces)
-        if not self._fits(spec, budget, label_floats_per_image, ranks, self.subspaces, images_per_core):
-            price = ranks.core_floats + images_per_core * budget.label_price(label_floats_per_image)
+        if self.subspaces > 1 and self.pairing == "all" and not self._low_modes(spec, ranks):
+            raise OptionError("at full rank all subspaces are one, and pairing all would repeat each image", "pairing")
+        if self.assign == "class" and self.pairing == "own" and self.subspaces > spec.num_classes:
+            raise OptionError(f"{spec.num_classes} classes cannot fill {self.subspaces} subspaces", "subspaces")
+        mappers = self._mapper_floats(spec, ranks)
+        if not self._fits(spec, budget, label_floats_per_image):
+            price = ranks.core_floats + self._images_per_core * budget.label_price(label_floats_per_image)
             raise OptionError(self._what_would_fit(spec, budget, label_floats_per_image, mappers, price))
         layout = Layout.largest(
             spec,
@@ -146,7 +149,7 @@ class LowRankSpace(AbstractParameterization):
             ranks.core_floats,
             label_floats_per_image,
             shared_floats=mappers,
-            images_per_sample=images_per_core,
+            images_per_sample=self._images_per_core,
         )
         cores = spec.num_classes * layout.samples_per_class
         if self.pairing == "own" and cores < self.subspaces:
@@ -242,52 +245,36 @@ class LowRankSpace(AbstractParameterization):
             modes["w"] = ranks.width
         return modes
 
-    def _mapper_floats(self, spec: ImageSpec, ranks: Ranks, subspaces: int) -> int:
+    def _mapper_floats(self, spec: ImageSpec, ranks: Ranks) -> int:
         sizes = {"c": spec.channels, "h": spec.height, "w": spec.width}
-        return subspaces * sum(sizes[mode] * rank for mode, rank in self._low_modes(spec, ranks).items())
+        return self.subspaces * sum(sizes[mode] * rank for mode, rank in self._low_modes(spec, ranks).items())
+
+    @property
+    def _images_per_core(self) -> int:
+        return self.subspaces if self.pairing == "all" else 1
 
     def _what_would_fit(self, spec: ImageSpec, budget: Budget, label_floats: int, mappers: int, price: int) -> str:
         floats, classes = budget.floats(spec), spec.num_classes
         need = mappers + classes * price
         ways = [f"budget.ipc >= {-(-need // (classes * spec.floats_per_image))}"]
-        fewer = [
-            s
-            for s in range(1, self.subspaces)
-            if self._fits(spec, budget, label_floats, self.resolve(spec), s, s if self.pairing == "all" else 1)
-        ]
+        fewer = [s for s in range(1, self.subspaces) if evolve(self, subspaces=s)._fits(spec, budget, label_floats)]
         if fewer:
             ways.append(f"param.subspaces <= {max(fewer)}")
-        if self.ranks is None:
-            smaller = [
-                r
-                for r in range(1, self.rank)
-                if self._fits(
-                    spec,
-                    budget,
-                    label_floats,
-                    Ranks(channels=self.rank_channels or spec.channels, height=r, width=r, per_channel=None),
-                    self.subspaces,
-                    self.subspaces if self.pairing == "all" else 1,
-                )
-            ]
+        if self.ranks is None and self.rank_h is None and self.rank_w is None:
+            smaller = [r for r in range(1, self.rank) if evolve(self, rank=r)._fits(spec, budget, label_floats)]
             if smaller:
                 ways.append(f"param.rank <= {max(smaller)}")
-        if (
-            budget.accounting == "strict"
-            and label_floats
-            and self._fits(spec, budget, 0, self.resolve(spec), self.subspaces, 1)
-        ):
+        if budget.accounting == "strict" and label_floats and self._fits(spec, budget, 0):
             ways.append("budget.accounting = 'pixels' (labels free)")
         return (
             f"one sample per class needs {need} floats ({mappers} for mappers, {classes} × {price} for cores and "
             f"labels), but ipc {budget.ipc} is {floats}. What would fit: {', or '.join(ways)}"
         )
 
-    def _fits(
-        self, spec: ImageSpec, budget: Budget, label_floats: int, ranks: Ranks, subspaces: int, images_per_core: int
-    ) -> bool:
-        price = ranks.core_floats + images_per_core * budget.label_price(label_floats)
-        return self._mapper_floats(spec, ranks, subspaces) + spec.num_classes * price <= budget.floats(spec)
+    def _fits(self, spec: ImageSpec, budget: Budget, label_floats: int) -> bool:
+        ranks = self.resolve(spec)
+        price = ranks.core_floats + self._images_per_core * budget.label_price(label_floats)
+        return self._mapper_floats(spec, ranks) + spec.num_classes * price <= budget.floats(spec)
 
     def _subspaces(
         self, images: Tensor, labels: Tensor, fit: Tensor, fit_labels: Tensor, rng: torch.Generator
@@ -309,7 +296,7 @@ class LowRankSpace(AbstractParameterization):
         flat = fit.flatten(1).double().cpu().numpy()
         components = min(PCA_COMPONENTS, *flat.shape)
         state = int(torch.randint(2**31 - 1, (), generator=rng))
-        pca = PCA(n_components=components, svd_solver="full").fit(flat)
+        pca = PCA(n_components=components, svd_solver="covariance_eigh").fit(flat)
         kmeans = KMeans(n_clusters=self.subspaces, n_init=4, random_state=state).fit(pca.transform(flat))
         found = torch.from_numpy(kmeans.labels_).long().to(fit.device)
         groups = [fit[found == k] for k in range(self.subspaces)]

@@ -167,9 +167,9 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         """Way-points and β of all experts."""
         return sum(t.stored_floats * t.points.element_size() for t in trajectories)
 
-    def latest_start(self, num_epochs: int) -> float:
-        """K − 1: later starts would leave less than an epoch to go."""
-        return num_epochs - 1
+    def latest_high(self, num_epochs: int) -> float:
+        """K − 1 for real-valued starts, K for integers: at least one epoch is left to go."""
+        return num_epochs - 1 if self.continuous else num_epochs
 
 
 def progress(trajectory: Tensor, sizes: Sequence[int], kind: Progress = "arc_length") -> Tensor:

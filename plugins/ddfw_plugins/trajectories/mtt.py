@@ -11,7 +11,7 @@ import torch
 from attrs import frozen
 from attrs.validators import ge
 
-from ddfw import AbstractTrajectory, OptionError, Segment, option
+from ddfw import AbstractTrajectory, Segment, option
 from ddfw_plugins.citations import MTT
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ class Checkpoints(AbstractTrajectory["ExpertSource"]):
 
     def prepare(self, experts: ExpertSource) -> ExpertSource:
         """Nothing is copied: segments read their two checkpoints from the experts."""
-        if self.expert_epochs > experts.num_epochs:
-            raise OptionError(
-                f"{self.expert_epochs} epochs from start to target, but experts have only {experts.num_epochs}",
-                "expert_epochs",
-            )
         return experts
 
     def segment(self, trajectories: ExpertSource, low: float, high: float, rng: torch.Generator) -> Segment:
@@ -56,6 +51,6 @@ class Checkpoints(AbstractTrajectory["ExpertSource"]):
         first = trajectories.snapshots(0, [0])
         return trajectories.num_experts * (trajectories.num_epochs + 1) * first.numel() * first.element_size()
 
-    def latest_start(self, num_epochs: int) -> float:
-        """K − M."""
-        return num_epochs - self.expert_epochs
+    def latest_high(self, num_epochs: int) -> float:
+        """K − M + 1: the last start is K − M."""
+        return num_epochs - self.expert_epochs + 1

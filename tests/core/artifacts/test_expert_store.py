@@ -140,10 +140,11 @@ def test_an_expert_that_is_not_there_is_a_data_error(filled, network):
         filled.source([0, 3], network, CPU)
 
 
-def test_experts_of_another_network_are_refused_with_both_counts(filled):
-    """Broken: a flat vector would be cut into the wrong tensors."""
-    with pytest.raises(DataError, match=r"8 parameters.* 15"):
-        filled.source([0], Network(nn.Linear(4, 3)), CPU)
+@pytest.mark.parametrize("other", [nn.Linear(4, 3), nn.Linear(7, 1)], ids=["other size", "other shapes"])
+def test_experts_of_another_network_are_refused(filled, other):
+    """Broken: a flat vector would be cut into the wrong tensors, of the right size even."""
+    with pytest.raises(DataError, match="experts of another network; remove them: ddfw experts rm"):
+        filled.source([0], Network(other), CPU)
 
 
 def test_an_index_that_belongs_to_another_key_is_refused(filled, tmp_path):

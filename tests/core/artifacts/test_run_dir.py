@@ -14,7 +14,7 @@ def test_a_fresh_directory_gets_its_configuration(tmp_path):
     directory = RunDirectory(tmp_path / "a" / "b")
     with directory.claimed("x = 1\n"):
         assert directory.config.read_text() == "x = 1\n"
-        assert directory.summary() is None
+        assert directory.finished("x = 1\n") is None
 
 
 def test_the_same_run_may_come_back_and_another_may_not(tmp_path):
@@ -81,6 +81,12 @@ def test_a_start_that_failed_on_a_full_disk_can_be_repeated(tmp_path, monkeypatc
 
 def test_a_garbled_summary_is_a_data_error(tmp_path):
     """Broken: a damaged summary would be printed as a finished run, or crash."""
+    (tmp_path / "config.toml").write_text("x = 1\n")
     (tmp_path / "summary.json").write_text("{")
+    (tmp_path / "manifest.json").write_text('{"outputs": {}}')
     with pytest.raises(DataError, match=r"summary\.json"):
-        RunDirectory(tmp_path).summary()
+        RunDirectory(tmp_path).finished("x = 1\n")
+    for garbled in ("[]", '{"outputs": 3}', "{}", "{"):
+        (tmp_path / "manifest.json").write_text(garbled)
+        with pytest.raises(DataError, match=r"manifest\.json"):
+            RunDirectory(tmp_path).finished("x = 1\n")

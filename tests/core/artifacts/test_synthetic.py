@@ -161,7 +161,8 @@ def test_the_card_says_what_it_is_how_to_load_it_and_whose_data_it_comes_from(sm
     assert "no privacy guarantee" in card["privacy"]
     assert card["training_space"]["kind"] == "standard" and card["training_space"]["max_value"] == 16.0
     assert card["step_size"] == small_run.summary["step_size"] > 0
-    assert card["components"]["param"] == "lss" and card["components"]["labels"] == "soft"
+    assert card["components"]["param"]["name"] == "lss" and card["components"]["param"]["rank"] == 4
+    assert card["components"]["labels"]["name"] == "soft" and card["components"]["model"]["width"] == 4
     assert len(card["citations"]) == len(set(card["citations"])) >= 3
     assert all(c.startswith("@") for c in card["citations"])
     assert any("zhong2025mct" in c for c in card["citations"])

@@ -125,7 +125,7 @@ def test_a_budget_that_is_too_small_says_what_would_fit_and_that_does_fit(ddfw, 
 
 
 @pytest.mark.parametrize(
-    ("traj", "epochs", "segment", "latest"), [("mtt", 5, 2, 4), ("mct", 5, 2, 5), ("mtt", 2, 2, 1)]
+    ("traj", "epochs", "segment", "latest"), [("mtt", 5, 2, 4), ("mct", 5, 2, 4), ("mtt", 2, 2, 1)]
 )
 def test_a_window_that_opens_too_late_is_refused_at_the_first_impossible_epoch(
     ddfw, tiny, traj, epochs, segment, latest

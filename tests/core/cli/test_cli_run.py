@@ -101,10 +101,33 @@ def test_a_quiet_runs_own_configuration_file_is_that_run(ddfw, streamed):
     assert "nothing to do" in said.err
 
 
-def test_a_directory_in_use_is_refused(ddfw, finished):
+def test_a_directory_in_use_is_refused(ddfw, finished, here):
     """Broken: the same command started twice would write the same files twice."""
-    with atomic.locked(finished.out, "the run directory", wait=False):
-        ddfw(*finished.arguments).refused(1, "in use", str(finished.out))
+    shutil.copytree(finished.out, here / "run")
+    (here / "run" / "summary.json").unlink()
+    arguments = [str(here / "run") if a == str(finished.out) else a for a in finished.arguments]
+    with atomic.locked(here / "run", "the run directory", wait=False):
+        ddfw(*arguments).refused(1, "in use", str(here / "run"))
+
+
+def test_a_finished_run_whose_files_were_changed_is_not_called_finished(ddfw, finished, here):
+    """Broken: "nothing to do" would be said of a set that is gone."""
+    shutil.copytree(finished.out, here / "run")
+    arguments = [str(here / "run") if a == str(finished.out) else a for a in finished.arguments]
+    assert ddfw(*arguments).code == 0
+    (here / "run" / "synthetic" / "images.safetensors").unlink()
+    ddfw(*arguments).refused(4, "images.safetensors is missing")
+
+
+def test_a_run_that_was_killed_in_its_first_write_starts_again(ddfw, finished, here):
+    """Broken: a half-written temporary file would block the directory for good."""
+    run = here / "run"
+    run.mkdir()
+    (run / ".lock").touch()
+    (run / ".config.toml.abcd0123.tmp").write_text("half")
+    arguments = [str(run) if a == str(finished.out) else a for a in finished.arguments]
+    assert ddfw(*arguments).code == 0
+    assert not list(run.glob(".*.tmp"))
 
 
 def test_a_run_that_was_cut_off_starts_again_in_its_directory(ddfw, finished, here):
@@ -248,7 +271,7 @@ def test_every_combination_of_words_runs(ddfw, tiny, finished, here, param, traj
     )  # fmt: skip
     assert said.code == 0, said.err
     components = json.loads((here / "run" / "synthetic" / "card.json").read_text())["components"]
-    assert (components["param"], components["traj"], components["labels"]) == (param, traj, labels)
+    assert [components[kind]["name"] for kind in ("param", "traj", "labels")] == [param, traj, labels]
 
 
 def test_double_precision_and_augmentation_run_too(ddfw, tiny, here):

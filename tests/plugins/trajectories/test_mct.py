@@ -178,9 +178,8 @@ def test_checkpoint_segments_are_the_stored_checkpoints():
     for s in drawn:
         assert torch.equal(s.start, paths[s.expert][s.start_epoch])
         assert torch.equal(s.target, paths[s.expert][s.start_epoch + 2])
-    assert source.latest_start(6) == 4
-    with pytest.raises(OptionError, match="only 6"):
-        Checkpoints(expert_epochs=7).prepare(Experts(paths, [4, 2]))
+    assert source.latest_high(6) == 5
+    assert ConvexTrajectory().latest_high(6) == 5 and ConvexTrajectory(continuous=False).latest_high(6) == 6
 
 
 def test_way_points_that_make_no_sense_are_refused():
