@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 raise DataError(f"{path} is a single array; expected an .npz archive with {', '.join(ALIASES)}")
             with archive:
                 return {key: _member(archive, names, path) for key, names in ALIASES.items()}
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, *DAMAGED) as error:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, *DAMAGED) as error:
         raise DataError(f"{path} is not a readable .npz archive: {error}") from error
 
 
