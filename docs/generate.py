@@ -107,6 +107,13 @@ def hooks() -> str:
                 must = " *(required)*" if method in base.__abstractmethods__ else ""
                 lines += ["```python", signature(method, function), "```", ""]
                 lines += [f"{must.strip()} {inspect.getdoc(function)}".strip(), ""]
+        for word, record in vars(importlib.import_module(module)).items():
+            if inspect.isclass(record) and record.__module__ == module and record is not base and word[0] != "_":
+                lines += [f"**`{module}.{word}`** – {inspect.getdoc(record)}", ""]
+                lines += [
+                    f"* `{signature(n, f)}`" for n, f in vars(record).items() if inspect.isfunction(f) and n[0] != "_"
+                ]
+                lines += [""]
     return "\n".join(lines)
 
 

@@ -210,6 +210,17 @@ def test_a_broken_neighbour_is_named_and_harms_nobody(tmp_path):
     assert done.returncode == 0 and "digits · convnet · mine" in done.stdout
 
 
+def test_a_plugin_that_was_edited_is_another_plugin(tmp_path):
+    """Broken: a second try at an idea would be answered with the first one's table, or trained on its experts."""
+    (tmp_path / "fine.py").write_text(MODULE)
+    command = [*tiny("--param", "mine", "-q"), "--out", "run"]
+    assert ddfw(*command, cwd=tmp_path, DDFW_PLUGINS="./fine.py").returncode == 0
+    assert "nothing to do" in ddfw(*command, cwd=tmp_path, DDFW_PLUGINS="./fine.py").stderr
+    (tmp_path / "fine.py").write_text(MODULE + "\n# another idea\n")
+    done = ddfw(*command, cwd=tmp_path, DDFW_PLUGINS="./fine.py")
+    assert done.returncode == 1 and "other code of its plugins" in done.stderr
+
+
 @pytest.mark.parametrize("method", ["decode", "segment"])
 def test_a_fault_inside_a_plugin_is_reported_as_the_plugins(tmp_path, method):
     """Broken: a third party's bug would be called ours, or the run would end without a last report."""
@@ -239,14 +250,16 @@ def test_a_name_that_two_plugins_offer_is_refused_with_both_owners(tmp_path):
     [
         ("count * half,", "count,", "but the layout announced"),
         ("torch.cat([left, left.flip(3)], dim=3)", "left", "its layout says"),
+        ("start_epoch=epoch,", "start_epoch=epoch + 99,", "the window is [0, 1)"),
+        ("target=path[-1],", "target=path[-1][1:],", "and target"),
     ],
-    ids=["understates its floats", "decodes to another shape"],
+    ids=["understates its floats", "decodes to another shape", "leaves the window", "another target"],
 )
 def test_a_plugin_that_breaks_its_word_is_refused_before_anything_is_learned(tmp_path, old, new, words):
     """Broken: a wrong count or shape would be found after hours, or never."""
     assert old in MODULE
     (tmp_path / "wrong.py").write_text(MODULE.replace(old, new))
-    done = ddfw(*tiny("--param", "mine", "-q"), cwd=tmp_path, DDFW_PLUGINS="./wrong.py")
+    done = ddfw(*tiny("--param", "mine", "--traj", "mine", "-q"), cwd=tmp_path, DDFW_PLUGINS="./wrong.py")
     assert done.returncode == 3 and words in done.stderr and "Traceback" not in done.stderr
 
 

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from ddfw.contracts.dataset import Splits as Splits
     from ddfw.contracts.executor import AbstractExecutor as AbstractExecutor
     from ddfw.contracts.executor import EvalSettings as EvalSettings
+    from ddfw.contracts.executor import ExecutorContext as ExecutorContext
     from ddfw.contracts.executor import ExpertSettings as ExpertSettings
     from ddfw.contracts.executor import GradientSettings as GradientSettings
+    from ddfw.contracts.executor import LabelledImages as LabelledImages
+    from ddfw.contracts.executor import MetaGradient as MetaGradient
+    from ddfw.contracts.executor import Problem as Problem
+    from ddfw.contracts.executor import TrainingSettings as TrainingSettings
     from ddfw.contracts.labels import AbstractLabels as AbstractLabels
     from ddfw.contracts.labels import Teachers as Teachers
     from ddfw.contracts.matching import AbstractMatchingLoss as AbstractMatchingLoss
@@ -54,7 +59,10 @@ _HOME = {
     "artifacts.synthetic": ("load",),
     "contracts.augmentation": ("AbstractAugmentation", "Draws"),
     "contracts.dataset": ("AbstractDataset", "ImageSpec", "RealImages", "Split", "Splits"),
-    "contracts.executor": ("AbstractExecutor", "EvalSettings", "ExpertSettings", "GradientSettings"),
+    "contracts.executor": (
+        *("AbstractExecutor", "EvalSettings", "ExpertSettings", "GradientSettings"),
+        *("ExecutorContext", "LabelledImages", "MetaGradient", "Problem", "TrainingSettings"),
+    ),
     "contracts.labels": ("AbstractLabels", "Teachers"),
     "contracts.matching": ("AbstractMatchingLoss",),
     "contracts.model": ("AbstractModel",),

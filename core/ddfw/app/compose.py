@@ -17,12 +17,13 @@ from attrs import evolve, frozen
 from ddfw.app.announce import Announcer
 from ddfw.app.catalog import catalog
 from ddfw.app.config import RunConfig
-from ddfw.app.plan import Plan, make_plan
+from ddfw.app.plan import Plan, foreign_sources, make_plan
 from ddfw.app.sources import Settings, gather
 from ddfw.app.stages import RunResult, Stages
 from ddfw.app.toml import dumps
-from ddfw.artifacts.run_dir import RunDirectory
-from ddfw.errors import DivergedError
+from ddfw.artifacts import atomic
+from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
+from ddfw.errors import DirectoryInUseError, DivergedError
 from ddfw_registry import Structurer
 
 if TYPE_CHECKING:
@@ -147,6 +148,10 @@ def run(
     directory = RunDirectory(directory_for(config, places))
     text = config_text(config)
     if (finished := directory.finished(text)) is not None:
+        if atomic.read_json(directory.path / MANIFEST).get("sources", {}) != foreign_sources(config):
+            raise DirectoryInUseError(
+                f"{directory.path} is finished, but was made with other code of its plugins; choose another --out"
+            )
         return RunResult(directory=directory.path, summary=finished, already_finished=True)
     made = plan(config, places)
     with directory.claimed(text):

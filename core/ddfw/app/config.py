@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen
-from attrs.validators import ge, in_
+from attrs.validators import ge, in_, matches_re
 
 from ddfw.contracts.augmentation import AbstractAugmentation
 from ddfw.contracts.dataset import AbstractDataset
@@ -25,7 +25,11 @@ from ddfw.options import option
 class RunSettings:
     """`[run]`."""
 
-    recipe: str = option("default", help="the recipe that the settings started from; a name, not a promise")
+    recipe: str = option(
+        "default",
+        validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
+        help="the recipe that the settings started from; a name, not a promise",
+    )
     seed: int = option(0, validator=ge(0), help="seed of everything random except experts, splits and evaluation")
     precision: Literal["float32", "float64"] = option(
         "float32", validator=in_(("float32", "float64")), help="of all floating tensors"

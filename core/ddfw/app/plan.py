@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from attrs import frozen
 from torch import nn
 
 from ddfw.app.catalog import catalog
-from ddfw.app.config import RunConfig
+from ddfw.app.config import COMPONENT_TABLES, RunConfig
+from ddfw.artifacts.atomic import file_sha256
 from ddfw.artifacts.expert_store import ExpertStore
 from ddfw.contracts.dataset import RealImages, Split, Splits, TrainingSpace
 from ddfw.contracts.executor import LabelledImages
@@ -152,7 +154,23 @@ def component_key(kind: str, component: Any) -> dict[str, Any]:
     for entry in catalog().entries(kind):
         if entry.cls is type(component) and entry.distribution != "ddfw":
             table["from"] = f"{entry.distribution} {entry.version}"
+            table["source"] = source_sha256(entry.cls)
     return table
+
+
+def source_sha256(cls: type) -> str:
+    """A hash of the file that a class is written in, "" where there is none: edited code is other code."""
+    try:
+        path = inspect.getsourcefile(cls)
+    except TypeError:
+        path = None
+    return file_sha256(Path(path)) if path else ""
+
+
+def foreign_sources(config: RunConfig) -> dict[str, str]:
+    """For each component that is not built in, the hash of its code."""
+    keys = {kind: component_key(kind, getattr(config, kind)) for kind in COMPONENT_TABLES}
+    return {kind: str(key["source"]) for kind, key in keys.items() if "source" in key}
 
 
 def _check_window(config: RunConfig) -> None:

@@ -14,6 +14,7 @@ import attrs
 
 from ddfw.app.catalog import catalog, plugins
 from ddfw.app.config import COMPONENT_TABLES
+from ddfw.app.plan import foreign_sources
 from ddfw.contracts.observer import EvaluationReport
 from ddfw_registry import Structurer
 
@@ -137,6 +138,7 @@ def manifest(plan: Plan, **facts: Any) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in ("ddfw", "torch", "numpy", "safetensors")},
         },
         "machine": {"system": platform.system(), "processor": platform.machine()},
+        "sources": foreign_sources(plan.config),
         "plugins": [{"identity": p.identity, "version": p.version} for p in plugins().plugins],
         "seeds": {
             "run": plan.config.run.seed,

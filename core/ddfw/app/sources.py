@@ -140,7 +140,7 @@ def _name(table: object) -> object:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError((Problem(path=str(path), message="no such file"),)) from None
     except (OSError, ValueError, RecursionError) as error:

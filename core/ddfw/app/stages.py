@@ -116,8 +116,10 @@ class Stages:
     def _headline(self) -> tuple[str, ...]:
         config, layout = self.plan.config, self.plan.layout
         over = " – over the strict budget" if layout.over_budget else ""
+        choice = f"{config.data.name}, ipc {config.budget.ipc}, {config.param.name}, {config.traj.name}"
+        untuned = f" (untuned; no recipe for {choice})" if config.run.recipe == "default" else ""
         return (
-            f"recipe    {config.run.recipe}",
+            f"recipe    {config.run.recipe}{untuned}",
             f"run       {config.title()}",
             f"set       {layout.images_per_class} images per class, {layout.strict_floats:,} floats strict, "
             f"{layout.parameter_floats:,} pixels, of {config.budget.floats(layout.spec):,}{over}",
@@ -356,6 +358,9 @@ def _check_stored(plan: Plan, params: Params, label_params: Params, images: Tens
             f"labels {config.labels.name} gives targets {tuple(targets.shape)}, "
             f"expected {(layout.num_images, layout.spec.num_classes)}"
         )
+    rows = targets.to(plan.dtype)
+    if bool((rows < 0).any()) or not torch.allclose(rows.sum(dim=1), torch.ones_like(rows[:, 0]), atol=1e-3):
+        raise PluginError(f"labels {config.labels.name} gives targets that are not probabilities")
     for what, found, announced in (
         (f"param {config.param.name}", config.param.stored_floats(params), layout.parameter_floats),
         (f"param {config.param.name}'s tensors", floats_in(params), layout.parameter_floats),

@@ -76,11 +76,10 @@ class ExpertStore:
         try:
             value = atomic.read_json(path)
         except DataError as error:
-            raise DataError(f"{error}; ddfw experts rm {self.folder.name} removes the store") from error
+            raise DataError(f"{error}; {_removal(self.folder)} removes the store") from error
         if value.get("schema") != STORE_SCHEMA or value.get("key") != self.key:
             raise DataError(
-                f"{path} describes other experts than its folder's name says; "
-                f"remove it: ddfw experts rm {self.folder.name}"
+                f"{path} describes other experts than its folder's name says; remove it: {_removal(self.folder)}"
             )
         return _experts(path, value)
 
@@ -124,9 +123,7 @@ class ExpertStore:
             raise DataError(f"{self.folder} has no expert of seed {', '.join(map(str, absent))}")
         recorded = atomic.read_json(self.folder / "index.json").get("tensors")
         if recorded != _tensors(network):
-            raise DataError(
-                f"{self.folder} holds experts of another network; remove them: ddfw experts rm {self.folder.name}"
-            )
+            raise DataError(f"{self.folder} holds experts of another network; remove them: {_removal(self.folder)}")
         return StoredExperts([index[seed] for seed in seeds], self.folder, network, device)
 
 
@@ -143,7 +140,7 @@ class StoredExperts:
             try:
                 atomic.verify(path, expert.sha256)
             except DataError as error:
-                raise DataError(f"{error}; ddfw experts rm {folder.name} removes the store") from error
+                raise DataError(f"{error}; {_removal(folder)} removes the store") from error
         self._epochs = min(self._rows(path, network.num_parameters) for path in self._files) - 1
 
     @property
@@ -217,17 +214,27 @@ def list_stores(root: Path) -> list[StoreSummary]:
     return found
 
 
-def remove_store(root: Path, name: str) -> int:
-    """Removes one store and returns the bytes that were freed.
+def require_store(root: Path, name: str) -> Path:
+    """The folder of a store, which may be damaged.
 
     Raises:
-        DataError: no such store, or a folder that holds other things than experts.
+        DataError: no such store, or a link.
     """
     folder = root / name
     if Path(name).name != name or not (folder / "index.json").exists():
         raise DataError(f"no expert store {name!r} below {root}; `ddfw experts list` shows what is there")
     if folder.is_symlink():
         raise DataError(f"{folder} is a link, not a store of ours; remove it yourself")
+    return folder
+
+
+def remove_store(root: Path, name: str) -> int:
+    """Removes one store and returns the bytes that were freed.
+
+    Raises:
+        DataError: no such store, or a folder that holds other things than experts.
+    """
+    folder = require_store(root, name)
     with atomic.locked(folder, "the expert store", wait=True):
         strange = [p.name for p in folder.iterdir() if not _ours(p)]
         if strange:
@@ -236,6 +243,11 @@ def remove_store(root: Path, name: str) -> int:
         freed = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
         shutil.rmtree(folder)
     return freed
+
+
+def _removal(folder: Path) -> str:
+    """The command that removes just this store."""
+    return f"ddfw experts rm {folder.name} --experts-dir {folder.parent}"
 
 
 def _tensors(network: ParameterTable) -> list[dict[str, Any]]:

@@ -79,7 +79,8 @@ class RunDirectory:
         if not self.path.is_dir():
             return
         if self.config.exists():
-            if self.config.read_text(encoding="utf-8") != config_text:
+            learned = (self.path / SUMMARY).exists() or self.synthetic.exists()
+            if learned and self.config.read_text(encoding="utf-8") != config_text:
                 raise DirectoryInUseError(
                     f"{self.path} holds a run with another configuration; choose another --out, or remove it"
                 )

@@ -43,8 +43,9 @@ def experts_list(experts_dir: Path, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def experts_rm(name: str, experts_dir: Path, yes: bool) -> None:
     """Remove the expert store NAME."""
-    from ddfw.artifacts.expert_store import remove_store
+    from ddfw.artifacts.expert_store import remove_store, require_store
 
+    require_store(experts_dir, name)
     if not yes and not click.confirm(f"Remove {experts_dir / name}?"):
         click.echo("nothing was removed", err=True)
         raise click.exceptions.Exit(1)

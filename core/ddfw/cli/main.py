@@ -22,8 +22,8 @@ from ddfw.cli.run import run_command
 USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
 
 
-class Terminated(BaseException):
-    """SIGTERM came."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; like an interrupt, so that nothing that shields itself from errors swallows it."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,9 +62,10 @@ def invoke(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted; experts that were finished are kept", INTERRUPTED)
-    except Terminated:
+    except (click.Abort, KeyboardInterrupt) as stop:
+        # click turns an interrupt into Abort and keeps the interrupt as its cause.
+        if not isinstance(stop, Terminated) and not isinstance(stop.__cause__ or stop.__context__, Terminated):
+            return _say("interrupted; experts that were finished are kept", INTERRUPTED)
         return _say(
             "stopped by SIGTERM; finished experts are kept, the same command starts from them",
             TERMINATED,

@@ -118,8 +118,8 @@ class EvalSettings:
     )
 
     def __attrs_post_init__(self) -> None:
-        if not self.baseline_lrs or min(self.baseline_lrs) <= 0:
-            raise ValueError("baseline_lrs needs at least one learning rate, all > 0")
+        if not self.baseline_lrs or not all(0 < lr < float("inf") for lr in self.baseline_lrs):
+            raise ValueError("baseline_lrs needs at least one learning rate, all > 0 and finite")
 
     def small_set(self, lr: float, epochs: int | None = None) -> TrainingSettings:
         """Settings for a synthetic or small real set."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ddfw.contracts.executor import MetaGradient, Problem, Schedule
 from ddfw.contracts.observer import StepReport
-from ddfw.errors import DivergedError
+from ddfw.errors import DivergedError, PluginError
 from ddfw.options import option
 from ddfw.randomness import Stream, generator
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.executor import ExecutorSession
     from ddfw.contracts.labels import AbstractLabels
     from ddfw.contracts.parameterization import AbstractParameterization, Layout, ParamGroup, Params
-    from ddfw.contracts.trajectory import AbstractTrajectory
+    from ddfw.contracts.trajectory import AbstractTrajectory, Segment
 
 PreparedT = TypeVar("PreparedT")
 
@@ -151,7 +151,7 @@ class Distillation(Generic[PreparedT]):
         segments, schedules = [], []
         for draw in range(state.step * count, (state.step + 1) * count):
             rng = generator(self.seed, Stream.SEGMENT, draw)
-            segments.append(self.traj.segment(self.trajectories, self.window.min_start, high, rng))
+            segments.append(self._segment(high, rng))
             schedules.append(self._schedule(draw))
         used, schedules = self._rows_used(schedules)
 
@@ -206,6 +206,17 @@ class Distillation(Generic[PreparedT]):
         yield torch.optim.SGD(settings["sgd"])
         if settings["adam"]:
             yield torch.optim.Adam(settings["adam"])
+
+    def _segment(self, high: int, rng: torch.Generator) -> Segment:
+        """The source's segment, refused if it leaves the window or if start and target do not belong together."""
+        low = self.window.min_start
+        segment = self.traj.segment(self.trajectories, low, high, rng)
+        if not low <= segment.start_epoch < high or segment.start.shape != segment.target.shape:
+            raise PluginError(
+                f"traj {self.traj.name} gave a segment from epoch {segment.start_epoch:g} with start "
+                f"{tuple(segment.start.shape)} and target {tuple(segment.target.shape)}; the window is [{low}, {high})"
+            )
+        return segment
 
     def _schedule(self, draw: int) -> Schedule:
         """Batches of decoded-image numbers and augmentation draws of N steps.
@@ -296,6 +307,8 @@ def _pull_back(
     if targets.requires_grad:
         outputs, cotangents = [*outputs, targets], [*cotangents, targets_grad]
     if penalty is not None:
+        if not isinstance(penalty, Tensor) or penalty.ndim != 0:
+            raise PluginError("a parameterisation's penalty has to be a scalar tensor")
         outputs, cotangents = [*outputs, penalty], [*cotangents, torch.ones_like(penalty)]
     wanted = [t for tensors in (leaves, label_leaves) for t in tensors.values() if t.is_floating_point()]
     for tensor, gradient in zip(

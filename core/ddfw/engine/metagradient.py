@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ddfw.contracts.executor import MetaGradient
 from ddfw.engine.inner import Network, StepGraph, inner_gradient
+from ddfw.errors import PluginError
 
 if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
@@ -116,6 +117,8 @@ def meta_gradient(
         graphs, path = unroll.forward(segment.start, held)
         view = Path(path)
         value = loss.loss(view, segment)
+        if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
+            raise PluginError(f"loss {loss.name} has to return a scalar tensor that depends on the path")
         unroll.backward(path, graphs, view.cotangents(value), sums)
         total += value.detach()
     scale = 1 / len(segments)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import torch
 from attrs import frozen
-from attrs.validators import ge, optional
+from attrs.validators import ge, le, optional
 
 from ddfw import AbstractExecutor, option
 from ddfw.engine.evaluate import evaluate_network
@@ -36,7 +36,9 @@ class Cpu(AbstractExecutor):
     name: ClassVar[str] = "cpu"
 
     threads: int | None = option(
-        None, validator=optional(ge(1)), help="threads of each operation; the default is PyTorch's own choice"
+        None,
+        validator=optional([ge(1), le(1024)]),
+        help="threads of each operation; the default is PyTorch's own choice",
     )
 
     @contextmanager

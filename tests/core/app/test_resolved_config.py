@@ -65,7 +65,7 @@ SETTINGS = st.fixed_dictionaries(
         "eval": st.fixed_dictionaries(
             {}, optional={"baseline_lrs": st.lists(FLOATS, min_size=1, max_size=3), "select_epochs": COUNTS}
         ),
-        "executor": st.fixed_dictionaries({"name": st.just("cpu")}, optional={"threads": COUNTS}),
+        "executor": st.fixed_dictionaries({"name": st.just("cpu")}, optional={"threads": st.integers(1, 1024)}),
         "observers": st.dictionaries(st.sampled_from(["progress", "metrics"]), st.just({}), max_size=2),
     },
 )
