@@ -79,10 +79,15 @@ class RunDirectory:
         if not self.path.is_dir():
             return
         if self.config.exists():
-            learned = (self.path / SUMMARY).exists() or self.synthetic.exists()
-            if learned and self.config.read_text(encoding="utf-8") != config_text:
+            if self.config.read_text(encoding="utf-8") != config_text and not self._abandoned():
                 raise DirectoryInUseError(
                     f"{self.path} holds a run with another configuration; choose another --out, or remove it"
                 )
         elif any(e.name != ".lock" and not e.name.endswith(".tmp") for e in self.path.iterdir()):
             raise DirectoryInUseError(f"{self.path} is not empty and not a run of ddfw; choose another --out")
+
+    def _abandoned(self) -> bool:
+        """Whether this is a run of ours that ended before anything was learned: nothing in it would be missed."""
+        ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "eval", "images"}
+        names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")}
+        return ".lock" in names and names <= ours

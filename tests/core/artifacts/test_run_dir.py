@@ -26,6 +26,11 @@ def test_the_same_run_may_come_back_and_another_may_not(tmp_path):
         pass
     with directory.claimed("x = 2\n"):
         pass  # nothing was learned there yet, so a corrected configuration may take its place
+    for foreign in ("notes.txt", "synthetic", "summary.json"):
+        (directory.path / foreign).touch()
+        with pytest.raises(DirectoryInUseError, match="another configuration"), directory.claimed("x = 3\n"):
+            pass
+        (directory.path / foreign).unlink()
     (directory.path / "synthetic").mkdir()
     with pytest.raises(DirectoryInUseError, match="another configuration"), directory.claimed("x = 3\n"):
         pass
@@ -93,3 +98,12 @@ def test_a_garbled_summary_is_a_data_error(tmp_path):
         (tmp_path / "manifest.json").write_text(garbled)
         with pytest.raises(DataError, match=r"manifest\.json"):
             RunDirectory(tmp_path).finished("x = 1\n")
+
+
+def test_a_config_file_of_another_program_is_never_written_over(tmp_path):
+    """Broken: a folder that happens to hold a config.toml would lose it."""
+    (tmp_path / "config.toml").write_text("theirs = true\n")
+    with pytest.raises(DirectoryInUseError), RunDirectory(tmp_path).claimed("x = 1\n"):
+        pass
+    assert (tmp_path / "config.toml").read_text() == "theirs = true\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["config.toml"]
