@@ -19,6 +19,7 @@ class Stream(Enum):
 
     TEST_SPLIT = "data/test-split"  # seed data.split_seed
     VALIDATION_SPLIT = "data/validation-split"  # seed data.split_seed
+    SUBSET = "data/subset"  # seed data.split_seed, index = train, validation, test
     EXPERT_INIT = "expert/init"  # seed = the expert's own
     EXPERT_BATCHES = "expert/batches"  # seed = the expert's own, index = epoch
     EXPERT_AUGMENT = "expert/augment"  # seed = the expert's own, index = epoch

@@ -121,7 +121,7 @@ def check(config: RunConfig, data_root: Path | None) -> Layout:
         DataError: the data set is missing or damaged.
     """
     with at("data"):
-        spec = config.data.load(data_root).spec
+        spec = config.data.splits(data_root).spec
     with at("model"):
         build_module(config.model, spec)
     if not config.experts.store:
@@ -142,7 +142,7 @@ def lay_ground(config: RunConfig, data_root: Path | None) -> Ground:
         DataError: the data set is missing or damaged.
     """
     with at("data"):
-        splits = config.data.load(data_root)
+        splits = config.data.splits(data_root)
         space = fit_space(config.data.space, splits.train.images, splits.max_value, config.data.zca_epsilon)
     with at("model"):
         module = build_module(config.model, splits.spec)

@@ -5,16 +5,17 @@ Shapes: n images, m classes, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from attrs import define, field, frozen
-from attrs.validators import ge, gt, in_, lt
+from attrs import define, evolve, field, frozen
+from attrs.validators import ge, gt, in_, lt, optional
 
 from ddfw.contracts.space import TrainingSpace
-from ddfw.errors import DataError
+from ddfw.errors import DataError, OptionError
 from ddfw.options import option
 from ddfw.randomness import Stream, derive_seed
 
@@ -109,6 +110,11 @@ class Splits:
     source: str
     licence: str
 
+    def class_counts(self) -> tuple[int, ...]:
+        """Training images of each class, those of the validation split included."""
+        counts = sum(s.labels.bincount(minlength=self.spec.num_classes) for s in (self.train, self.validation))
+        return tuple(int(n) for n in counts)  # type: ignore[union-attr]
+
     @classmethod
     def carve(
         cls,
@@ -153,6 +159,93 @@ class Splits:
             licence=licence,
         )
 
+    def narrowed(
+        self,
+        *,
+        classes: Sequence[str | int] | None = None,
+        per_class: int | None = None,
+        test_per_class: int | None = None,
+        validation_fraction: float,
+        seed: int,
+    ) -> Splits:
+        """A part of the data: some classes, and of each a seeded random choice of images, in their old order.
+
+        Args:
+            classes: names or numbers of the classes to keep, which count from 0 in this order; None for all.
+            per_class: training images of each class, those of the validation split included; None for all.
+            test_per_class: test images of each class; None for all.
+            validation_fraction: which part of `per_class` is for validation.
+            seed: an integer >= 0.
+
+        Raises:
+            OptionError: an unknown class, or fewer images of a class than asked for.
+        """
+        found = self if classes is None else self._of_classes(classes)
+        if per_class is not None:
+            held = _held(validation_fraction, per_class)
+            found = evolve(
+                found,
+                train=found._chosen(found.train, per_class - held, per_class, seed, 0),
+                validation=found._chosen(found.validation, held, per_class, seed, 1),
+            )
+        if test_per_class is not None:
+            # Not a reading: nobody sees the images, and the seal is put back.
+            test = found._chosen(found.test._split, test_per_class, test_per_class, seed, 2)
+            found = evolve(found, test=SealedSplit(test))
+        return found
+
+    def _of_classes(self, classes: Sequence[str | int]) -> Splits:
+        import torch
+
+        numbers = [self._class_number(c) for c in classes]
+        if len(set(numbers)) != len(numbers) or len(numbers) < 2:
+            raise OptionError(f"needs at least two different classes, got {', '.join(map(str, classes))}", "classes")
+        new = torch.full((self.spec.num_classes,), -1)
+        new[numbers] = torch.arange(len(numbers))
+
+        def keep(split: Split) -> Split:
+            labels = new[split.labels]
+            return Split(images=split.images[labels >= 0], labels=labels[labels >= 0])
+
+        return evolve(
+            self,
+            train=keep(self.train),
+            validation=keep(self.validation),
+            test=SealedSplit(keep(self.test._split)),
+            spec=evolve(self.spec, num_classes=len(numbers)),
+            class_names=tuple(self.class_names[n] for n in numbers),
+        )
+
+    def _class_number(self, wanted: str | int) -> int:
+        if isinstance(wanted, int) and 0 <= wanted < len(self.class_names):
+            return wanted
+        if wanted in self.class_names:
+            return self.class_names.index(str(wanted))
+        close = difflib.get_close_matches(str(wanted), self.class_names, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        known = ", ".join(self.class_names[:12]) + (", …" if len(self.class_names) > 12 else "")
+        raise OptionError(f"unknown class {wanted!r}; {hint}Known: {known} (or their numbers from 0)", "classes")
+
+    def _chosen(self, split: Split, count: int, asked: int, seed: int, which: int) -> Split:
+        import torch
+
+        rng = torch.Generator().manual_seed(derive_seed(seed, Stream.SUBSET, which))
+        rows = []
+        for label, name in enumerate(self.class_names):
+            members = (split.labels == label).nonzero().flatten()
+            if len(members) < count:
+                there = len(members) if which == 2 else self.class_counts()[label]
+                option, words = ("test_per_class", "test") if which == 2 else ("per_class", "training")
+                raise OptionError(f"class {name} has {there:,} {words} images, {asked:,} were asked for", option)
+            rows.append(members[torch.randperm(len(members), generator=rng)[:count]])
+        chosen = torch.cat(rows).sort().values
+        return Split(images=split.images[chosen], labels=split.labels[chosen])
+
+
+def _held(fraction: float, count: int) -> int:
+    """How many of a class's images are for validation: about a fraction, at least one, not all."""
+    return min(max(1, round(fraction * count)), count - 1)
+
 
 def _check_split(name: str, split: Split, num_classes: int, max_value: float) -> None:
     images, labels = split.images, split.labels
@@ -187,7 +280,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     held = []
     for label in labels.unique(sorted=True).tolist():
         members = (labels == label).nonzero().flatten()
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        count = _held(fraction, len(members))
         held.append(members[torch.randperm(len(members), generator=rng)[:count]])
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.cat(held)] = True
@@ -249,9 +342,45 @@ class AbstractDataset(ABC):
         0.1, validator=gt(0.0), help="added to the covariance's eigenvalues before the inverse root; zca only"
     )
 
+    classes: tuple[str | int, ...] | None = option(
+        None, help="names or numbers (from 0) of the classes to keep, in their new order; default all"
+    )
+    per_class: int | None = option(
+        None,
+        validator=optional(ge(2)),
+        help="training images of each class (seeded choice, those for validation included); default all",
+    )
+    test_per_class: int | None = option(
+        None, validator=optional(ge(1)), help="test images of each class (seeded choice); default all"
+    )
+
+    def splits(self, root: Path | None) -> Splits:
+        """What a run sees of the data set: `load`, of which `classes`, `per_class`, `test_per_class` keep a part.
+
+        Raises:
+            DataError: missing, refused or corrupt.
+            OptionError: an unknown class, or fewer images of a class than asked for.
+        """
+        return self.load(root).narrowed(
+            classes=self.classes,
+            per_class=self.per_class,
+            test_per_class=self.test_per_class,
+            validation_fraction=self.validation,
+            seed=self.split_seed,
+        )
+
+    def download(self, root: Path) -> None:
+        """Fetches the official files into the data root; called only where the user asked for it (`--download`).
+
+        Raises:
+            DataError: a file cannot be had, or is not the official one.
+            OptionError: there is nothing to download; the default.
+        """
+        raise OptionError(f"{self.name} has no public address to download from; leave --download out")
+
     @abstractmethod
     def load(self, root: Path | None) -> Splits:
-        """Reads the data set.
+        """Reads the data set, all of it; `splits` is what is called and keeps the part that was asked for.
 
         Args:
             root: the data root of the run (`--data-root` or DDFW_DATA), None if the user named none.

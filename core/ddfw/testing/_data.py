@@ -27,7 +27,7 @@ def check_data(data: AbstractDataset, root: Path | None = None, *, official_vali
     subject = Subject("data", data)
     with checking(subject, AbstractDataset):
         hint = "pass the data root that it needs as `root`" if root is None else ""
-        splits = subject.once("load", lambda: data.load(root), hint=hint)
+        splits = subject.once("load", lambda: data.splits(root), hint=hint)
         if not isinstance(splits, Splits):
             subject.fail(f"load has to return Splits, got {type(splits).__name__}; Splits.carve makes them")
         _check_sealed(subject, splits)
@@ -115,7 +115,7 @@ def _check_seeds(
     """The same split_seed gives the same splits, another one another validation split."""
 
     def load(component: AbstractDataset) -> dict[str, Split]:
-        splits = component.load(root)
+        splits = component.splits(root)
         return {"train": splits.train, "validation": splits.validation, "test": splits.test.read()}
 
     other = subject.once("load", lambda: load(evolve(data, split_seed=data.split_seed + 1)))

@@ -12,7 +12,7 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 from attrs import frozen
-from attrs.validators import ge, gt, optional
+from attrs.validators import gt, optional
 
 from ddfw import AbstractDataset, DataError, Split, Splits, option, required_option
 
@@ -45,9 +45,6 @@ class Npz(AbstractDataset):
         None, validator=optional(gt(0.0)), help="what the brightest pixel holds; default 255 for uint8, 1 for floats"
     )
     class_names: tuple[str, ...] | None = option(None, help="one name per class; the default is 0, 1, 2, …")
-    per_class: int | None = option(
-        None, validator=optional(ge(2)), help="only the first images of each class in the training arrays; default all"
-    )
 
     def load(self, root: Path | None) -> Splits:
         """Reads the four arrays."""
@@ -55,8 +52,6 @@ class Npz(AbstractDataset):
         arrays = _read(path)
         train = _split(arrays, "train", path)
         test = _split(arrays, "test", path)
-        if self.per_class is not None:
-            train = _first_of_each(train, self.per_class)
         classes = int(train.labels.max()) + 1
         if classes > len(train.labels):
             raise DataError(
@@ -133,11 +128,3 @@ def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:
     return Split(
         images=torch.from_numpy(np.ascontiguousarray(pixels)), labels=torch.from_numpy(labels.astype(np.int64))
     )
-
-
-def _first_of_each(split: Split, count: int) -> Split:
-    rows = torch.cat(
-        [(split.labels == c).nonzero().flatten()[:count] for c in split.labels.unique(sorted=True).tolist()]
-    )
-    rows = rows.sort().values
-    return Split(images=split.images[rows], labels=split.labels[rows])
