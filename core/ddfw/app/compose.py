@@ -18,13 +18,14 @@ from ddfw.app.announce import Announcer
 from ddfw.app.catalog import catalog
 from ddfw.app.config import RunConfig
 from ddfw.app.plan import Plan, at, foreign_sources, make_plan
+from ddfw.app.quick import changes, scaled
 from ddfw.app.sources import Settings, gather
 from ddfw.app.stages import RunResult, Stages
 from ddfw.app.toml import dumps
 from ddfw.artifacts import atomic
 from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
 from ddfw.errors import DirectoryInUseError, DivergedError
-from ddfw_registry import Structurer
+from ddfw_registry import ConfigError, Problem, Structurer
 
 if TYPE_CHECKING:
     from ddfw.contracts.observer import AbstractObserver
@@ -72,6 +73,58 @@ def _missing_extra(key: str, table: object, settings: Settings) -> bool:
     return True
 
 
+@frozen(kw_only=True)
+class Configured:
+    """A configuration, the settings it came from, and what `--quick` changed, a text for each value."""
+
+    config: RunConfig
+    settings: Settings
+    changes: tuple[str, ...] = ()
+
+
+def configure(
+    start: str | None,
+    flags: Mapping[str, Any],
+    assignments: Sequence[str],
+    data_root: Path | None = None,
+    *,
+    quick: bool = False,
+) -> Configured:
+    """The configuration that a recipe or file, flags and --set describe, scaled down where asked for.
+
+    Args:
+        start: a recipe's name, a configuration file, or None.
+        flags: tables that flags set.
+        assignments: texts of --set.
+        data_root: where data sets look for their files; scaling down counts the images.
+        quick: scale down.
+
+    Raises:
+        ConfigError, DataError: see there.
+    """
+    settings = gather(start, flags, assignments)
+    config = structure(settings)
+    if not quick:
+        return Configured(config=config, settings=settings)
+    settings = gather(start, flags, assignments, quick=True)
+    small = scaled(structure(settings), settings, data_root)
+    what = tuple(changes(config_document(config), config_document(small)))
+    return Configured(config=small, settings=settings, changes=what)
+
+
+def download(config: RunConfig, data_root: Path | None) -> None:
+    """Fetches the data set's official files into the data root.
+
+    Raises:
+        ConfigError: no data root, or nothing to download.
+        DataError: a file cannot be had, or is not the official one.
+    """
+    if data_root is None:
+        raise ConfigError((Problem(path="--download", message="where to? name a folder by --data-root or DDFW_DATA"),))
+    with at("data"):
+        config.data.download(data_root)
+
+
 def config_document(config: RunConfig) -> dict[str, Any]:
     """The resolved configuration as tables."""
     return Structurer(catalog()).unstructure(config)
@@ -104,6 +157,7 @@ def outline(config: RunConfig, places: Places) -> dict[str, Any]:
         "recipe": config.run.recipe,
         "run": config.title(),
         "directory": str(directory_for(config, places)),
+        "data": made.splits.counts(),
         "train_images": len(made.splits.train.labels),
         "validation_images": len(made.splits.validation.labels),
         "test_images": len(made.splits.test),
@@ -196,6 +250,7 @@ def distill(
     data_root: str | Path | None = None,
     seed: int = 0,
     ipc: int | None = None,
+    quick: bool = False,
     settings: Mapping[str, Any] | None = None,
     **components: Any,
 ) -> RunResult:
@@ -208,6 +263,7 @@ def distill(
         data_root: where data sets look for their files.
         seed: `run.seed`.
         ipc: `budget.ipc`.
+        quick: scale everything down that is not said here, so that the run ends in minutes.
         settings: tables as in a configuration file, `{"outer": {"steps": 100}}`.
         components: `param=`, `traj=`, `loss=`, `labels=`, `data=`, `model=`, `augment=`, `executor=`: components,
             also ones that no plugin offers; and the settings records `experts=`, `outer=`, `window=`, `gradient=`,
@@ -230,10 +286,10 @@ def distill(
         flags["budget"] = {**flags.get("budget", {}), "ipc": ipc}
     offered = {kind: {e.name for e in catalog().entries(kind)} for kind in names}
     named = {k: v for k, v in names.items() if v["name"] in offered[k]}
-    config = evolve(structure(gather(recipe, {**flags, **named, **typed}, ())), **components)
     places = Places(
         out=None if out is None else Path(out),
         experts=Path(experts_dir),
         data_root=None if data_root is None else Path(data_root),
     )
-    return run(config, places)
+    config = configure(recipe, {**flags, **named, **typed}, (), places.data_root, quick=quick).config
+    return run(evolve(config, **components), places)

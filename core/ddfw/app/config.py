@@ -34,6 +34,7 @@ class RunSettings:
     precision: Literal["float32", "float64"] = option(
         "float32", validator=in_(("float32", "float64")), help="of all floating tensors"
     )
+    quick: bool = option(False, help="marks a run that `--quick` scaled down; its figures are not those of its recipe")
 
 
 @frozen(kw_only=True)
@@ -49,6 +50,7 @@ class RunConfig:
     loss: AbstractMatchingLoss
     labels: AbstractLabels
     model: AbstractModel
+    cross: Mapping[str, AbstractModel] = field(factory=dict)
     augment: AbstractAugmentation
     executor: AbstractExecutor
     observers: Mapping[str, AbstractObserver] = field(factory=dict)

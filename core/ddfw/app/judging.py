@@ -1,85 +1,47 @@
-"""Fresh networks on the learned set and on its baselines: selection on validation, the final table on test."""
+"""Fresh networks on subjects: selection on the validation split, the final table on test, other architectures too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, frozen
 
 from ddfw.app.announce import Announcer
-from ddfw.app.plan import Plan
+from ddfw.app.plan import Ground, at
+from ddfw.app.results import QUICK_NOTE
+from ddfw.app.subjects import REAL, Subject, full_data, real_baseline
 from ddfw.contracts.executor import EvalSettings, LabelledImages
 from ddfw.contracts.observer import EvaluationReport
 from ddfw.engine.evaluate import mean_std
+from ddfw.engine.inner import build_module
 from ddfw.errors import DivergedError
-from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ddfw.contracts.executor import ExecutorSession
+    from ddfw.contracts.executor import ExecutorContext, ExecutorSession
     from ddfw.contracts.labels import Teachers
-
-
-BaselineLabels = Literal["hard", "teacher"]
-_BASELINE_LABELS: tuple[BaselineLabels, ...] = ("hard", "teacher")
-
-
-def _baseline_name(labels: BaselineLabels) -> str:
-    return "random_real" if labels == "hard" else "random_real_teacher"
-
-
-@frozen(kw_only=True)
-class Subject:
-    """Something that networks are trained on.
-
-    Args:
-        name: `distilled`, `random_real`, `random_real_teacher` or `full_data`.
-        data: images and targets.
-        lr: learning rate of the networks.
-        floats: what it stores, {strict, pixels}.
-        step: the outer step, where there is one.
-        selected_by: which split chose the step or the learning rate.
-        notes: what a reader of the figure has to know.
-    """
-
-    name: str
-    data: LabelledImages
-    lr: float
-    floats: Mapping[str, int]
-    step: int | None = None
-    selected_by: Literal["validation", "nothing"] = "validation"
-    notes: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)
 class Judge:
-    """Evaluates subjects of one plan on one session."""
+    """Trains networks of one architecture on subjects.
 
-    plan: Plan
+    Args:
+        ground: configuration and data.
+        session: of the architecture.
+        announce: hears every report.
+        net: the architecture's name.
+    """
+
+    ground: Ground
     session: ExecutorSession
     announce: Announcer
+    net: str
 
     @property
     def settings(self) -> EvalSettings:
         """`[eval]`."""
-        return self.plan.config.eval
-
-    def distilled(self, images: Tensor, targets: Tensor, step_size: float, step: int) -> Subject:
-        """A learned set; networks train with its own step size."""
-        layout = self.plan.layout
-        notes = ["over the strict budget"] if layout.over_budget else []
-        if self.plan.roster.imported:
-            notes.append("imported experts may have seen the validation images that selected the step")
-        return Subject(
-            name="distilled",
-            data=LabelledImages(images=images, targets=targets),
-            lr=step_size,
-            floats={"strict": layout.strict_floats, "pixels": layout.parameter_floats},
-            step=step,
-            notes=tuple(notes),
-        )
+        return self.ground.config.eval
 
     def select(self, subject: Subject, validation: LabelledImages) -> EvaluationReport:
         """A quick look at the validation split."""
@@ -89,76 +51,14 @@ class Judge:
         """The figure that is reported."""
         return self._judge(subject, test, "test", self.settings.networks, on_network)
 
-    def final(
-        self, distilled: Subject, teachers: Teachers, train: LabelledImages, validation: LabelledImages
-    ) -> list[EvaluationReport]:
-        """The final table. The test split is read here, once, after everything was chosen."""
-        full = self.plan.full_data_floats()
-        subjects = [
-            distilled,
-            *(
-                self._baseline(labels, teachers, train, validation)
-                for labels in _BASELINE_LABELS
-                if _baseline_name(labels) in self.settings.baselines
-            ),
-        ]
-        if "full_data" in self.settings.baselines:
-            subjects.append(
-                Subject(
-                    name="full_data",
-                    data=train,
-                    lr=self.settings.full_lr,
-                    floats={"strict": full, "pixels": full},
-                    selected_by="nothing",
-                )
-            )
-        test = self.plan.encode(self.plan.splits.test.read(), self.session.device)
-        each = self.settings.networks
-        reports = []
-        for position, subject in enumerate(subjects):
-
-            def on_network(done: int, before: int = position * each) -> None:
-                self.announce.tick("evaluate", before + done, each * len(subjects))
-
-            reports.append(self.test(subject, test, on_network))
-        return reports
-
-    def _baseline(
-        self,
-        labels: BaselineLabels,
-        teachers: Teachers,
-        train: LabelledImages,
-        validation: LabelledImages,
-    ) -> Subject:
-        """Random real images at equal stored floats, their learning rate chosen on the validation split."""
-        config, spec = self.plan.config, self.plan.splits.spec
-        label_floats = spec.num_classes if labels == "teacher" else 0
-        price = spec.num_classes * (spec.floats_per_image + config.budget.label_price(label_floats))
-        budget = config.budget.floats(spec)
-        per_class = max(1, budget // price)
-        rows = self.plan.real(train).pick(per_class, generator(config.run.seed, Stream.BASELINE))
-        images, classes = train.images[rows], train.targets[rows]
-        pixels = len(rows) * spec.floats_per_image
-        subject = Subject(
-            name=_baseline_name(labels),
-            data=LabelledImages(
-                images=images,
-                targets=classes if labels == "hard" else teachers.logits(images).softmax(dim=2).mean(dim=0),
-            ),
-            lr=self.settings.baseline_lrs[0],
-            floats={"strict": pixels + len(rows) * label_floats, "pixels": pixels},
-            notes=("over the budget: one image per class is the least",) if per_class * price > budget else (),
-        )
-        return self._with_best_lr(subject, validation)
-
-    def _with_best_lr(self, subject: Subject, validation: LabelledImages) -> Subject:
+    def with_best_lr(self, subject: Subject, validation: LabelledImages) -> Subject:
         """The subject with the learning rate that does best on the validation split; ties go to the smaller one."""
         rates = sorted(self.settings.baseline_lrs)
         if len(rates) == 1:
-            return evolve(subject, selected_by="nothing")
+            return evolve(subject, lr=rates[0], selected_by="nothing")
         best, accuracy = None, -1.0
         for lr in rates:
-            candidate = evolve(subject, lr=lr)
+            candidate = evolve(subject, lr=lr, selected_by="validation")
             try:
                 found = self.select(candidate, validation).mean
             except DivergedError:
@@ -195,7 +95,7 @@ class Judge:
         report = EvaluationReport(
             subject=subject.name,
             split=split,
-            net=self.plan.config.model.name,
+            net=self.net,
             n=networks,
             accuracies=accuracies,
             mean=mean,
@@ -207,7 +107,78 @@ class Judge:
             lr=training.lr,
             images=len(subject.data.images),
             floats=subject.floats,
-            notes=subject.notes,
+            notes=(*subject.notes, QUICK_NOTE) if self.ground.config.run.quick else subject.notes,
         )
         self.announce(report)
         return report
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """The reports of a final evaluation: of the run's own network, and of each of `[cross]`, by key."""
+
+    own: tuple[EvaluationReport, ...]
+    cross: Mapping[str, tuple[EvaluationReport, ...]]
+
+
+def final(
+    judge: Judge,
+    distilled: Subject,
+    teachers: Teachers | None,
+    train: LabelledImages,
+    validation: LabelledImages,
+) -> Verdict:
+    """The final tables. The test split is read here, once, after everything was chosen.
+
+    Args:
+        judge: of the run's own network.
+        distilled: what is judged.
+        teachers: label real images where `eval.baselines` asks for it.
+        train: the training split in training space.
+        validation: chooses the baselines' learning rates.
+    """
+    ground, settings = judge.ground, judge.settings
+    count = max(1, len(distilled.data.images) // ground.splits.spec.num_classes)
+    baselines = [real_baseline(ground, name, train, teachers, count) for name in REAL if name in settings.baselines]
+    subjects = [distilled, *(judge.with_best_lr(b, validation) for b in baselines)]
+    if "full_data" in settings.baselines:
+        subjects.append(full_data(ground, train))
+    test = ground.encode(ground.splits.test.read(), judge.session.device)
+    total = settings.networks * (len(subjects) + len(ground.config.cross) * (1 + len(baselines)))
+    own = _test_all(judge, subjects, test, 0, total)
+    cross = {}
+    for number, (key, context) in enumerate(cross_contexts(ground).items()):
+        before = settings.networks * (len(subjects) + number * (1 + len(baselines)))
+        with ground.config.executor.open(context) as session:
+            other = evolve(judge, session=session, net=key)
+            chosen = [distilled, *(other.with_best_lr(b, validation) for b in baselines)]
+            cross[key] = _test_all(other, chosen, test, before, total)
+    return Verdict(own=own, cross=cross)
+
+
+def _test_all(
+    judge: Judge, subjects: Sequence[Subject], test: LabelledImages, before: int, total: int
+) -> tuple[EvaluationReport, ...]:
+    reports = []
+    for subject in subjects:
+
+        def on_network(done: int, before: int = before) -> None:
+            judge.announce.tick("evaluate", before + done, total)
+
+        reports.append(judge.test(subject, test, on_network))
+        before += judge.settings.networks
+    return tuple(reports)
+
+
+def cross_contexts(ground: Ground) -> dict[str, ExecutorContext]:
+    """What sessions of the architectures of `[cross]` need, by key.
+
+    Raises:
+        ConfigError: an architecture that does not fit the images.
+    """
+    found = {}
+    for key, model in ground.config.cross.items():
+        with at(f"cross.{key}"):
+            module = build_module(model, ground.splits.spec)
+        found[key] = evolve(ground.context(), model=model, module=module)
+    return found

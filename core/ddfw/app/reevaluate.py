@@ -14,6 +14,7 @@ from ddfw.app.judging import Judge
 from ddfw.app.plan import make_plan, sha256_of
 from ddfw.app.results import eval_record
 from ddfw.app.sources import Settings
+from ddfw.app.subjects import distilled
 from ddfw.artifacts import atomic, synthetic
 from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
 from ddfw.errors import DataError
@@ -61,10 +62,10 @@ def reevaluate(
     announcer = Announcer()
     observers = [(key, o) for key, o in config.observers.items() if o.name == "progress"]
     with announcer.opened(observers, run), config.executor.open(plan.context()) as session:
-        judge = Judge(plan=plan, session=session, announce=announcer)
+        judge = Judge(ground=plan, session=session, announce=announcer, net=config.model.name)
         images, targets = (t.to(session.device, plan.dtype) for t in (learned.images, learned.targets))
         report = judge.test(
-            judge.distilled(images, targets, learned.step_size, learned.step),
+            distilled(plan, images, targets, learned.step_size, learned.step),
             plan.encode(test, session.device),
             lambda done: announcer.tick("evaluate", done, settings.networks),
         )

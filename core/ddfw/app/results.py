@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ddfw.app.config import RunConfig
     from ddfw.app.plan import Plan
 
+#: Stands with every figure of a run that --quick scaled down.
+QUICK_NOTE = "quick: scaled down, not a figure of the recipe"
 SUMMARY_SCHEMA = MANIFEST_SCHEMA = EVAL_SCHEMA = 1
 
 #: Subjects in the order of the table, with the words for people.
@@ -32,6 +34,10 @@ SUBJECTS = {
     "distilled": "distilled",
     "random_real": "random real images",
     "random_real_teacher": "random real + teacher labels",
+    "random_real_count": "random real, as many images",
+    "random_real_teacher_count": "random real + teacher, as many",
+    "kmeans_real": "k-means selection",
+    "herding_real": "herding selection",
     "full_data": "full training data",
 }
 
@@ -85,6 +91,7 @@ def card(
     structurer = Structurer(catalog())
     return {
         "schema": 1,
+        **({"quick": True} if config.run.quick else {}),
         "what": f"a synthetic training set distilled from {config.data.name}",
         "status": status,
         "load": "import ddfw; s = ddfw.load('<this folder>'); s.images, s.targets, s.step_size, s.space, s.card",
@@ -177,7 +184,8 @@ def table(summary: Mapping[str, Any]) -> RenderableType:
         grid.add_column(column, justify="right", no_wrap=True)
     marks: dict[str, str] = {}
     for row in summary["rows"]:
-        mark = "".join(marks.setdefault(note, "*" * (len(marks) + 1)) for note in row["notes"])
+        notes = [note for note in row["notes"] if note != QUICK_NOTE]  # a line of its own says that
+        mark = "".join(marks.setdefault(note, "*" * (len(marks) + 1)) for note in notes)
         grid.add_row(
             SUBJECTS.get(row["subject"], row["subject"]),
             f"{percent(row['mean'])} ± {percent(row['std'])} %",
@@ -196,7 +204,28 @@ def table(summary: Mapping[str, Any]) -> RenderableType:
         f"step {summary['selected_step']} was selected on the validation split; the test split was read once",
         "seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()),
     ]
-    return Group(grid, Text(""), *(Text(f) for f in facts))
+    if summary.get("quick"):
+        facts.append("a quick run: scaled down by --quick, its figures are not those of its recipe")
+    across = [cross_table(summary["cross"]), Text("")] if summary.get("cross") else []
+    return Group(grid, Text(""), *across, *(Text(f) for f in facts))
+
+
+def cross_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Test accuracy of other architectures, a column each."""
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    grid.add_column("other networks", no_wrap=True)
+    nets = list(dict.fromkeys(row["net"] for row in rows))
+    for net in nets:
+        grid.add_column(net, justify="right", no_wrap=True)
+    for subject in dict.fromkeys(row["subject"] for row in rows):
+        cells = {
+            row["net"]: f"{percent(row['mean'])} ± {percent(row['std'])} %" for row in rows if row["subject"] == subject
+        }
+        style = "bold" if subject == "distilled" else ""
+        grid.add_row(SUBJECTS.get(subject, subject), *(cells.get(net, "–") for net in nets), style=style)
+    return grid
 
 
 def seeds_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -1,9 +1,10 @@
-"""Where a run's settings come from: recipe < file < flags < --set, and which of them said what."""
+"""Where a run's settings come from: recipe < its quick table < file < flags < --set, and which of them said what."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ddfw_registry import ConfigError, Problem, suggest
 SELECTORS = ("data", "ipc", "param", "traj")
 #: Recipes that suit many methods, and are tuned for none.
 UNTUNED = ("default", "digits")
+#: The origin of what a recipe's quick table says.
+QUICK = "--quick"
 
 
 @frozen(kw_only=True)
@@ -29,7 +32,9 @@ class Recipe:
         summary: one line.
         source: where its figures come from.
         selects: values of data, ipc, param, traj for which it is chosen; the recipe that names most of them wins.
-        tables: the settings.
+        tables: the settings, those of the recipes that it extends included.
+        quick: what `--quick` sets on top of them.
+        extends: the recipe below this one, "" for none.
     """
 
     name: str
@@ -37,6 +42,8 @@ class Recipe:
     source: str
     selects: Mapping[str, Any]
     tables: Mapping[str, Any]
+    quick: Mapping[str, Any] = field(factory=dict)
+    extends: str = ""
 
 
 @frozen(kw_only=True)
@@ -48,28 +55,51 @@ class Settings:
     recipe: str = ""
 
 
-def recipes() -> dict[str, Recipe]:
+@cache
+def recipes() -> Mapping[str, Recipe]:
     """All recipes, by name."""
-    found = {}
-    for entry in sorted(resources.files("ddfw.app").joinpath("recipes").iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".toml"):
-            tables = tomllib.loads(entry.read_text(encoding="utf-8"))
-            head = tables.pop("recipe")
-            name = entry.name.removesuffix(".toml")
-            found[name] = Recipe(
-                name=name,
-                summary=head["summary"],
-                source=head["source"],
-                selects=head.get("selects", {}),
-                tables=tables,
-            )
-    return found
+    texts = {
+        entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
+        for entry in sorted(resources.files("ddfw.app").joinpath("recipes").iterdir(), key=lambda e: e.name)
+        if entry.name.endswith(".toml")
+    }
+    found: dict[str, Recipe] = {}
+    for name in texts:
+        _add_recipe(name, texts, found)
+    return {name: found[name] for name in texts}
+
+
+def _add_recipe(name: str, texts: Mapping[str, str], found: dict[str, Recipe]) -> Recipe:
+    """A recipe over the one that it extends, which is read first."""
+    if name in found:
+        return found[name]
+    own = tomllib.loads(texts[name])
+    head, own_quick = own.pop("recipe"), own.pop("quick", {})
+    below = _add_recipe(head["extends"], texts, found) if "extends" in head else None
+    tables: dict[str, Any] = {}
+    quick: dict[str, Any] = {}
+    for layer in (below.tables if below else {}, own):
+        merge(tables, layer, "", "", {})
+    for layer in (below.quick if below else {}, own_quick):
+        merge(quick, layer, "", "", {})
+    found[name] = Recipe(
+        name=name,
+        summary=head["summary"],
+        source=head["source"],
+        selects=head.get("selects", {}),
+        tables=tables,
+        quick=quick,
+        extends=below.name if below else "",
+    )
+    return found[name]
 
 
 def gather(
     start: str | None,
     flags: Mapping[str, Any],
     assignments: Sequence[str],
+    *,
+    quick: bool = False,
 ) -> Settings:
     """Merges all layers.
 
@@ -77,6 +107,7 @@ def gather(
         start: a recipe's name, a configuration file, or None.
         flags: tables that flags set, `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`.
         assignments: `key.path=value` texts of --set.
+        quick: lay the recipe's quick table over it, below what the user said.
 
     Raises:
         ConfigError: an unknown recipe, an unreadable file, a --set without `=`.
@@ -111,6 +142,8 @@ def gather(
     recipe = known[named] if named else choose(known.values(), default, [tables for tables, _ in said_layers])
     below = [(default.tables, "recipe default"), (recipe.tables, f"recipe {recipe.name}")]
     # A file with its recipe's name and every component is a run's own: what it leaves out is meant to be left out.
+    if quick:
+        below.append((recipe.quick, QUICK))
     layers = [*([] if resolved else below), *said_layers]
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -119,6 +152,8 @@ def gather(
     run = merged.setdefault("run", {})
     if isinstance(run, dict):
         run.setdefault("recipe", recipe.name)
+        if quick:
+            run["quick"] = True
     return Settings(tables=merged, origins=origins, recipe=recipe.name)
 
 

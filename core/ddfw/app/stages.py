@@ -13,10 +13,11 @@ from attrs import define, field, frozen
 from ddfw.app import results
 from ddfw.app.announce import Announcer
 from ddfw.app.experts import ensure_experts
-from ddfw.app.judging import Judge
+from ddfw.app.judging import Judge, Verdict, cross_contexts, final
 from ddfw.app.plan import Plan, at, sha256_of
 from ddfw.app.sources import UNTUNED
 from ddfw.app.start import begin
+from ddfw.app.subjects import REAL, distilled
 from ddfw.artifacts import pictures, synthetic
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
 from ddfw.contracts.executor import LabelledImages
@@ -64,7 +65,7 @@ class Stages:
     @property
     def judge(self) -> Judge:
         """Evaluates on this run's session."""
-        return Judge(plan=self.plan, session=self.session, announce=self.announce)
+        return Judge(ground=self.plan, session=self.session, announce=self.announce, net=self.plan.config.model.name)
 
     def everything(self) -> RunResult:
         """Experts, outer loop, evaluation, files."""
@@ -79,6 +80,7 @@ class Stages:
                 headline=self._headline(),
             )
         )
+        cross_contexts(plan)  # refused now, and not after the last outer step
         train = plan.encode(plan.splits.train, self.session.device)
         validation = plan.encode(plan.splits.validation, self.session.device)
         with self._timed("experts"):
@@ -87,7 +89,7 @@ class Stages:
         with self._timed("distill"):
             start = begin(plan, self.session, experts, teachers, train)
             distillation, state = start.distillation, start.state
-            if "random_real_teacher" in config.eval.baselines:
+            if any(REAL[name][1] == "teacher" for name in config.eval.baselines if name in REAL):
                 with at("eval.baselines"):  # asked now, and not after the last outer step
                     _require_teachers(teachers, train)
             best = Best()
@@ -100,8 +102,8 @@ class Stages:
         try:
             with self._timed("evaluate"):
                 images, targets = distillation.decoded(best.learned)
-                distilled = self.judge.distilled(images, targets, float(best.learned.step_size), best.step)
-                reports = self.judge.final(distilled, teachers, train, validation)
+                subject = distilled(plan, images, targets, float(best.learned.step_size), best.step)
+                verdict = final(self.judge, subject, teachers, train, validation)
         except DivergedError as error:
             self._keep_diverged(distillation, state, best, error)
             raise
@@ -113,7 +115,7 @@ class Stages:
             * plan.network.num_parameters
             * plan.dtype.itemsize,
         }
-        return self._write(distillation, best, reports, storage, skipped)
+        return self._write(distillation, best, verdict, storage, skipped)
 
     def _headline(self) -> tuple[str, ...]:
         config, layout = self.plan.config, self.plan.layout
@@ -123,8 +125,9 @@ class Stages:
         roster = self.plan.roster
         named = (f"experts   {len(roster.seeds)} of the {len(roster.store.index())} in {config.experts.store}",)
         return (
-            f"recipe    {config.run.recipe}{untuned}",
+            f"recipe    {config.run.recipe}{untuned}{' – quick, scaled down' if config.run.quick else ''}",
             f"run       {config.title()}",
+            f"data      {self.plan.splits.counts()}",
             f"set       {layout.images_per_class} images per class, {layout.strict_floats:,} floats strict, "
             f"{layout.parameter_floats:,} pixels, of {config.budget.floats(layout.spec):,}{over}",
             *(named if config.experts.store else ()),
@@ -140,7 +143,7 @@ class Stages:
         def select(state: OuterState) -> None:
             result = state.result
             images, targets = distillation.decoded(result)
-            subject = self.judge.distilled(images, targets, float(result.step_size), state.step)
+            subject = distilled(self.plan, images, targets, float(result.step_size), state.step)
             try:
                 report = self.judge.select(subject, validation)
             except DivergedError as error:
@@ -160,16 +163,19 @@ class Stages:
         self,
         distillation: Distillation[Any],
         best: Best,
-        reports: Sequence[EvaluationReport],
+        verdict: Verdict,
         storage: Mapping[str, int],
         skipped: int,
     ) -> RunResult:
         """All files of a finished run; the summary last, since it says that the run is finished."""
         assert best.learned is not None
         plan, layout = self.plan, self.plan.layout
-        outputs = self._write_set(distillation, best.learned, best.step, reports, storage, "finished")
-        for report in reports:
+        across = [report for reports in verdict.cross.values() for report in reports]
+        outputs = self._write_set(distillation, best.learned, best.step, (*verdict.own, *across), storage, "finished")
+        for report in verdict.own:
             self.directory.write_json(f"eval/{report.subject}.json", results.eval_record(report))
+        for report in across:
+            self.directory.write_json(f"eval/{report.subject}-{report.net}.json", results.eval_record(report))
         device = self.session.describe()
         self.directory.write_json(
             MANIFEST,
@@ -190,7 +196,9 @@ class Stages:
             "schema": results.SUMMARY_SCHEMA,
             "recipe": plan.config.run.recipe,
             "seed": plan.config.run.seed,
-            "rows": [results.summary_row(r) for r in reports],
+            "rows": [results.summary_row(r) for r in verdict.own],
+            **({"cross": [{"net": r.net, **results.summary_row(r)} for r in across]} if across else {}),
+            **({"quick": True} if plan.config.run.quick else {}),
             "budget": {
                 "floats": plan.config.budget.floats(layout.spec),
                 "accounting": plan.config.budget.accounting,

@@ -19,6 +19,7 @@ from ddfw.cli.experts import experts_group
 from ddfw.cli.gradient import gradient_command
 from ddfw.cli.list import list_command
 from ddfw.cli.plugins import plugins_command
+from ddfw.cli.recipes import recipes_group
 from ddfw.cli.run import run_command
 
 USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
@@ -36,6 +37,7 @@ def cli(show_traceback: bool) -> None:
 
     \b
     ddfw run --param lss --traj mct     the main job, on data that needs no download
+    ddfw recipes list                   settings for known data, methods and sizes
     ddfw list                           every component that is installed
     ddfw describe param lss             a component's options
 
@@ -46,7 +48,7 @@ def cli(show_traceback: bool) -> None:
 
 for _command in (
     *(run_command, compare_command, eval_command, experts_group, gradient_command),
-    *(list_command, describe_command, plugins_command),
+    *(recipes_group, list_command, describe_command, plugins_command),
 ):
     cli.add_command(_command)
 

@@ -10,7 +10,9 @@ import click
 
 from ddfw.cli.shared import (
     component_flags,
+    cross_option,
     data_root_option,
+    download_option,
     experts_dir_option,
     flag_tables,
     seed_numbers,
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
 @click.option("--ipc", type=click.IntRange(min=1), help="Images per class that the budget would store as pixels.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run; experts and evaluation have their own.")
 @click.option("--seeds", metavar="A,B,C", help="Several runs, one for each seed, and their mean ± std.")
+@cross_option
+@click.option("--quick", is_flag=True, help="Scale everything down that no flag says, to minutes on two cores.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory (with --seeds: its parent).")
 @experts_dir_option
 @data_root_option
+@download_option
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines on standard output, the last with the summary.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
@@ -43,9 +48,12 @@ def run_command(
     ipc: int | None,
     seed: int | None,
     seeds: str | None,
+    cross: tuple[str, ...],
+    quick: bool,
     out: Path | None,
     experts_dir: Path,
     data_root: Path | None,
+    download: bool,
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -62,11 +70,11 @@ def run_command(
     ddfw run --param lss --traj mct
     ddfw run --param pixel --traj mtt --labels hard --seeds 0,1,2
     ddfw run --data npz --set data.path=mine.npz --set model.width=64 --dry-run
+    ddfw run lss-mct-cifar10-ipc1 --quick --data-root ~/data
     """
-    from ddfw.app.compose import Places, structure
-    from ddfw.app.sources import gather
+    from ddfw.app import compose
 
-    flags = flag_tables(components)
+    flags = flag_tables({**components, "cross": cross})
     if ipc is not None:
         flags["budget"] = {"ipc": ipc}
     if seed is not None:
@@ -74,9 +82,13 @@ def run_command(
     if seeds is not None and seed is not None:
         raise click.UsageError("--seed and --seeds exclude each other")
     numbers = seed_numbers(seeds)
-    settings = gather(recipe, flags, assignments)
-    config = structure(settings)
-    places = Places(out=out, experts=experts_dir, data_root=data_root)
+    if download:
+        compose.download(compose.configure(recipe, flags, assignments).config, data_root)
+    made = compose.configure(recipe, flags, assignments, data_root, quick=quick)
+    config, settings = made.config, made.settings
+    places = compose.Places(out=out, experts=experts_dir, data_root=data_root)
+    if made.changes and not as_json:
+        click.echo(f"quick: {'; '.join(made.changes)}", err=True)
     if print_config:
         _print_config(config, settings)
     elif dry_run:

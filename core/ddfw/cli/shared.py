@@ -22,6 +22,16 @@ experts_dir_option = click.option(
 data_root_option = click.option(
     "--data-root", type=click.Path(path_type=Path), envvar="DDFW_DATA", show_envvar=True, help="Where data sets lie."
 )
+download_option = click.option(
+    "--download", is_flag=True, help="Fetch the data set's official files into the data root first."
+)
+cross_option = click.option(
+    "--cross",
+    "cross",
+    multiple=True,
+    metavar="MODEL",
+    help="Another network to evaluate on, besides --model (may be given several times; [cross] in a file).",
+)
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="One setting; wins over all else."
 )
@@ -47,6 +57,9 @@ def flag_tables(components: Mapping[str, str | tuple[str, ...] | None]) -> dict[
         if kind == "observer":
             if value:
                 tables["observers"] = {name: {} for name in value}
+        elif kind == "cross":
+            if value:
+                tables["cross"] = {name: {} for name in value}
         elif value is not None:
             tables[kind] = {"name": value}
     return tables

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+#: Classes are called imbalanced where the largest has this many times the images of the smallest.
+IMBALANCED = 1.5
+
 
 @frozen(kw_only=True)
 class ImageSpec:
@@ -114,6 +117,21 @@ class Splits:
         """Training images of each class, those of the validation split included."""
         counts = sum(s.labels.bincount(minlength=self.spec.num_classes) for s in (self.train, self.validation))
         return tuple(int(n) for n in counts)  # type: ignore[union-attr]
+
+    def counts(self) -> str:
+        """How many images there are, in words; classes of very different sizes are pointed out."""
+        sizes = self.class_counts()
+        words = (
+            f"{len(self.train.labels):,} training, {len(self.validation.labels):,} validation, {len(self.test):,} test "
+            f"images of {self.spec.num_classes} classes"
+        )
+        if max(sizes) < IMBALANCED * min(sizes):
+            return words
+        few, many = (self.class_names[sizes.index(n)] for n in (min(sizes), max(sizes)))
+        return (
+            f"{words}; imbalanced: {min(sizes):,} of {few}, {max(sizes):,} of {many} – a synthetic set has as many of "
+            "each; data.per_class evens real ones out"
+        )
 
     @classmethod
     def carve(

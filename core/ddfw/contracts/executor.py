@@ -125,7 +125,10 @@ class ExpertSettings:
 
 
 #: What a distilled set can be compared with.
-BASELINES = ("random_real", "random_real_teacher", "full_data")
+BASELINES = (
+    *("random_real", "random_real_teacher", "random_real_count", "random_real_teacher_count"),
+    *("kmeans_real", "herding_real", "full_data"),
+)
 
 
 @frozen(kw_only=True)
@@ -145,7 +148,9 @@ class EvalSettings:
         (0.01,), help="learning rates tried on the validation split for the random real baselines"
     )
     baselines: tuple[str, ...] = option(
-        BASELINES, help=f"what stands beside the distilled set in the table: any of {', '.join(BASELINES)}"
+        ("random_real", "random_real_teacher", "full_data"),
+        help="what stands beside the distilled set in the table (…_count: as many images, else equal stored floats): "
+        f"any of {', '.join(BASELINES)}",
     )
     every: int = option(50, validator=ge(1), help="outer steps between two selections on the validation split")
     select_networks: int = option(2, validator=ge(1), help="networks trained for each selection")

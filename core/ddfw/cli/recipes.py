@@ -1,0 +1,63 @@
+"""`ddfw recipes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.group("recipes", invoke_without_command=True)
+@click.pass_context
+def recipes_group(context: click.Context) -> None:
+    """Settings that ship with ddfw, each with its source; `ddfw run NAME` runs one. Without a command: all of them."""
+    if context.invoked_subcommand is None:
+        context.invoke(recipes_list)
+
+
+@recipes_group.command("list")
+@click.argument("words", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array on standard output.")
+def recipes_list(words: tuple[str, ...] = (), as_json: bool = False) -> None:
+    """List the recipes, or those whose name or summary holds all of WORDS."""
+    from ddfw.app.sources import recipes
+    from ddfw.cli.output import show_rows
+
+    rows = [
+        {"name": r.name, "summary": r.summary, "source": r.source, "extends": r.extends, "selects": dict(r.selects)}
+        for r in recipes().values()
+        if all(word.lower() in f"{r.name} {r.summary}".lower() for word in words)
+    ]
+    show_rows(rows, ("name", "summary"), as_json, f"no recipe has {' '.join(words)} in its name or summary")
+
+
+@recipes_group.command("show")
+@click.argument("name")
+@click.option("--quick", is_flag=True, help="With its table for --quick laid over it.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
+def recipes_show(name: str, quick: bool, as_json: bool) -> None:
+    """Show the recipe NAME: where its settings come from, and all of them, as `ddfw run` takes them from a file."""
+    import json
+
+    from ddfw.app.compose import config_document, structure
+    from ddfw.app.sources import gather, recipes
+    from ddfw.app.toml import dumps
+
+    settings = gather(name, {}, (), quick=quick)
+    recipe = recipes()[settings.recipe]
+    tables = config_document(structure(settings))
+    if as_json:
+        head: dict[str, Any] = {"schema": 1, "name": name, "summary": recipe.summary, "source": recipe.source}
+        click.echo(json.dumps({**head, "selects": dict(recipe.selects), "settings": tables}, ensure_ascii=False))
+        return
+    for line in (f"{recipe.name}: {recipe.summary}", f"source: {recipe.source}"):
+        click.echo(f"# {line}")
+    if recipe.selects:
+        click.echo(f"# chosen for {', '.join(f'{key} {value}' for key, value in recipe.selects.items())}")
+    click.echo()
+    click.echo(dumps(tables, lambda path: _origin(settings.origins.get(path, ""), name)), nl=False)
+
+
+def _origin(origin: str, name: str) -> str:
+    """What stands behind a value: nothing where the recipe itself says it."""
+    return "" if origin == f"recipe {name}" else origin or "default"
