@@ -14,7 +14,7 @@ from ddfw.markers import hookimpl
 if TYPE_CHECKING:
     from ddfw.app.compose import distill as distill
     from ddfw.app.compose import plan as plan
-    from ddfw.artifacts.synthetic import load as load
+    from ddfw.app.loading import load as load
     from ddfw.contracts.augmentation import AbstractAugmentation as AbstractAugmentation
     from ddfw.contracts.augmentation import Draws as Draws
     from ddfw.contracts.dataset import AbstractDataset as AbstractDataset
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "app.compose": ("distill", "plan"),
-    "artifacts.synthetic": ("load",),
+    "app.loading": ("load",),
     "contracts.augmentation": ("AbstractAugmentation", "Draws"),
     "contracts.dataset": ("AbstractDataset", "ImageSpec", "RealImages", "Split", "Splits"),
     "contracts.executor": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ddfw import hookspecs
 from ddfw.app.toml import dumps
@@ -36,3 +36,12 @@ def through_toml(component: T) -> T:
     """
     structurer = Structurer(catalog())
     return structurer.structure(tomllib.loads(dumps(structurer.unstructure(component))), type(component))
+
+
+def named_component(kind: str, name: str) -> Any:
+    """A component with its defaults.
+
+    Raises:
+        UnknownComponentError: no plugin offers it.
+    """
+    return catalog().get(kind, name).cls()

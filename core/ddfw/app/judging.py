@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 from attrs import evolve, frozen
 
 from ddfw.app.announce import Announcer
+from ddfw.app.catalog import named_component
 from ddfw.app.plan import Ground, at
 from ddfw.app.results import QUICK_NOTE
 from ddfw.app.subjects import REAL, Subject, full_data, real_baseline
 from ddfw.contracts.executor import EvalSettings, LabelledImages
 from ddfw.contracts.observer import EvaluationReport
+from ddfw.engine import ranking
 from ddfw.engine.evaluate import mean_std
 from ddfw.engine.inner import build_module
 from ddfw.errors import DivergedError
@@ -182,3 +184,48 @@ def cross_contexts(ground: Ground) -> dict[str, ExecutorContext]:
             module = build_module(model, ground.splits.spec)
         found[key] = evolve(ground.context(), model=model, module=module)
     return found
+
+
+def score(judge: Judge, subject: Subject, train: LabelledImages, validation: LabelledImages) -> dict[str, float]:
+    """DD-Ranking's scores of a set, all in fractions, with the accuracies that they are made of.
+
+    `random` is real images with hard labels, once at equal stored floats and once in equal number, with the best
+    learning rate of `eval.baseline_lrs`; `plain` means that networks are trained without augmentation. The test split
+    has to have been read.
+
+    Args:
+        judge: of the network that scores.
+        subject: the set.
+        train: the training split in training space.
+        validation: chooses the learning rates of random images.
+    """
+    ground = judge.ground
+    test = ground.encode(ground.splits.test.last_read, judge.session.device)
+    count = max(1, len(subject.data.images) // ground.splits.spec.num_classes)
+    hard = evolve(subject, data=evolve(subject.data, targets=subject.data.targets.argmax(dim=1)))
+    randoms = {
+        "floats": real_baseline(ground, "random_real", train, None, count),
+        "count": real_baseline(ground, "random_real_count", train, None, count),
+    }
+
+    def mean(of: Judge, what: Subject) -> float:
+        return of.test(what, test, lambda done: None).mean
+
+    found = {"full": mean(judge, full_data(ground, train)), "distilled": mean(judge, subject)}
+    found["distilled_hard"] = mean(judge, hard)
+    bare = evolve(ground.context(), augmentation=named_component("augment", "none"))
+    with ground.config.executor.open(bare) as session:
+        plain = evolve(judge, session=session)
+        found["distilled_plain"] = mean(plain, subject)
+        for key, random in randoms.items():
+            found[f"random_{key}"] = mean(judge, judge.with_best_lr(random, validation))
+            found[f"random_{key}_plain"] = mean(plain, plain.with_best_lr(random, validation))
+    hlr = ranking.hard_label_recovery(found["full"], found["distilled_hard"])
+    scores = {"hlr": hlr}
+    for key in randoms:
+        gain = ranking.improvement_over_random(found["distilled"], found[f"random_{key}"])
+        without = ranking.improvement_over_random(found["distilled_plain"], found[f"random_{key}_plain"])
+        scores[f"ior_{key}"] = gain
+        scores[f"lrs_{key}"] = ranking.label_robust_score(gain, hlr)
+        scores[f"ars_{key}"] = ranking.augmentation_robust_score(gain, without)
+    return {**scores, **{f"accuracy_{key}": value for key, value in found.items()}}

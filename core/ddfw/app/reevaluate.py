@@ -1,29 +1,146 @@
-"""`ddfw eval`: a stored synthetic set, judged again by fresh networks."""
+"""`ddfw eval`: any set of labelled images, judged by fresh networks.
+
+A run's learned set, what other programs learned, a folder of pictures, or real images that are selected here: all go
+through the same protocol, and the test split is read once.
+"""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from ddfw.app.announce import Announcer
-from ddfw.app.compose import structure
-from ddfw.app.judging import Judge
-from ddfw.app.plan import make_plan, sha256_of
+from ddfw.app.compose import Configured, configure
+from ddfw.app.config import RunConfig
+from ddfw.app.experts import progress_observers
+from ddfw.app.given import given
+from ddfw.app.judging import Judge, final, score
+from ddfw.app.plan import Ground, call_roster, lay_ground, sha256_of
 from ddfw.app.results import eval_record
-from ddfw.app.sources import Settings
-from ddfw.app.subjects import distilled
-from ddfw.artifacts import atomic, synthetic
-from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
+from ddfw.app.subjects import REAL, Subject, full_data, real_baseline
+from ddfw.artifacts import atomic, exchange
+from ddfw.artifacts.exchange import ImageSet
+from ddfw.artifacts.run_dir import CONFIG, MANIFEST
+from ddfw.contracts.executor import LabelledImages
+from ddfw.engine.experts import ExpertTeachers
 from ddfw.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddfw.contracts.labels import Teachers
+    from ddfw.contracts.observer import EvaluationReport
+
+#: What can be judged besides a path: real images, selected as the baseline of that name is, and all of them.
+WORDS = (*(name for name, (_, labels, equal) in REAL.items() if labels == "hard" and equal == "floats"), "full_data")
+
+
+@frozen(kw_only=True)
+class Evaluation:
+    """What `ddfw eval` found.
+
+    Args:
+        reports: the subject's first, then those of the baselines.
+        cross: the same for other architectures, by key.
+        scores: DD-Ranking's, {} where they were not asked for.
+        directory: of the run that was judged, None where it was none.
+    """
+
+    reports: tuple[EvaluationReport, ...]
+    cross: Mapping[str, tuple[EvaluationReport, ...]]
+    scores: Mapping[str, float]
+    directory: Path | None
+
+    def record(self) -> dict[str, Any]:
+        """The subject's figures as in a run's eval/*.json, with the others beside them where there are any."""
+        record = eval_record(self.reports[0])
+        if others := [eval_record(r) for r in self.reports[1:]]:
+            record["baselines"] = others
+        if self.cross:
+            record["cross"] = [eval_record(r) for reports in self.cross.values() for r in reports]
+        if self.scores:
+            record["scores"] = dict(self.scores)
+        return record
+
+
+def evaluate(
+    subject: str | Path,
+    *,
+    like: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    lr: float | None = None,
+    scores: bool = False,
+    data_root: Path | None = None,
+    experts_dir: Path = Path("experts"),
+    quiet: bool = False,
+) -> Evaluation:
+    """Trains fresh networks on a set and judges them on the test split.
+
+    Args:
+        subject: a run directory, an export, `images*.pt` or a folder with it, a folder of class folders, or one of
+            `WORDS` for real images.
+        like: a recipe, configuration file or run directory whose data, network and protocol are taken; for a run, its
+            own.
+        flags: tables that flags set.
+        assignments: texts of --set.
+        lr: learning rate of the networks; None for the step size that comes with the set, or the best of
+            `eval.baseline_lrs` on the validation split.
+        scores: DD-Ranking's too, which takes the full data, hard labels and networks without augmentation.
+        data_root: where data sets look for their files.
+        experts_dir: where the experts are that label baselines.
+        quiet: no progress.
+
+    Raises:
+        ConfigError: no such recipe, or options that do not fit.
+        DataError: nothing that can be read there, damaged files, or other data than the run had.
+    """
+    word = isinstance(subject, str) and subject in WORDS and not Path(subject).exists()
+    path = Path(subject)
+    run = _run_directory(path) if not word else None
+    start = like if like is not None else str(run / CONFIG) if run else None
+    if start is not None and (Path(start) / CONFIG).is_file():
+        start = str(Path(start) / CONFIG)
+    if run is not None:
+        _require_readable(run / CONFIG)
+    found = None if word else exchange.read(path)
+    config = _as_asked(configure(start, flags or {}, assignments))
+    ground = lay_ground(config, data_root)
+    if found is not None and found.space is not None:
+        # Networks have to see what they saw when the set was learned, so its space is used, not one fitted anew.
+        ground = evolve(ground, space=found.space)
+    if run is not None and like is None:
+        _require_same_data(run, "data_sha256", ground.data_sha256)
+        _require_same_data(run, "test_sha256", ground.splits.test.fingerprint(sha256_of))
+    announcer = Announcer()
+    shown = [] if quiet else progress_observers(config, quiet)
+    with announcer.opened(shown, path.parent), config.executor.open(ground.context()) as session:
+        judge = Judge(ground=ground, session=session, announce=announcer, net=config.model.name)
+        train, validation = (ground.encode(s, session.device) for s in (ground.splits.train, ground.splits.validation))
+        teachers = _teachers(ground, experts_dir, judge)
+        if found is None:
+            judged = (
+                full_data(ground, train) if subject == "full_data" else _real(judge, str(subject), train, validation)
+            )
+        else:
+            judged = _of_set(ground, found, lr, session.device)
+            if lr is None and found.step_size is None:
+                judged = judge.with_best_lr(judged, validation)
+        if lr is not None:
+            judged = evolve(judged, lr=lr, selected_by="nothing")
+        verdict = final(judge, judged, teachers, train, validation)
+        ranking = score(judge, judged, train, validation) if scores else {}
+    return Evaluation(reports=verdict.own, cross=verdict.cross, scores=ranking, directory=run)
 
 
 def reevaluate(
     run: Path, networks: int | None, seed: int | None, data_root: Path | None
 ) -> tuple[Path, dict[str, Any]]:
-    """Trains fresh networks on a run's stored set and judges them on the test split.
+    """Judges a run's stored set again by its own protocol, and writes RUN/eval/again-….json.
 
     Args:
         run: the run directory.
@@ -37,43 +154,105 @@ def reevaluate(
     Raises:
         DataError: no run there, or damaged files.
     """
-    directory = RunDirectory(run)
-    if not directory.config.is_file():
+    given = {key: value for key, value in (("networks", networks), ("seed", seed)) if value is not None}
+    if _run_directory(run) is None:
         raise DataError(f"{run} is not a run directory: it has no config.toml")
-    try:
-        tables = tomllib.loads(directory.config.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{directory.config} is not readable TOML: {error}") from error
-    config = structure(Settings(tables=tables))
-    settings = evolve(
-        config.eval,
-        networks=config.eval.networks if networks is None else networks,
-        seed=config.eval.seed if seed is None else seed,
-    )
-    config = evolve(config, eval=settings)
-    learned = synthetic.load(run)
-    # Networks have to see what they saw in the run, so the stored space is used, not one fitted anew.
-    plan = make_plan(config, data_root, None)
-    imported = bool(learned.card.get("experts", {}).get("imported"))
-    plan = evolve(plan, space=learned.space, roster=evolve(plan.roster, imported=imported))
-    _require_same_data(run, "data_sha256", plan.data_sha256)
-    test = plan.splits.test.read()
-    _require_same_data(run, "test_sha256", sha256_of(test))
-    announcer = Announcer()
-    observers = [(key, o) for key, o in config.observers.items() if o.name == "progress"]
-    with announcer.opened(observers, run), config.executor.open(plan.context()) as session:
-        judge = Judge(ground=plan, session=session, announce=announcer, net=config.model.name)
-        images, targets = (t.to(session.device, plan.dtype) for t in (learned.images, learned.targets))
-        report = judge.test(
-            distilled(plan, images, targets, learned.step_size, learned.step),
-            plan.encode(test, session.device),
-            lambda done: announcer.tick("evaluate", done, settings.networks),
-        )
-    record = eval_record(report)
-    path = run / "eval" / f"again-{config.model.name}-seed{settings.seed}-n{settings.networks}.json"
+    found = evaluate(run, flags={"eval": given} if given else {}, data_root=data_root)
+    return write_again(run, found)
+
+
+def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
+    """Writes what was found about a run's set beside the run's own evaluation."""
+    report, record = found.reports[0], found.record()
+    path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}.json"
     path.parent.mkdir(exist_ok=True)
     atomic.write_json(path, record)
     return path, record
+
+
+def _run_directory(path: Path) -> Path | None:
+    """The run that a path is the directory of, or the `synthetic` folder of; None where there is none."""
+    for place in (path, path.parent):
+        if (place / CONFIG).is_file() and (place == path or path.name == "synthetic"):
+            return place
+    return None
+
+
+def _require_readable(config: Path) -> None:
+    """Refuses a run's configuration that is damaged: it is ours, so that this is no slip of the user's.
+
+    Raises:
+        DataError: not TOML.
+    """
+    try:
+        tomllib.loads(config.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{config} is not readable TOML: {error}") from error
+
+
+def _as_asked(made: Configured) -> RunConfig:
+    """The configuration without baselines and other networks, unless the user asked for them now."""
+    said = {path for path, origin in made.settings.origins.items() if origin in ("flag", "--set")}
+    config = made.config
+    cross = {key: m for key, m in config.cross.items() if any(p.startswith(f"cross.{key}") for p in said)}
+    baselines = config.eval.baselines if "eval.baselines" in said else ()
+    return evolve(config, cross=cross, eval=evolve(config.eval, baselines=baselines))
+
+
+def _teachers(ground: Ground, experts_dir: Path, judge: Judge) -> Teachers | None:
+    """The experts as labellers, where a baseline asks for them; they have to be there.
+
+    Raises:
+        DataError: they are not.
+    """
+    if not any(REAL[name][1] == "teacher" for name in ground.config.eval.baselines if name in REAL):
+        return None
+    roster = call_roster(ground, experts_dir)
+    there = roster.store.index()
+    if missing := [seed for seed in roster.seeds if seed not in there]:
+        raise DataError(
+            f"{roster.store.folder} lacks {len(missing)} of the {len(roster.seeds)} experts that label the baseline; "
+            "train them with `ddfw experts train`, or name their folder by --experts-dir"
+        )
+    source = roster.store.source(roster.seeds, ground.network, judge.session.device, ground.dtype)
+    return ExpertTeachers(ground.network, source)
+
+
+def _real(judge: Judge, name: str, train: LabelledImages, validation: LabelledImages) -> Subject:
+    """Real images that are selected here, with the best learning rate, or all of them."""
+    if name == "full_data":
+        return full_data(judge.ground, train)
+    return judge.with_best_lr(real_baseline(judge.ground, name, train, None, 1), validation)
+
+
+def _of_set(ground: Ground, found: ImageSet, lr: float | None, device: torch.device) -> Subject:
+    """A set from anywhere as a subject.
+
+    Raises:
+        DataError: images or classes that are not those of the data set.
+    """
+    data = given(ground, found)
+    floats = found.floats or {
+        "strict": data.images.numel() + (data.targets.numel() if found.targets.ndim == 2 else 0),
+        "pixels": data.images.numel(),
+    }
+    card = found.card
+    notes = list(found.notes)
+    if card.get("floats", {}).get("over_budget"):
+        notes.append("over the strict budget")
+    if card.get("experts", {}).get("imported"):
+        notes.append("imported experts may have seen the validation images that selected the step")
+    if not card:
+        notes.append("how this set was selected is not known")
+    return Subject(
+        name="distilled" if card else "given",
+        data=LabelledImages(images=data.images.to(device), targets=data.targets.to(device)),
+        lr=found.step_size or lr or ground.config.eval.baseline_lrs[0],
+        floats=floats,
+        step=found.step,
+        selected_by="validation" if card.get("selected", {}).get("by") == "validation" else "nothing",
+        notes=tuple(notes),
+    )
 
 
 def _require_same_data(run: Path, key: str, found: str) -> None:

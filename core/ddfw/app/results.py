@@ -39,6 +39,7 @@ SUBJECTS = {
     "kmeans_real": "k-means selection",
     "herding_real": "herding selection",
     "full_data": "full training data",
+    "given": "the given set",
 }
 
 

@@ -14,6 +14,7 @@ from ddfw.app import results
 from ddfw.app.announce import Announcer
 from ddfw.app.experts import ensure_experts
 from ddfw.app.judging import Judge, Verdict, cross_contexts, final
+from ddfw.app.loading import load
 from ddfw.app.plan import Plan, at, sha256_of
 from ddfw.app.sources import UNTUNED
 from ddfw.app.start import begin
@@ -40,7 +41,7 @@ class RunResult:
 
     def load(self) -> synthetic.SyntheticSet:
         """The learned set."""
-        return synthetic.load(self.directory)
+        return load(self.directory)
 
 
 @define(kw_only=True)
@@ -183,7 +184,7 @@ class Stages:
                 plan,
                 status="finished",
                 data_sha256=plan.data_sha256,
-                test_sha256=sha256_of(plan.splits.test.last_read),
+                test_sha256=plan.splits.test.fingerprint(sha256_of),
                 experts=str(plan.roster.store.folder),
                 device=device,
                 outputs=outputs,

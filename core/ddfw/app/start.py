@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
+from ddfw.app.given import given
 from ddfw.app.plan import Plan, at
+from ddfw.artifacts import exchange, synthetic
+from ddfw.contracts.dataset import RealImages
 from ddfw.engine.distill import Distillation, OuterState
 from ddfw.engine.experts import recognised_first
-from ddfw.errors import PluginError
+from ddfw.errors import OptionError, PluginError
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
@@ -61,22 +65,82 @@ def begin(
         window=config.window,
         seed=config.run.seed,
     )
-    real = plan.real(train)
+    warm = _warm(plan, session) if config.outer.init_from else None
+    real = warm.images if warm is not None else plan.real(train)
     real = evolve(real, images=real.images.to(plan.dtype))
-    if config.outer.images == "recognised":
+    if config.outer.images == "recognised" and warm is None:
         with at("outer.images"):
             real = recognised_first(real, teachers, plan.layout.images_per_class)
     with at("param"):
         params = config.param.init(plan.layout, real, generator(config.run.seed, Stream.PARAM_INIT))
+        going_on = warm is not None and warm.fits(params)
+        if warm is not None and going_on:
+            params = warm.params
         index = torch.arange(plan.layout.num_images, device=session.device)
         images = config.param.decode(params, index).detach()
     _check_images(plan, images)
     with at("labels"):
         label_params = config.labels.init(plan.layout, images, teachers, generator(config.run.seed, Stream.LABEL_INIT))
+        if warm is not None and going_on and _alike(warm.label_params, label_params):
+            label_params = warm.label_params
     _check_stored(plan, params, label_params, images)
     _check_groups(f"param {config.param.name}", params, config.param.param_groups(params))
     _check_groups(f"labels {config.labels.name}", label_params, config.labels.param_groups(label_params))
-    return Start(distillation=distillation, state=distillation.start(params, label_params, plan.dtype))
+    step_size = warm.step_size if warm is not None and going_on else None
+    return Start(distillation=distillation, state=distillation.start(params, label_params, plan.dtype, step_size))
+
+
+@frozen(kw_only=True)
+class Warm:
+    """What `outer.init_from` names.
+
+    Args:
+        images: in place of real ones.
+        params: what the run stored for its parameterisation, {} where it is no run of this one.
+        label_params: likewise for its labels.
+        step_size: likewise.
+    """
+
+    images: RealImages
+    params: Params
+    label_params: Params
+    step_size: float | None
+
+    def fits(self, params: Params) -> bool:
+        """Whether the stored parameters can take the place of these."""
+        return bool(self.params) and _alike(self.params, params)
+
+
+def _alike(some: Params, others: Params) -> bool:
+    return {k: (t.shape, t.dtype) for k, t in some.items()} == {k: (t.shape, t.dtype) for k, t in others.items()}
+
+
+def _warm(plan: Plan, session: ExecutorSession) -> Warm:
+    """Reads the set to start from.
+
+    Raises:
+        ConfigError: it lacks a class.
+        DataError: nothing that can be read there, or images of another shape.
+    """
+    config, device = plan.config, session.device
+    path = Path(config.outer.init_from)
+    found = exchange.read(path)
+    data = given(plan, found)
+    labels, m = data.targets.argmax(dim=1), plan.splits.spec.num_classes
+    with at("outer.init_from"):
+        if missing := [
+            n for n, count in zip(plan.splits.class_names, labels.bincount(minlength=m), strict=True) if not count
+        ]:
+            raise OptionError(f"{found.origin} has no image of class {', '.join(missing[:5])}")
+    images = RealImages(images=data.images.to(device), labels=labels.to(device), num_classes=m)
+    components = found.card.get("components", {})
+    # Parameters mean the same images only in the same space; options such as ranks show in the shapes.
+    same = found.space is not None and found.space.record() == plan.space.record() and "format" not in found.card
+    if not same or components.get("param", {}).get("name") != config.param.name:
+        return Warm(images=images, params={}, label_params={}, step_size=None)
+    params, label_params = ({k: t.to(device) for k, t in part.items()} for part in synthetic.learned_tensors(path))
+    kept = label_params if components.get("labels", {}).get("name") == config.labels.name else {}
+    return Warm(images=images, params=params, label_params=kept, step_size=found.step_size)
 
 
 def _check_groups(what: str, tensors: Params, groups: Sequence[ParamGroup]) -> None:

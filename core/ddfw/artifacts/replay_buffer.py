@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import re
-import warnings
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddfw.artifacts import atomic
+from ddfw.artifacts.torch_file import check_archive, identity, load, opened, plain
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from ddfw.contracts.model import ParameterTable
 
 _BUFFER_FILE = re.compile(r"replay_buffer_([0-9]+)\.pt")
-_MAGIC = b"PK\x03\x04"
-_LOCAL_HEADER = 30
 _LAYOUT = "a replay buffer is a list of experts, each a list of snapshots, each a list of tensors"
 _COPY = "write the buffer again with a copy of each snapshot: p.detach().cpu().clone()"
 
@@ -67,8 +63,8 @@ class ReplayBuffer:
     def __init__(self, path: Path, network: ParameterTable) -> None:
         self.path = path
         self._network = network
-        self._identity = _check_archive(path)
-        self._experts, self._epochs = _Structure(path, network).check(_load(path))
+        self._identity = check_archive(path)
+        self._experts, self._epochs = _Structure(path, network).check(load(path, "a replay buffer"))
 
     @property
     def num_experts(self) -> int:
@@ -111,14 +107,14 @@ class ReplayBuffer:
         """The rows [K+1, P]; the mapping of the file lives in here only, since pages that were read stay resident."""
         import torch
 
-        with _opened(self.path) as file:
-            if _identity(file) != self._identity:
+        with opened(self.path) as file:
+            if identity(file) != self._identity:
                 raise DataError(f"{self.path} was changed while it was in use; start again")
-        snapshots = _load(self.path)[number]
+        snapshots = load(self.path, "a replay buffer")[number]
         out = torch.empty(self._epochs + 1, self._network.num_parameters, dtype=torch.float32, device="cpu")
         for row, snapshot in zip(out, snapshots, strict=True):
             for piece, tensor in zip(row.split(self._network.sizes), snapshot, strict=True):
-                piece.view(tensor.shape).copy_(_plain(tensor))
+                piece.view(tensor.shape).copy_(plain(tensor))
         return out
 
     def _not_finite(self, expert: int, snapshot: int, row: Tensor) -> str:
@@ -230,7 +226,7 @@ class _Structure:
                 raise DataError(f"{place} is {kind}, expected an ordinary tensor with values; write it as such")
             if value.dtype != torch.float32:
                 raise DataError(f"{place} is {value.dtype}, expected torch.float32; write it with .float()")
-            found.append(_plain(value))
+            found.append(plain(value))
         return found
 
     def _list(self, value: object, what: str) -> list[object]:
@@ -242,90 +238,6 @@ class _Structure:
         """A tensor's number and, where the network has one, its name."""
         names = self._network.names
         return f"tensor {number} ({names[number]})" if number < len(names) else f"tensor {number}"
-
-
-def _check_archive(path: Path) -> tuple[int, ...]:
-    """Checks that a file is a plain, undamaged zip archive, as torch writes them, and returns its identity.
-
-    torch does not compare checksums when it maps a file: damaged weights would go unnoticed.
-    """
-    with _opened(path) as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            raise DataError(
-                f"{path} is not a zip archive as PyTorch writes them since version 1.6; if it is from an older one, "
-                "load and save it again with a newer one: torch.save(torch.load(old, weights_only=True), new)"
-            )
-        try:
-            with zipfile.ZipFile(file) as archive:
-                reason = _fault(archive)
-        except Exception as error:
-            # zipfile meets damage with whatever comes up: BadZipFile, struct.error, ValueError, NotImplementedError, …
-            raise DataError(
-                f"{path} is damaged or was not written to its end: the archive's directory is not readable "
-                f"({_line(error)}); copy it or write it again"
-            ) from error
-        if reason:
-            raise DataError(f"{path} {reason}")
-        return _identity(file)
-
-
-def _fault(archive: zipfile.ZipFile) -> str:
-    """What is wrong with an archive, or "" if nothing is; reads all of it, in pieces."""
-    members = sorted(archive.infolist(), key=lambda m: m.header_offset)
-    ends = [*(m.header_offset for m in members[1:]), archive.start_dir]
-    for member, end in zip(members, ends, strict=True):
-        name = ascii(member.filename)
-        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-            return f"has the compressed or encrypted member {name}; torch.save writes none; write the file again"
-        if member.header_offset + _LOCAL_HEADER + len(member.filename) + member.compress_size > end:
-            return f"has overlapping members, among them {name}; torch.save writes none; write the file again"
-    damaged = archive.testzip()
-    if damaged is not None:
-        return f"is damaged: member {damaged!a} does not have the checksum it was written with; copy it again"
-    return ""
-
-
-def _load(path: Path) -> Any:
-    """The content of a file as torch's restricted reader gives it: lists, numbers, texts and mapped tensors."""
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except Exception as error:
-        # Whatever a file can bring about: there is no list of it. `from None`, because torch advises to read the
-        # file without protection.
-        if type(error).__name__ == "UnpicklingError":
-            named = re.search(r"GLOBAL ([A-Za-z0-9_.]{1,80})", str(error))
-            what = f" ({named[1]})" if named else ""
-            raise DataError(
-                f"{path} holds objects other than tensors{what}; it was refused and nothing in it was executed; use "
-                "only files that you trust, and write them as lists of tensors"
-            ) from None
-        raise DataError(f"{path} is damaged or not a replay buffer: {_line(error)}; write it again") from None
-
-
-def _opened(path: Path) -> IO[bytes]:
-    try:
-        if path.is_file():
-            return path.open("rb")
-        present = path.exists()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    raise DataError(f"{path} is not a file" if present else f"{path} is missing")
-
-
-def _identity(file: IO[bytes]) -> tuple[int, ...]:
-    found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """The same values without gradients and without attributes that a file may have put over a tensor's methods."""
-    import torch
-
-    return torch.Tensor.detach(tensor)
 
 
 def _shapes(snapshot: object) -> tuple[tuple[int, ...], ...] | None:
@@ -344,10 +256,3 @@ def _elements(found: Sequence[int], expected: Sequence[int]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _line(error: Exception) -> str:
-    """An exception in a few words: its first sentence, without anything that a terminal would act upon."""
-    lines = str(error).splitlines() or [""]
-    words = "".join(c if c.isprintable() else "?" for c in lines[0].split(". ")[0])[:120]
-    return f"{type(error).__name__}: {words}"

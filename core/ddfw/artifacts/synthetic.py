@@ -11,38 +11,93 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ddfw.artifacts import atomic
+from ddfw.contracts.dataset import ImageSpec
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from ddfw.contracts.augmentation import AbstractAugmentation
+    from ddfw.contracts.model import AbstractModel
     from ddfw.contracts.space import TrainingSpace
 
 CARD_SCHEMA = 1
 
 
-@frozen(kw_only=True)
-class SyntheticSet:
-    """A learned set.
+@frozen(kw_only=True, eq=False, slots=False)
+class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
+    """A learned set; a data set of PyTorch's too, so that `DataLoader(learned)` gives images and targets.
 
     Args:
         images: [n, C, H, W] in training space, in class order.
         targets: [n, m] probabilities.
         step_size: the inner step size; the learning rate that the set was learned for.
         step: the outer step that was selected.
-        space: how training space maps to pixels.
+        space: how training space maps to pixels: `space.encode` for your test images, `space.decode` for a look.
         card: everything else, as in card.json.
+        augmentation: what networks were trained with; None where its plugin is not installed.
+        model: the network's component, likewise.
     """
 
-    images: Tensor
-    targets: Tensor
+    images: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
     step_size: float
     step: int
     space: TrainingSpace
-    card: Mapping[str, Any]
+    card: Mapping[str, Any] = field(repr=False)
+    augmentation: AbstractAugmentation | None = None
+    model: AbstractModel | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.targets[index]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The m names, in the order of the targets' columns."""
+        return tuple(self.card["source_data"]["class_names"])
+
+    def augment(self, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """A batch [B, C, H, W] with fresh draws of the run's augmentation.
+
+        Args:
+            images: in training space.
+            rng: a CPU generator; None takes PyTorch's own, which a training loop seeds as it likes.
+
+        Raises:
+            DataError: the augmentation's plugin is not installed.
+        """
+        if self.augmentation is None:
+            raise DataError(f"the augmentation {self._component('augment')} is not installed; `ddfw plugins` says why")
+        n, c, h, w = images.shape
+        draws = self.augmentation.draw((n, c, h, w), rng or torch.default_generator)
+        return self.augmentation.apply(images, draws.to(images.device))
+
+    def network(self, seed: int = 0) -> nn.Module:
+        """A fresh network of the run's architecture, float32, on the CPU.
+
+        Args:
+            seed: of its initial parameters.
+
+        Raises:
+            DataError: the network's plugin is not installed.
+        """
+        if self.model is None:
+            raise DataError(f"the network {self._component('model')} is not installed; `ddfw plugins` says why")
+        c, h, w = self.images.shape[1:]
+        module = self.model.build(ImageSpec(channels=c, height=h, width=w, num_classes=self.targets.shape[1]))
+        theta = self.model.init(module, torch.Generator().manual_seed(seed))
+        torch.nn.utils.vector_to_parameters(theta, module.parameters())
+        return module
+
+    def _component(self, kind: str) -> str:
+        return repr(self.card.get("components", {}).get(kind, {}).get("name", "?"))
 
 
 def write(
@@ -77,7 +132,7 @@ def write(
         for name, tensors in content.items()
     }
     whole = {**card, "sha256": dict(hashes)}
-    hashes["card.json"] = atomic.write_json(folder / "card.json", {**whole, "card_sha256": _card_sha256(whole)})
+    hashes["card.json"] = atomic.write_json(folder / "card.json", sealed_card(whole))
     return hashes
 
 
@@ -99,31 +154,72 @@ def load(run: str | Path) -> SyntheticSet:
     Raises:
         DataError: missing or damaged files.
     """
-    from ddfw.contracts.space import space_from_record
-
     folder = Path(run)
     if (folder / "synthetic").is_dir():
         folder = folder / "synthetic"
-    card = atomic.read_json(folder / "card.json")
+    card = read_card(folder)
     try:
-        if card["card_sha256"] != _card_sha256(card):
-            raise DataError(
-                f"{folder / 'card.json'} is damaged or was edited: its content does not fit its card_sha256"
-            )
         hashes = card["sha256"]
         atomic.verify(folder / "params.safetensors", hashes["params.safetensors"])
         images = atomic.read_tensors(folder / "images.safetensors", hashes["images.safetensors"])["images"]
         targets = atomic.read_tensors(folder / "labels.safetensors", hashes["labels.safetensors"])["targets"]
-        matrices: Mapping[str, Tensor] = {}
-        if "space.safetensors" in hashes:
-            matrices = atomic.read_tensors(folder / "space.safetensors", hashes["space.safetensors"])
         return SyntheticSet(
             images=images,
             targets=targets,
             step_size=float(card["step_size"]),
             step=int(card["selected"]["step"]),
-            space=space_from_record(card["training_space"], matrices),
+            space=space_of(card, folder),
             card=card,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / 'card.json'} lacks or garbles {error}") from error
+
+
+def learned_tensors(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a run stored: the tensors of its parameterisation, and those of its labels.
+
+    Raises:
+        DataError: missing or damaged files.
+    """
+    folder = Path(run)
+    if (folder / "synthetic").is_dir():
+        folder = folder / "synthetic"
+    hashes = read_card(folder).get("sha256", {})
+    stored = atomic.read_tensors(folder / "params.safetensors", str(hashes.get("params.safetensors", "")))
+    params = {k.removeprefix("param."): v for k, v in stored.items() if k.startswith("param.")}
+    return params, {k.removeprefix("labels."): v for k, v in stored.items() if k.startswith("labels.")}
+
+
+def sealed_card(card: Mapping[str, Any]) -> dict[str, Any]:
+    """A card with its own hash."""
+    return {**card, "card_sha256": _card_sha256(card)}
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a folder, verified against its own hash.
+
+    Raises:
+        DataError: missing, damaged or edited.
+    """
+    path = folder / "card.json"
+    card = atomic.read_json(path)
+    if "card_sha256" not in card:
+        raise DataError(f"{path} lacks or garbles 'card_sha256'")
+    if card["card_sha256"] != _card_sha256(card):
+        raise DataError(f"{path} is damaged or was edited: its content does not fit its card_sha256")
+    return card
+
+
+def space_of(card: Mapping[str, Any], folder: Path) -> TrainingSpace:
+    """The training space that a card and, where it has matrices, the file beside it describe.
+
+    Raises:
+        DataError: a damaged file.
+        KeyError, TypeError, ValueError: a card that garbles it.
+    """
+    from ddfw.contracts.space import space_from_record
+
+    matrices: Mapping[str, Tensor] = {}
+    if "space.safetensors" in card["sha256"]:
+        matrices = atomic.read_tensors(folder / "space.safetensors", card["sha256"]["space.safetensors"])
+    return space_from_record(card["training_space"], matrices)

@@ -4,32 +4,120 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ddfw.cli.shared import data_root_option
+from ddfw.cli.shared import (
+    component_flags,
+    cross_option,
+    data_root_option,
+    experts_dir_option,
+    flag_tables,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from ddfw.app.reevaluate import Evaluation
 
 
 @click.command("eval")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("subject", metavar="RUN|SET|WORD")
+@click.option("--like", metavar="RUN|RECIPE|FILE", help="Whose data, network and protocol; for a run, its own.")
+@component_flags("data", "model", "augment", "executor")
+@cross_option
+@click.option("--ipc", type=click.IntRange(min=1), help="Budget of the real images, in images per class.")
+@click.option("--baseline", "baselines", multiple=True, metavar="NAME", help="A row beside it (may be repeated).")
+@click.option("--scores", is_flag=True, help="DD-Ranking's scores too, in fractions; trains on the full data.")
 @click.option("--networks", type=click.IntRange(min=2), help="How many fresh networks; the default is the run's own.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of their initialisations; the default is the run's own.")
+@click.option(
+    "--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate; the default is the set's step size."
+)
+@experts_dir_option
 @data_root_option
+@set_option
+@click.option("--out", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
-def eval_command(run: Path, networks: int | None, seed: int | None, data_root: Path | None, as_json: bool) -> None:
-    """Train fresh networks on the synthetic set of RUN and test them.
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def eval_command(
+    subject: str,
+    like: str | None,
+    cross: tuple[str, ...],
+    ipc: int | None,
+    baselines: tuple[str, ...],
+    scores: bool,
+    networks: int | None,
+    seed: int | None,
+    lr: float | None,
+    experts_dir: Path,
+    data_root: Path | None,
+    assignments: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **components: str | tuple[str, ...] | None,
+) -> None:
+    """Train fresh networks on a set of images and test them.
 
-    Reads the set as it lies on disk, every file verified, and writes RUN/eval/again-….json.
+    The set is a RUN directory, an export of one, images*.pt with labels*.pt beside it (MTT, DATM), a folder of class
+    folders with pictures, or one of the words random_real, kmeans_real, herding_real, full_data for real images that
+    are selected here. Every file of a run is verified, and RUN/eval/again-….json written.
+
+    \b
+    ddfw eval runs/mine --cross mlp --cross alexnet --baseline random_real
+    ddfw eval images_best.pt --like mtt-cifar10-ipc1 --data-root ~/data
+    ddfw eval random_real --data digits --ipc 5
     """
-    from ddfw.app.reevaluate import reevaluate
-    from ddfw.app.results import percent
+    from ddfw.app.reevaluate import evaluate, write_again
+    from ddfw.artifacts.atomic import write_json
 
-    path, record = reevaluate(run, networks, seed, data_root)
-    if as_json:
-        click.echo(json.dumps(record, ensure_ascii=False))
-        return
-    click.echo(
-        f"distilled, {record['images']} images: test accuracy {percent(record['mean'])} ± {percent(record['std'])} % "
-        f"(n = {record['n']}, seed {record['eval_seed']}, {record['net']})"
+    flags = flag_tables({**components, "cross": cross})
+    numbers: dict[str, Any] = {k: v for k, v in (("networks", networks), ("seed", seed)) if v is not None}
+    if baselines:
+        numbers["baselines"] = list(baselines)
+    if numbers:
+        flags["eval"] = numbers
+    if ipc is not None:
+        flags["budget"] = {"ipc": ipc}
+    found = evaluate(
+        subject,
+        like=like,
+        flags=flags,
+        assignments=assignments,
+        lr=lr,
+        scores=scores,
+        data_root=data_root,
+        experts_dir=experts_dir,
+        quiet=quiet or as_json,
     )
-    click.echo(f"written: {path}")
+    written = out
+    if out is not None:
+        write_json(out, found.record())
+    elif found.directory is not None and like is None:
+        written, _ = write_again(found.directory, found)
+    if as_json:
+        click.echo(json.dumps(found.record(), ensure_ascii=False))
+        return
+    _show(found)
+    if written is not None:
+        click.echo(f"written: {written}")
+
+
+def _show(found: Evaluation) -> None:
+    from rich.console import Console
+
+    from ddfw.app.results import SUBJECTS, cross_table, eval_record, percent
+
+    for report in found.reports:
+        click.echo(
+            f"{SUBJECTS.get(report.subject, report.subject)}, {report.images:,} images: test accuracy "
+            f"{percent(report.mean)} ± {percent(report.std)} % (n = {report.n}, seed {report.eval_seed}, {report.net})"
+        )
+        for note in report.notes:
+            click.echo(f"  note: {note}")
+    if found.cross:
+        Console().print(cross_table([eval_record(r) for reports in found.cross.values() for r in reports]))
+    for name, value in found.scores.items():
+        if not name.startswith("accuracy_"):
+            click.echo(f"{name:<12} {value:.3f}")

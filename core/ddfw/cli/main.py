@@ -16,6 +16,7 @@ from ddfw.cli.compare import compare_command
 from ddfw.cli.describe import describe_command
 from ddfw.cli.eval import eval_command
 from ddfw.cli.experts import experts_group
+from ddfw.cli.export import export_command
 from ddfw.cli.gradient import gradient_command
 from ddfw.cli.list import list_command
 from ddfw.cli.plugins import plugins_command
@@ -47,7 +48,7 @@ def cli(show_traceback: bool) -> None:
 
 
 for _command in (
-    *(run_command, compare_command, eval_command, experts_group, gradient_command),
+    *(run_command, compare_command, eval_command, export_command, experts_group, gradient_command),
     *(recipes_group, list_command, describe_command, plugins_command),
 ):
     cli.add_command(_command)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run; experts and evaluation have their own.")
 @click.option("--seeds", metavar="A,B,C", help="Several runs, one for each seed, and their mean ± std.")
 @cross_option
+@click.option("--init-from", metavar="RUN|PATH", help="Start from this set and not from real images.")
 @click.option("--quick", is_flag=True, help="Scale everything down that no flag says, to minutes on two cores.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory (with --seeds: its parent).")
 @experts_dir_option
@@ -49,6 +50,7 @@ def run_command(
     seed: int | None,
     seeds: str | None,
     cross: tuple[str, ...],
+    init_from: str | None,
     quick: bool,
     out: Path | None,
     experts_dir: Path,
@@ -77,6 +79,8 @@ def run_command(
     flags = flag_tables({**components, "cross": cross})
     if ipc is not None:
         flags["budget"] = {"ipc": ipc}
+    if init_from is not None:
+        flags["outer"] = {"init_from": init_from}
     if seed is not None:
         flags["run"] = {"seed": seed}
     if seeds is not None and seed is not None:

@@ -43,6 +43,11 @@ class OuterSettings:
         validator=in_(("random", "recognised")),
         help="real images to start from: random ones of each class, or random ones that the experts classify correctly",
     )
+    init_from: str = option(
+        "",
+        help="start from the images of this run, export, images*.pt or image folder, and not from real ones; a run of "
+        "the same parameterisation and size goes on with its parameters, labels and step size",
+    )
     syn_steps: int = option(20, validator=ge(1), help="N, inner steps of the student")
     batch_syn: int = option(0, validator=ge(0), help="synthetic images per inner step; 0 takes all of them")
     segments_per_step: int = option(1, validator=ge(1), help="segments whose meta-gradients one outer step averages")
@@ -155,16 +160,20 @@ class Distillation(Generic[PreparedT]):
     window: WindowSettings
     seed: int
 
-    def start(self, params: Params, label_params: Params, dtype: torch.dtype) -> OuterState:
+    def start(
+        self, params: Params, label_params: Params, dtype: torch.dtype, step_size: float | None = None
+    ) -> OuterState:
         """The state before the first step.
 
         Args:
             params: the parameterisation's initial tensors.
             label_params: the labels' initial tensors.
             dtype: of the step size.
+            step_size: where it starts; None for `outer.step_size`.
         """
-        step_size = torch.tensor(self.outer.step_size, dtype=dtype, device=self.session.device)
-        learned = Learned(params=params, label_params=label_params, step_size=step_size).snapshot()
+        value = self.outer.step_size if step_size is None else max(step_size, self.outer.step_size_floor)
+        first = torch.tensor(value, dtype=dtype, device=self.session.device)
+        learned = Learned(params=params, label_params=label_params, step_size=first).snapshot()
         mean = learned.snapshot().params if self.outer.ema else None
         return OuterState(step=0, learned=learned, optimisers=tuple(self._optimisers(learned)), mean=mean)
 

@@ -88,7 +88,7 @@ def test_the_document_names_every_table_of_the_configuration():
     document = tomllib.loads(config_text(structure(gather(None, {}, ()))))
     assert set(document) == {
         "run", "budget", "data", "experts", "param", "traj", "loss", "labels", "model", "augment", "executor",
-        "observers", "outer", "window", "gradient", "eval",
+        "observers", "outer", "window", "gradient", "eval", "cross",
     }  # fmt: skip
     for table in ("data", "param", "traj", "loss", "labels", "model", "augment", "executor"):
         assert document[table]["name"]

@@ -1,0 +1,37 @@
+"""`ddfw export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+FORMATS = ("safetensors", "npz", "mtt", "imagefolder")
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("--out", type=click.Path(path_type=Path), help="A new folder; the default is RUN/export/FORMAT.")
+@click.option("--json", "as_json", is_flag=True, help="The export's card on standard output.")
+def export_command(run: Path, form: str, out: Path | None, as_json: bool) -> None:
+    """Write the learned set of RUN for other programs.
+
+    safetensors and npz hold training-space images and target probabilities; mtt writes images_best.pt, labels_best.pt
+    and lr_best.pt; imagefolder writes 8-bit PNGs, and its card says what the rounding cost. Every export has a
+    card.json, and `ddfw eval` and `ddfw.load` read it again.
+    """
+    from ddfw.artifacts import exchange
+
+    out = run / "export" / form if out is None else out
+    card = exchange.export(exchange.load(run), form, out)  # type: ignore[arg-type]
+    if as_json:
+        click.echo(json.dumps({**card, "folder": str(out)}, ensure_ascii=False))
+        return
+    click.echo(f"written: {out}, {len(card['sha256'])} files and card.json")
+    if rounding := card["export"].get("rounding"):
+        click.echo(
+            f"8-bit pixels cost {rounding['root_mean_square']:.2g} (root mean square) in training space, at most "
+            f"{rounding['largest']:.2g}; {100 * rounding['clipped_fraction']:.1f} % of the values were clipped"
+        )
