@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ddfw.app.compose import distill as distill
     from ddfw.app.compose import plan as plan
     from ddfw.app.loading import load as load
+    from ddfw.app.reevaluate import evaluate as evaluate
     from ddfw.contracts.augmentation import AbstractAugmentation as AbstractAugmentation
     from ddfw.contracts.augmentation import Draws as Draws
     from ddfw.contracts.dataset import AbstractDataset as AbstractDataset
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 _HOME = {
     "app.compose": ("distill", "plan"),
     "app.loading": ("load",),
+    "app.reevaluate": ("evaluate",),
     "contracts.augmentation": ("AbstractAugmentation", "Draws"),
     "contracts.dataset": ("AbstractDataset", "ImageSpec", "RealImages", "Split", "Splits"),
     "contracts.executor": (

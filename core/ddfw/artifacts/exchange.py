@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import field, frozen
 
 from ddfw.artifacts import atomic, torch_file
+from ddfw.artifacts.run_dir import CONFIG
 from ddfw.artifacts.synthetic import SyntheticSet, read_card, sealed_card, space_of
 from ddfw.errors import DataError, DirectoryInUseError, OptionError
 
@@ -121,8 +122,8 @@ def read(path: Path) -> ImageSet:
     Raises:
         DataError: nothing that can be read, or damaged, or hostile.
     """
-    if path.is_dir() and ((path / "card.json").is_file() or (path / "synthetic").is_dir()):
-        folder = path / "synthetic" if (path / "synthetic").is_dir() else path
+    if any((path / mark).exists() for mark in ("card.json", "synthetic", CONFIG)):
+        folder = path / "synthetic" if (path / CONFIG).exists() or (path / "synthetic").is_dir() else path
         card = read_card(folder)
         return _read_export(folder, card) if "format" in card else _of_run(folder)
     if path.is_file() and path.suffix in (".safetensors", ".npz"):
