@@ -5,19 +5,35 @@ D blocks of [3×3 convolution, normalisation, activation, 2×2 average pooling],
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from attrs import frozen
 from attrs.validators import ge, in_
 from torch import nn
 
 from ddfw import AbstractModel, ImageSpec, OptionError, option
+from ddfw_plugins.models._layers import (
+    ACTIVATIONS,
+    GROUPS_HELP,
+    NORM_HELP,
+    NORMS,
+    POOLINGS,
+    Activation,
+    Norm,
+    Pooling,
+    activation_layer,
+    norm_layers,
+    pooling_layers,
+)
 
 
 @final
 @frozen(kw_only=True)
 class ConvNet(AbstractModel):
-    """D blocks of convolution, instance normalisation, ReLU, average pooling; then a linear layer."""
+    """D blocks of convolution, normalisation, activation, pooling; then a linear layer.
+
+    Every norm has one scale and one shift per channel, `layer` too, which some codes of the field give one per pixel.
+    """
 
     name: ClassVar[str] = "convnet"
     citation: ClassVar[str] = """@inproceedings{gidaris2018dynamic,
@@ -27,10 +43,13 @@ class ConvNet(AbstractModel):
   year = {2018}
 }"""
 
-    depth: int = option(3, validator=ge(1), help="D, number of blocks; each halves the image")
+    depth: int = option(3, validator=ge(1), help="D, number of blocks; each pooling halves the image")
     width: int = option(128, validator=ge(1), help="W, channels of each block")
-    norm: Literal["instance", "none"] = option(
-        "instance", validator=in_(("instance", "none")), help="normalisation after each convolution"
+    norm: Norm = option("instance", validator=in_(NORMS), help=NORM_HELP)
+    groups: int = option(4, validator=ge(1), help=GROUPS_HELP)
+    activation: Activation = option("relu", validator=in_(ACTIVATIONS), help="activation of each block")
+    pooling: Pooling = option(
+        "avg", validator=in_(POOLINGS), help="2×2 pooling at the end of each block; none keeps the image's size"
     )
     first_padding: int = option(
         1,
@@ -42,20 +61,20 @@ class ConvNet(AbstractModel):
         """The module for an image shape.
 
         Raises:
-            OptionError: the image is too small for this depth.
+            OptionError: the image is too small for this depth or norm, or the groups do not divide the width.
         """
         layers: list[nn.Module] = []
         channels = spec.channels
         height, width = (side + 2 * (self.first_padding - 1) for side in (spec.height, spec.width))
         for block in range(self.depth):
-            if min(height, width) < 2:
+            if self.pooling != "none" and min(height, width) < 2:
                 raise OptionError(
                     f"depth {self.depth} halves a {spec.height}×{spec.width} image away; at most {block}", "depth"
                 )
             layers.append(nn.Conv2d(channels, self.width, 3, padding=self.first_padding if block == 0 else 1))
-            if self.norm == "instance":
-                # One group per channel; nn.InstanceNorm2d would come without scale and shift, and with other defaults.
-                layers.append(nn.GroupNorm(self.width, self.width))
-            layers += [nn.ReLU(), nn.AvgPool2d(2)]
-            channels, height, width = self.width, height // 2, width // 2
+            layers += norm_layers(self.norm, self.width, height, width, self.groups)
+            layers += [activation_layer(self.activation), *pooling_layers(self.pooling)]
+            channels = self.width
+            if self.pooling != "none":
+                height, width = height // 2, width // 2
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, spec.num_classes))

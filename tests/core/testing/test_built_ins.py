@@ -33,13 +33,22 @@ VARIANTS = {
         {"progress": "decreasing", "expert_epochs": 9},
     ],
     ("labels", "teacher"): [{"epoch": 0, "experts": 1}, {"temperature": 3.0}],
-    ("model", "convnet"): [{"depth": 2, "width": 3, "norm": "none"}, {"depth": 1, "width": 4, "first_padding": 3}],
+    ("model", "convnet"): [
+        {"depth": 2, "width": 3, "norm": "none"},
+        {"depth": 1, "width": 4, "first_padding": 3},
+        {"width": 4, "norm": "group", "activation": "silu", "pooling": "max"},
+        {"width": 4, "norm": "batch", "activation": "sigmoid"},
+        {"width": 4, "norm": "layer", "activation": "leakyrelu"},
+    ],
+    ("model", "resnet18"): [{"width": 2, "norm": "layer", "downsampling": "average"}],
     ("augment", "dsa"): [{"families": ("scale", "rotate")}],
     ("executor", "cpu"): [{"threads": 1}],
     ("observer", "progress"): [{"every_s": 1e-9}],
     ("data", "digits"): [{"test": 0.5, "validation": 0.3, "space": "none"}],
     ("data", "npz"): [{"per_class": 8, "class_names": ("a", "b", "c")}],
 }
+#: What has no default.
+REQUIRED = {("model", "torchvision"): {"arch": "squeezenet1_1"}}
 SPECS = {("param", "lss"): ImageSpec(channels=3, height=8, width=8, num_classes=3)}
 
 
@@ -55,6 +64,7 @@ def cases():
 def test_it_keeps_its_contract(kind, cls, options, tmp_path):
     """Broken: a built-in breaks the contract, or its check has a false alarm."""
     check = getattr(testing, f"check_{kind}")
+    options = {**REQUIRED.get((kind, cls.name), {}), **options}
     if kind == "data":
         check(cls(**required(cls, tmp_path), **options), tmp_path)
     elif options and (kind, cls.name) in SPECS:
