@@ -134,8 +134,13 @@ def _layout(config: RunConfig, spec: ImageSpec) -> Layout:
         return config.param.layout(spec, config.budget, config.labels.floats_per_image(spec))
 
 
-def lay_ground(config: RunConfig, data_root: Path | None) -> Ground:
+def lay_ground(config: RunConfig, data_root: Path | None, space: TrainingSpace | None = None) -> Ground:
     """Loads the data and builds the network.
+
+    Args:
+        config: what to run.
+        data_root: where data sets look for their files.
+        space: the training space that images were learned in; None fits one to the training split.
 
     Raises:
         ConfigError: options that do not fit the data.
@@ -143,7 +148,8 @@ def lay_ground(config: RunConfig, data_root: Path | None) -> Ground:
     """
     with at("data"):
         splits = config.data.splits(data_root)
-        space = fit_space(config.data.space, splits.train.images, splits.max_value, config.data.zca_epsilon)
+        if space is None:
+            space = fit_space(config.data.space, splits.train.images, splits.max_value, config.data.zca_epsilon)
     with at("model"):
         module = build_module(config.model, splits.spec)
     return Ground(
@@ -174,13 +180,13 @@ def call_roster(ground: Ground, experts_dir: Path) -> Roster:
     )
 
 
-def make_plan(config: RunConfig, data_root: Path | None, experts_dir: Path | None) -> Plan:
+def make_plan(config: RunConfig, data_root: Path | None, experts_dir: Path) -> Plan:
     """Loads the data, builds the network and lays out the budget.
 
     Args:
         config: what to run.
         data_root: where data sets look for their files.
-        experts_dir: the folder of expert stores; None where no expert will be asked for.
+        experts_dir: the folder of expert stores.
 
     Raises:
         ConfigError: options that do not fit the data, the budget or each other.
@@ -188,11 +194,8 @@ def make_plan(config: RunConfig, data_root: Path | None, experts_dir: Path | Non
     """
     ground = lay_ground(config, data_root)
     layout = _layout(config, ground.splits.spec)
-    if experts_dir is None:
-        roster = Roster(store=ExpertStore(Path(), {}, "nobody"), seeds=(), epochs=0)
-    else:
-        roster = call_roster(ground, experts_dir)
-        _check_window(config, roster.epochs)
+    roster = call_roster(ground, experts_dir)
+    _check_window(config, roster.epochs)
     return Plan(**attrs.asdict(ground, recurse=False), layout=layout, roster=roster)
 
 

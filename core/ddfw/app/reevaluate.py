@@ -109,10 +109,8 @@ def evaluate(
         _require_readable(run / CONFIG)
     found = None if word else exchange.read(path)
     config = _as_asked(configure(start, flags or {}, assignments))
-    ground = lay_ground(config, data_root)
-    if found is not None and found.space is not None:
-        # Networks have to see what they saw when the set was learned, so its space is used, not one fitted anew.
-        ground = evolve(ground, space=found.space)
+    # Networks have to see what they saw when the set was learned, so its space is used, not one fitted anew.
+    ground = lay_ground(config, data_root, found.space if found is not None else None)
     if run is not None and like is None:
         _require_same_data(run, "data_sha256", ground.data_sha256)
         _require_same_data(run, "test_sha256", ground.splits.test.fingerprint(sha256_of))

@@ -85,8 +85,14 @@ class AffineSpace(TrainingSpace):
 
     def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
         """(raw / max_value − mean) / std, channel by channel."""
+        import torch
+
         mean, std = self._columns(raw.device, dtype)
-        return (raw.to(dtype) / self.max_value - mean) / std
+        # In pieces, or a large data set would be held several times over.
+        encoded = torch.empty(raw.shape, dtype=dtype, device=raw.device)
+        for part, out in zip(_chunks(raw), _chunks(encoded), strict=True):
+            out.copy_((part.to(dtype) / self.max_value - mean) / std)
+        return encoded
 
     def decode(self, images: Tensor) -> Tensor:
         """The inverse, without the division by max_value."""
@@ -147,10 +153,15 @@ class WhitenedSpace(TrainingSpace):
             )
         if len(images) < 2:
             raise OptionError("zca needs at least two training images", "space")
-        scaled = [part.flatten(1).cpu().double() / max_value for part in images.split(_CHUNK)]
-        mean = torch.stack([part.sum(dim=0) for part in scaled]).sum(dim=0) / len(images)
+
+        def scaled() -> Iterator[Tensor]:
+            # Made anew for each pass: float64 copies of 50,000 photographs are a gigabyte.
+            for part in _chunks(images):
+                yield part.flatten(1).cpu().double() / max_value
+
+        mean = torch.stack([part.sum(dim=0) for part in scaled()]).sum(dim=0) / len(images)
         covariance = torch.zeros(features, features, dtype=torch.float64)
-        for part in scaled:
+        for part in scaled():
             centred = part - mean
             covariance += centred.T @ centred
         values, vectors = torch.linalg.eigh(covariance / (len(images) - 1))
@@ -169,8 +180,10 @@ class WhitenedSpace(TrainingSpace):
         import torch
 
         mean, transform = (t.to(raw.device, dtype) for t in (self.mean, self.transform))
-        parts = [((p.to(dtype) / self.max_value).flatten(1) - mean) @ transform for p in _chunks(raw)]
-        return torch.cat(parts).view(raw.shape)
+        encoded = torch.empty(raw.shape, dtype=dtype, device=raw.device)
+        for part, out in zip(_chunks(raw), _chunks(encoded), strict=True):
+            out.copy_((((part.to(dtype) / self.max_value).flatten(1) - mean) @ transform).view(part.shape))
+        return encoded
 
     def decode(self, images: Tensor) -> Tensor:
         """Images · inverse + mean."""

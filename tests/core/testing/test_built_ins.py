@@ -48,7 +48,10 @@ VARIANTS = {
     ("data", "npz"): [{"per_class": 8, "class_names": ("a", "b", "c")}],
 }
 #: What has no default.
-REQUIRED = {("model", "torchvision"): {"arch": "squeezenet1_1"}}
+REQUIRED = {
+    ("model", "torchvision"): {"arch": "squeezenet1_1"},
+    **{("model", name): {"width": 8} for name in ("alexnet", "resnet18", "vgg11")},  # their defaults take seconds
+}
 SPECS = {("param", "lss"): ImageSpec(channels=3, height=8, width=8, num_classes=3)}
 
 
