@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -23,3 +24,13 @@ def golden():
             return {key: archive[key] for key in archive.files}
 
     return load
+
+
+@pytest.fixture
+def official_files():
+    """The module that writes tiny files in the forms of the official data sets."""
+    path = Path(__file__).parent / "plugins" / "datasets" / "official_files.py"
+    spec = importlib.util.spec_from_file_location("official_files", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

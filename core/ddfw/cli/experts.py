@@ -242,6 +242,9 @@ def _show(store: StoreSummary, as_json: bool) -> None:
         for number, e in sorted(store.experts.items())
     ]
     show_rows(rows, ("expert", "epochs", "validation", "best", "train loss"), False, "no experts")
+    if curves := [e.validation_accuracy for e in store.experts.values() if e.validation_accuracy]:
+        means = [sum(values) / len(curves) for values in zip(*curves, strict=False)]
+        click.echo(f"mean validation accuracy after each epoch, %: {' '.join(f'{100 * m:.1f}' for m in means)}")
 
 
 def _words(value: object) -> str:

@@ -138,14 +138,14 @@ def test_class_names_are_given_by_the_user_and_must_suffice(write):
         write(arrays(), class_names=("x", "y")).load(None)
 
 
-def test_only_the_first_images_of_each_class_on_request_and_the_whole_test(write):
-    """Broken: a quick trial would leave out a class, or shrink the test split."""
+def test_some_images_of_each_class_on_request_and_the_whole_test(write):
+    """Broken: a quick trial would leave out a class, hold images that are not the file's, or shrink the test split."""
     found = arrays(n=30)
-    splits = write(found, per_class=4).load(None)
+    splits = write(found, per_class=4).splits(None)
     kept = torch.cat([splits.train.images, splits.validation.images])
-    expected = {found["train_images"][i].tobytes() for c in range(3) for i in range(c, 12, 3)}
-    assert {i.numpy().tobytes() for i in kept} == expected
-    assert len(splits.test) == 6
+    known = {image.tobytes() for image in found["train_images"]}
+    assert {i.numpy().tobytes() for i in kept} < known and len(kept) == 12
+    assert splits.class_counts() == (4, 4, 4) and len(splits.test) == 6
 
 
 def test_an_array_of_objects_is_refused_and_not_unpickled(write, tmp_path):
@@ -279,7 +279,7 @@ IMAGES, LABELS = "train_images", "train_labels"
 def test_arrays_that_make_no_sense_are_refused_in_words(write, changes, message, options):
     """Broken: a mistake in a user's file would surface as a crash somewhere in training."""
     with pytest.raises(DataError, match=message):
-        write({**arrays(), **changes}, **options).load(None)
+        write({**arrays(), **changes}, **options).splits(None)
 
 
 def test_an_absurd_label_is_refused_before_memory_is_spent_on_its_class_names(write, monkeypatch):
