@@ -1,7 +1,7 @@
 """`--quick`: any configuration scaled down so that it ends in minutes on two cores.
 
-A recipe's own quick table comes first; what is then still large is cut to the caps below. What the user said by a flag
-or by --set stays.
+A recipe's own quick table comes first, and its word stands; what else is large is cut to the caps below. What the user
+said by a flag or by --set stays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from attrs import evolve
 
 from ddfw.app.config import RunConfig
 from ddfw.app.plan import at
-from ddfw.app.sources import Settings
+from ddfw.app.sources import QUICK, Settings
 
 #: Training images in all, and the least of each class.
 IMAGES, LEAST_PER_CLASS = 10_000, 20
@@ -28,11 +28,12 @@ CAPS: Mapping[str, Mapping[str, int]] = {
     "window": {"max_start": 3, "expand_steps": 30},
     "eval": {"networks": 3, "epochs": 100, "every": 20, "select_networks": 1, "full_epochs": 10},
 }
-_SAID = ("flag", "--set")
+#: Whose word stands.
+_SAID = (QUICK, "flag", "--set")
 
 
 def scaled(config: RunConfig, settings: Settings, data_root: Path | None) -> RunConfig:
-    """The configuration with every number cut to its cap, unless the user said it.
+    """The configuration with every number cut to its cap, unless the recipe's quick table or the user said it.
 
     Args:
         config: structured from `settings`, which hold the recipe's quick table.
