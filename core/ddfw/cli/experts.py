@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ddfw.cli.shared import component_flags, data_root_option, experts_dir_option, flag_tables, set_option
+from ddfw.cli.shared import (
+    component_flags,
+    data_root_option,
+    download_option,
+    experts_dir_option,
+    flag_tables,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from ddfw.app.config import RunConfig
@@ -29,8 +36,10 @@ def experts_group() -> None:
 @component_flags("data", "model", "augment", "executor")
 @click.option("--count", type=click.IntRange(min=1), help="How many experts.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each.")
+@click.option("--quick", is_flag=True, help="The experts that a run with --quick takes.")
 @experts_dir_option
 @data_root_option
+@download_option
 @set_option
 @_QUIET
 @_JSON
@@ -38,8 +47,10 @@ def experts_train(
     recipe: str | None,
     count: int | None,
     epochs: int | None,
+    quick: bool,
     experts_dir: Path,
     data_root: Path | None,
+    download: bool,
     assignments: tuple[str, ...],
     quiet: bool,
     as_json: bool,
@@ -52,7 +63,9 @@ def experts_train(
     \b
     ddfw experts train --data digits --count 20
     ddfw experts train --set experts.optimiser=gsam --set data.space=zca
+    ddfw experts train mtt-cifar10-ipc1 --quick --data-root ~/data
     """
+    from ddfw.app import compose
     from ddfw.app.experts import train
     from ddfw.artifacts.expert_store import summarise
 
@@ -60,7 +73,10 @@ def experts_train(
     numbers = {k: v for k, v in (("count", count), ("epochs", epochs)) if v is not None}
     if numbers:
         flags["experts"] = numbers
-    store = train(_config(recipe, flags, assignments), experts_dir, data_root, quiet=quiet or as_json)
+    if download:
+        compose.download(_config(recipe, flags, assignments), data_root)
+    config = compose.configure(recipe, flags, assignments, data_root, quick=quick).config
+    store = train(config, experts_dir, data_root, quiet=quiet or as_json)
     _show(summarise(store.folder), as_json)
 
 
