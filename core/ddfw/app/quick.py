@@ -26,7 +26,7 @@ CAPS: Mapping[str, Mapping[str, int]] = {
     "traj": {"expert_epochs": 2},
     "outer": {"steps": 60, "syn_steps": 20, "batch_syn": 50, "segments_per_step": 1},
     "window": {"max_start": 3, "expand_steps": 30},
-    "eval": {"networks": 3, "epochs": 100, "every": 20, "select_networks": 1, "full_epochs": 10},
+    "eval": {"networks": 3, "epochs": 100, "select_epochs": 100, "every": 20, "select_networks": 1, "full_epochs": 10},
 }
 #: Whose word stands.
 _SAID = (QUICK, "flag", "--set")
