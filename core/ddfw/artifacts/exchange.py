@@ -328,6 +328,8 @@ def _read_pngs(folder: Path, card: Mapping[str, Any], facts: Mapping[str, Any]) 
     import torch
 
     rows = card["export"]["images"]
+    if unknown := [row["file"] for row in rows if row["file"] not in card["sha256"]]:
+        raise DataError(f"{folder / 'card.json'} names {unknown[0]!r}, which is not one of its files")
     targets = torch.tensor([row["target"] for row in rows])
     images = torch.stack([_picture(folder / row["file"], None) for row in rows])
     note = "8-bit pixels: rounded and clipped, see the card of the export"
