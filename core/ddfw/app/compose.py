@@ -17,10 +17,12 @@ from attrs import evolve, frozen
 from ddfw.app.announce import Announcer
 from ddfw.app.catalog import catalog
 from ddfw.app.config import RunConfig
+from ddfw.app.judging import cross_contexts
 from ddfw.app.plan import Plan, at, foreign_sources, make_plan
 from ddfw.app.quick import changes, scaled
 from ddfw.app.sources import Settings, gather
 from ddfw.app.stages import RunResult, Stages
+from ddfw.app.start import warm_start
 from ddfw.app.toml import dumps
 from ddfw.artifacts import atomic
 from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
@@ -107,7 +109,7 @@ def configure(
     if not quick:
         return Configured(config=config, settings=settings)
     settings = gather(start, flags, assignments, quick=True)
-    small = scaled(structure(settings), settings, data_root)
+    small = scaled(structure(settings), config, settings, data_root)
     what = tuple(changes(config_document(config), config_document(small)))
     return Configured(config=small, settings=settings, changes=what)
 
@@ -146,6 +148,8 @@ def outline(config: RunConfig, places: Places) -> dict[str, Any]:
     import torch
 
     made = plan(config, places)
+    cross_contexts(made)
+    warm_start(made)
     layout, there = made.layout, made.roster.store.index()
     if config.experts.store:  # its experts are there, so what the run will ask of them can be asked now
         source = made.roster.store.source(made.roster.seeds, made.network, torch.device("cpu"), made.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -37,6 +38,12 @@ class RunSettings:
     quick: bool = option(False, help="marks a run that `--quick` scaled down; its figures are not those of its recipe")
 
 
+def _file_names(instance: object, attribute: object, value: Mapping[str, object]) -> None:
+    for key in value:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
+            raise ValueError(f"a network's key is part of a file's name; {key!r} cannot be")
+
+
 @frozen(kw_only=True)
 class RunConfig:
     """Everything that shapes a run. Places (data root, output, expert cache) are not part of it."""
@@ -50,7 +57,7 @@ class RunConfig:
     loss: AbstractMatchingLoss
     labels: AbstractLabels
     model: AbstractModel
-    cross: Mapping[str, AbstractModel] = field(factory=dict)
+    cross: Mapping[str, AbstractModel] = field(factory=dict, validator=_file_names)
     augment: AbstractAugmentation
     executor: AbstractExecutor
     observers: Mapping[str, AbstractObserver] = field(factory=dict)

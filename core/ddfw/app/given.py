@@ -12,12 +12,13 @@ from torch.nn.functional import one_hot
 
 from ddfw.app.plan import Ground
 from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.space import same_space
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddfw.artifacts.exchange import ImageSet
+    from ddfw.artifacts.image_set import ImageSet
 
 
 def given(ground: Ground, found: ImageSet) -> LabelledImages:
@@ -35,7 +36,7 @@ def given(ground: Ground, found: ImageSet) -> LabelledImages:
     images = found.images.to(ground.dtype)
     if found.pixels:
         images = space.encode(images * space.max_value, ground.dtype)
-    elif found.space is not None and found.space is not space and found.space.record() != space.record():
+    elif found.space is not None and not same_space(found.space, space):
         images = space.encode(found.space.decode(images) * space.max_value, ground.dtype)
     return LabelledImages(images=images, targets=_targets(ground, found).to(ground.dtype))
 
@@ -44,12 +45,19 @@ def _targets(ground: Ground, found: ImageSet) -> Tensor:
     names, m = ground.splits.class_names, ground.splits.spec.num_classes
     targets = found.targets
     if targets.ndim == 1:
-        if int(targets.min()) < 0 or int(targets.max()) >= m:
-            raise DataError(f"{found.origin}: labels up to {int(targets.max())}, but there are {m} classes")
+        if int(targets.max()) >= m:
+            raise DataError(f"{found.origin}: a label is {int(targets.max())}, but there are {m} classes, from 0")
         targets = one_hot(targets, m)
     if targets.shape[1] != m:
         raise DataError(f"{found.origin}: targets of {targets.shape[1]} classes, {ground.config.data.name} has {m}")
     there = found.class_names
-    if there is None or there == names or set(there) != set(names):
+    if there is None or there == names:
         return targets
+    if len(there) != m:
+        raise DataError(f"{found.origin}: it has {len(there)} classes, {ground.config.data.name} has {m}")
+    if set(there) != set(names):
+        if found.card:
+            strange = ", ".join(sorted(set(there) - set(names))[:3])
+            raise DataError(f"{found.origin}: its classes ({strange}, …) are not those of {ground.config.data.name}")
+        return targets  # folders may be named as they like; their order counts
     return targets[:, torch.tensor([there.index(name) for name in names])]

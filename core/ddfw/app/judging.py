@@ -11,7 +11,7 @@ from ddfw.app.announce import Announcer
 from ddfw.app.catalog import named_component
 from ddfw.app.plan import Ground, at
 from ddfw.app.results import QUICK_NOTE
-from ddfw.app.subjects import REAL, Subject, full_data, real_baseline
+from ddfw.app.subjects import REAL, Subject, full_data, real_baseline, size_of
 from ddfw.contracts.executor import EvalSettings, LabelledImages
 from ddfw.contracts.observer import EvaluationReport
 from ddfw.engine import ranking
@@ -81,7 +81,7 @@ class Judge:
     ) -> EvaluationReport:
         settings = self.settings
         if subject.name == "full_data":
-            training = settings.full_set()
+            training = evolve(settings.full_set(), lr=subject.lr)
         else:
             training = settings.small_set(subject.lr, settings.select_epochs if split == "validation" else None)
         accuracies = self.session.evaluate(
@@ -109,7 +109,7 @@ class Judge:
             lr=training.lr,
             images=len(subject.data.images),
             floats=subject.floats,
-            notes=(*subject.notes, QUICK_NOTE) if self.ground.config.run.quick else subject.notes,
+            notes=tuple(dict.fromkeys((*subject.notes, *((QUICK_NOTE,) if self.ground.config.run.quick else ())))),
         )
         self.announce(report)
         return report
@@ -129,6 +129,8 @@ def final(
     teachers: Teachers | None,
     train: LabelledImages,
     validation: LabelledImages,
+    *,
+    own_budget: bool = True,
 ) -> Verdict:
     """The final tables. The test split is read here, once, after everything was chosen.
 
@@ -138,10 +140,12 @@ def final(
         teachers: label real images where `eval.baselines` asks for it.
         train: the training split in training space.
         validation: chooses the baselines' learning rates.
+        own_budget: whether the set was made for the budget of the configuration; baselines get the floats that the
+            set stores if it was not.
     """
     ground, settings = judge.ground, judge.settings
-    count = max(1, len(distilled.data.images) // ground.splits.spec.num_classes)
-    baselines = [real_baseline(ground, name, train, teachers, count) for name in REAL if name in settings.baselines]
+    size = size_of(ground, distilled, own_budget=own_budget)
+    baselines = [real_baseline(ground, name, train, teachers, size) for name in REAL if name in settings.baselines]
     subjects = [distilled, *(judge.with_best_lr(b, validation) for b in baselines)]
     if "full_data" in settings.baselines:
         subjects.append(full_data(ground, train))
@@ -186,7 +190,9 @@ def cross_contexts(ground: Ground) -> dict[str, ExecutorContext]:
     return found
 
 
-def score(judge: Judge, subject: Subject, train: LabelledImages, validation: LabelledImages) -> dict[str, float]:
+def score(
+    judge: Judge, subject: Subject, train: LabelledImages, validation: LabelledImages, *, own_budget: bool = True
+) -> dict[str, float]:
     """DD-Ranking's scores of a set, all in fractions, with the accuracies that they are made of.
 
     `random` is real images with hard labels, once at equal stored floats and once in equal number, with the best
@@ -198,14 +204,17 @@ def score(judge: Judge, subject: Subject, train: LabelledImages, validation: Lab
         subject: the set.
         train: the training split in training space.
         validation: chooses the learning rates of random images.
+        own_budget: as for `final`.
     """
     ground = judge.ground
     test = ground.encode(ground.splits.test.last_read, judge.session.device)
-    count = max(1, len(subject.data.images) // ground.splits.spec.num_classes)
-    hard = evolve(subject, data=evolve(subject.data, targets=subject.data.targets.argmax(dim=1)))
+    size = size_of(ground, subject, own_budget=own_budget)
+    targets = subject.data.targets
+    classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
+    hard = evolve(subject, data=evolve(subject.data, targets=classes))
     randoms = {
-        "floats": real_baseline(ground, "random_real", train, None, count),
-        "count": real_baseline(ground, "random_real_count", train, None, count),
+        "floats": real_baseline(ground, "random_real", train, None, size),
+        "count": real_baseline(ground, "random_real_count", train, None, size),
     }
 
     def mean(of: Judge, what: Subject) -> float:

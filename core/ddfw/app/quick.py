@@ -16,6 +16,7 @@ from attrs import evolve
 from ddfw.app.config import RunConfig
 from ddfw.app.plan import at
 from ddfw.app.sources import QUICK, Settings
+from ddfw.engine.distill import WindowSettings
 
 #: Training images in all, and the least of each class.
 IMAGES, LEAST_PER_CLASS = 10_000, 20
@@ -25,18 +26,22 @@ CAPS: Mapping[str, Mapping[str, int]] = {
     "experts": {"count": 3, "epochs": 10, "batch_size": 64},
     "traj": {"expert_epochs": 2},
     "outer": {"steps": 60, "syn_steps": 20, "batch_syn": 50, "segments_per_step": 1},
-    "window": {"max_start": 3, "expand_steps": 30},
     "eval": {"networks": 3, "epochs": 100, "select_epochs": 100, "every": 20, "select_networks": 1, "full_epochs": 10},
 }
+#: With more images per class, an inner step does not take all of them.
+MANY = 5
+#: The window's upper end, and the steps until it is there.
+MAX_START, EXPAND_STEPS = 3, 30
 #: Whose word stands.
 _SAID = (QUICK, "flag", "--set")
 
 
-def scaled(config: RunConfig, settings: Settings, data_root: Path | None) -> RunConfig:
+def scaled(config: RunConfig, full: RunConfig, settings: Settings, data_root: Path | None) -> RunConfig:
     """The configuration with every number cut to its cap, unless the recipe's quick table or the user said it.
 
     Args:
         config: structured from `settings`, which hold the recipe's quick table.
+        full: the same without that table; its window is not widened.
         settings: know who said what.
         data_root: where the data set looks for its files; it is loaded to count its images.
 
@@ -46,9 +51,17 @@ def scaled(config: RunConfig, settings: Settings, data_root: Path | None) -> Run
     said = {path for path, origin in settings.origins.items() if origin in _SAID}
     for table, caps in CAPS.items():
         config = evolve(config, **{table: _capped(getattr(config, table), table, caps, said)})
+    if not config.outer.batch_syn and config.budget.ipc > MANY and "outer.batch_syn" not in said:  # 0 means all images
+        config = evolve(config, outer=evolve(config.outer, batch_syn=CAPS["outer"]["batch_syn"]))
     cross = {key: _capped(model, f"cross.{key}", CAPS["model"], said) for key, model in config.cross.items()}
     config = evolve(config, cross=cross, data=_fewer(config.data, said, data_root))
-    return evolve(config, window=_within(config.window, config.traj.latest_high(config.experts.epochs)))
+    user = {
+        path.removeprefix("window.")
+        for path, origin in settings.origins.items()
+        if path.startswith("window.") and origin != QUICK and origin in _SAID
+    }
+    latest = config.traj.latest_high(config.experts.epochs)
+    return evolve(config, window=_within(config.window, full.window, latest, user))
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> list[str]:
@@ -78,9 +91,6 @@ def _capped(component: Any, table: str, caps: Mapping[str, int], said: set[str])
         for name, cap in caps.items()
         if name in known and f"{table}.{name}" not in said and _above(getattr(component, name), cap)
     }
-    if table == "window" and "max_start" in new:
-        new["start"] = min(component.start, new["max_start"])
-        new["min_start"] = min(component.min_start, new["start"] - 1)
     return evolve(component, **new) if new else component
 
 
@@ -90,18 +100,39 @@ def _above(value: object, cap: int) -> bool:
 
 def _fewer(data: Any, said: set[str], data_root: Path | None) -> Any:
     """The data set with as many images of each class as make `IMAGES` in all, if it has more."""
-    if data.per_class is not None or "data.per_class" in said:
+    if "data.per_class" in said:
         return data
     with at("data"):
         counts = data.splits(data_root).class_counts()
-    wanted = max(LEAST_PER_CLASS, IMAGES // len(counts))
-    return evolve(data, per_class=wanted) if min(counts) > wanted else data
+    # The choice is balanced, so a rare class decides, unless it is so rare that little would be left.
+    wanted = min(max(LEAST_PER_CLASS, IMAGES // len(counts)), min(counts))
+    return evolve(data, per_class=wanted) if sum(counts) > IMAGES and wanted >= LEAST_PER_CLASS else data
 
 
-def _within(window: Any, latest: float) -> Any:
-    """The window closed where the shorter experts end."""
-    high = max(1, int(latest))
-    if window.max_start <= high:
-        return window
-    start = min(window.start, high)
-    return evolve(window, max_start=high, start=start, min_start=min(window.min_start, start - 1))
+def _within(window: WindowSettings, full: WindowSettings, latest: float, user: set[str]) -> WindowSettings:
+    """The window of a short run: no wider than the full one's, closed where the shorter experts end.
+
+    Args:
+        window: with the recipe's quick table.
+        full: without it.
+        latest: where segments of the shorter experts start at the latest.
+        user: options that the user said, for which the others make room.
+    """
+    high = min(window.max_start, full.max_start, MAX_START, max(1, int(latest)))
+    if "min_start" in user:
+        high = max(high, window.min_start + 1)
+    if "start" in user:
+        high = max(high, window.start)
+    if "max_start" in user:
+        high = window.max_start
+    start = window.start if "start" in user else min(window.start, high)
+    if "min_start" in user and "start" not in user:
+        start = max(start, window.min_start + 1)
+    return WindowSettings(
+        min_start=window.min_start if "min_start" in user else min(window.min_start, start - 1),
+        start=start,
+        max_start=high,
+        expand_steps=window.expand_steps
+        if "expand_steps" in user
+        else min(window.expand_steps, full.expand_steps, EXPAND_STEPS),
+    )

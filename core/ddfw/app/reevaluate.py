@@ -20,10 +20,10 @@ from ddfw.app.experts import progress_observers
 from ddfw.app.given import given
 from ddfw.app.judging import Judge, final, score
 from ddfw.app.plan import Ground, call_roster, lay_ground, sha256_of
-from ddfw.app.results import eval_record
-from ddfw.app.subjects import REAL, Subject, full_data, real_baseline
+from ddfw.app.results import QUICK_NOTE, eval_record
+from ddfw.app.subjects import REAL, Size, Subject, full_data, real_baseline
 from ddfw.artifacts import atomic, exchange
-from ddfw.artifacts.exchange import ImageSet
+from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.run_dir import CONFIG, MANIFEST
 from ddfw.contracts.executor import LabelledImages
 from ddfw.engine.experts import ExpertTeachers
@@ -48,12 +48,14 @@ class Evaluation:
         cross: the same for other architectures, by key.
         scores: DD-Ranking's, {} where they were not asked for.
         directory: of the run that was judged, None where it was none.
+        lr: the learning rate that was asked for, None for the set's own.
     """
 
     reports: tuple[EvaluationReport, ...]
     cross: Mapping[str, tuple[EvaluationReport, ...]]
     scores: Mapping[str, float]
     directory: Path | None
+    lr: float | None = None
 
     def record(self) -> dict[str, Any]:
         """The subject's figures as in a run's eval/*.json, with the others beside them where there are any."""
@@ -108,12 +110,15 @@ def evaluate(
     if run is not None:
         _require_readable(run / CONFIG)
     found = None if word else exchange.read(path)
-    config = _as_asked(configure(start, flags or {}, assignments))
+    made = configure(start, flags or {}, assignments)
+    config = _as_asked(made)
+    # Whose data these have to be, unless the user named others.
+    reference = None if any(p.startswith("data.") for p in _said(made)) else _run_of(start)
     # Networks have to see what they saw when the set was learned, so its space is used, not one fitted anew.
     ground = lay_ground(config, data_root, found.space if found is not None else None)
-    if run is not None and like is None:
-        _require_same_data(run, "data_sha256", ground.data_sha256)
-        _require_same_data(run, "test_sha256", ground.splits.test.fingerprint(sha256_of))
+    if reference is not None and (reference / MANIFEST).is_file():
+        _require_same_data(reference, "data_sha256", ground.data_sha256)
+        _require_same_data(reference, "test_sha256", ground.splits.test.fingerprint(sha256_of))
     announcer = Announcer()
     shown = [] if quiet else progress_observers(config, quiet)
     with announcer.opened(shown, path.parent), config.executor.open(ground.context()) as session:
@@ -130,9 +135,10 @@ def evaluate(
                 judged = judge.with_best_lr(judged, validation)
         if lr is not None:
             judged = evolve(judged, lr=lr, selected_by="nothing")
-        verdict = final(judge, judged, teachers, train, validation)
-        ranking = score(judge, judged, train, validation) if scores else {}
-    return Evaluation(reports=verdict.own, cross=verdict.cross, scores=ranking, directory=run)
+        own = found is None or (run is not None and like is None)
+        verdict = final(judge, judged, teachers, train, validation, own_budget=own)
+        ranking = score(judge, judged, train, validation, own_budget=own) if scores else {}
+    return Evaluation(reports=verdict.own, cross=verdict.cross, scores=ranking, directory=run, lr=lr)
 
 
 def reevaluate(
@@ -162,7 +168,8 @@ def reevaluate(
 def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
     """Writes what was found about a run's set beside the run's own evaluation."""
     report, record = found.reports[0], found.record()
-    path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}.json"
+    rate = "" if found.lr is None else f"-lr{found.lr:g}"
+    path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}{rate}.json"
     path.parent.mkdir(exist_ok=True)
     atomic.write_json(path, record)
     return path, record
@@ -188,10 +195,19 @@ def _require_readable(config: Path) -> None:
         raise DataError(f"{config} is not readable TOML: {error}") from error
 
 
+def _said(made: Configured) -> set[str]:
+    """What the user said by flags and --set."""
+    return {path for path, origin in made.settings.origins.items() if origin in ("flag", "--set")}
+
+
+def _run_of(start: str | None) -> Path | None:
+    """The run directory that a configuration file lies in, if it is a run's."""
+    return Path(start).parent if start is not None and Path(start).name == CONFIG else None
+
+
 def _as_asked(made: Configured) -> RunConfig:
     """The configuration without baselines and other networks, unless the user asked for them now."""
-    said = {path for path, origin in made.settings.origins.items() if origin in ("flag", "--set")}
-    config = made.config
+    said, config = _said(made), made.config
     cross = {key: m for key, m in config.cross.items() if any(p.startswith(f"cross.{key}") for p in said)}
     baselines = config.eval.baselines if "eval.baselines" in said else ()
     return evolve(config, cross=cross, eval=evolve(config.eval, baselines=baselines))
@@ -220,7 +236,8 @@ def _real(judge: Judge, name: str, train: LabelledImages, validation: LabelledIm
     """Real images that are selected here, with the best learning rate, or all of them."""
     if name == "full_data":
         return full_data(judge.ground, train)
-    return judge.with_best_lr(real_baseline(judge.ground, name, train, None, 1), validation)
+    size = Size(floats=judge.ground.config.budget.floats(judge.ground.splits.spec), per_class=1)
+    return judge.with_best_lr(real_baseline(judge.ground, name, train, None, size), validation)
 
 
 def _of_set(ground: Ground, found: ImageSet, lr: float | None, device: torch.device) -> Subject:
@@ -242,6 +259,8 @@ def _of_set(ground: Ground, found: ImageSet, lr: float | None, device: torch.dev
         notes.append("imported experts may have seen the validation images that selected the step")
     if not card:
         notes.append("how this set was selected is not known")
+    if card.get("quick"):
+        notes.append(QUICK_NOTE)
     return Subject(
         name="distilled" if card else "given",
         data=LabelledImages(images=data.images.to(device), targets=data.targets.to(device)),

@@ -17,7 +17,7 @@ from ddfw.app.judging import Judge, Verdict, cross_contexts, final
 from ddfw.app.loading import load
 from ddfw.app.plan import Plan, at, sha256_of
 from ddfw.app.sources import UNTUNED
-from ddfw.app.start import begin
+from ddfw.app.start import begin, warm_start
 from ddfw.app.subjects import REAL, distilled
 from ddfw.artifacts import pictures, synthetic
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
@@ -81,14 +81,17 @@ class Stages:
                 headline=self._headline(),
             )
         )
-        cross_contexts(plan)  # refused now, and not after the last outer step
+        cross_contexts(plan)  # refused now, and not after the last outer step; so is a set to start from
+        warm = warm_start(plan)
         train = plan.encode(plan.splits.train, self.session.device)
         validation = plan.encode(plan.splits.validation, self.session.device)
         with self._timed("experts"):
             experts = ensure_experts(plan, plan.roster, self.session, self.announce, train, validation)
         teachers = ExpertTeachers(plan.network, experts)
         with self._timed("distill"):
-            start = begin(plan, self.session, experts, teachers, train)
+            start = begin(
+                plan, self.session, experts, teachers, train, None if warm is None else warm.to(self.session.device)
+            )
             distillation, state = start.distillation, start.state
             if any(REAL[name][1] == "teacher" for name in config.eval.baselines if name in REAL):
                 with at("eval.baselines"):  # asked now, and not after the last outer step
@@ -116,7 +119,8 @@ class Stages:
             * plan.network.num_parameters
             * plan.dtype.itemsize,
         }
-        return self._write(distillation, best, verdict, storage, skipped)
+        facts = {} if warm is None else {"init_from_sha256": warm.sha256}
+        return self._write(distillation, best, verdict, storage, skipped, facts)
 
     def _headline(self) -> tuple[str, ...]:
         config, layout = self.plan.config, self.plan.layout
@@ -167,6 +171,7 @@ class Stages:
         verdict: Verdict,
         storage: Mapping[str, int],
         skipped: int,
+        facts: Mapping[str, str],
     ) -> RunResult:
         """All files of a finished run; the summary last, since it says that the run is finished."""
         assert best.learned is not None
@@ -190,6 +195,7 @@ class Stages:
                 outputs=outputs,
                 selected_step=best.step,
                 test_reads=plan.splits.test.reads,
+                **facts,
                 seconds=self.seconds,
             ),
         )

@@ -11,9 +11,10 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.app.given import given
-from ddfw.app.plan import Plan, at
+from ddfw.app.plan import Plan, at, sha256_of
 from ddfw.artifacts import exchange, synthetic
-from ddfw.contracts.dataset import RealImages
+from ddfw.contracts.dataset import RealImages, Split
+from ddfw.contracts.space import same_space
 from ddfw.engine.distill import Distillation, OuterState
 from ddfw.engine.experts import recognised_first
 from ddfw.errors import OptionError, PluginError
@@ -35,7 +36,12 @@ class Start:
 
 
 def begin(
-    plan: Plan, session: ExecutorSession, experts: ExpertSource, teachers: Teachers, train: LabelledImages
+    plan: Plan,
+    session: ExecutorSession,
+    experts: ExpertSource,
+    teachers: Teachers,
+    train: LabelledImages,
+    warm: Warm | None = None,
 ) -> Start:
     """Prepares trajectories and draws the initial set, in the plan's precision.
 
@@ -45,6 +51,7 @@ def begin(
         experts: their checkpoints.
         teachers: the same as labellers.
         train: the training split in training space.
+        warm: what to start from, in place of real images.
 
     Raises:
         ConfigError: options that do not fit the experts.
@@ -65,7 +72,6 @@ def begin(
         window=config.window,
         seed=config.run.seed,
     )
-    warm = _warm(plan, session) if config.outer.init_from else None
     real = warm.images if warm is not None else plan.real(train)
     real = evolve(real, images=real.images.to(plan.dtype))
     if config.outer.images == "recognised" and warm is None:
@@ -99,12 +105,24 @@ class Warm:
         params: what the run stored for its parameterisation, {} where it is no run of this one.
         label_params: likewise for its labels.
         step_size: likewise.
+        sha256: of its images and targets.
     """
 
     images: RealImages
     params: Params
     label_params: Params
     step_size: float | None
+    sha256: str
+
+    def to(self, device: torch.device) -> Warm:
+        """The same on a device."""
+
+        def moved(tensors: Params) -> Params:
+            return {key: tensor.to(device) for key, tensor in tensors.items()}
+
+        real = self.images
+        images = evolve(real, images=real.images.to(device), labels=real.labels.to(device))
+        return evolve(self, images=images, params=moved(self.params), label_params=moved(self.label_params))
 
     def fits(self, params: Params) -> bool:
         """Whether the stored parameters can take the place of these."""
@@ -115,14 +133,16 @@ def _alike(some: Params, others: Params) -> bool:
     return {k: (t.shape, t.dtype) for k, t in some.items()} == {k: (t.shape, t.dtype) for k, t in others.items()}
 
 
-def _warm(plan: Plan, session: ExecutorSession) -> Warm:
-    """Reads the set to start from.
+def warm_start(plan: Plan) -> Warm | None:
+    """Reads the set that `outer.init_from` names, None where it names none.
 
     Raises:
         ConfigError: it lacks a class.
         DataError: nothing that can be read there, or images of another shape.
     """
-    config, device = plan.config, session.device
+    config = plan.config
+    if not config.outer.init_from:
+        return None
     path = Path(config.outer.init_from)
     found = exchange.read(path)
     data = given(plan, found)
@@ -132,15 +152,16 @@ def _warm(plan: Plan, session: ExecutorSession) -> Warm:
             n for n, count in zip(plan.splits.class_names, labels.bincount(minlength=m), strict=True) if not count
         ]:
             raise OptionError(f"{found.origin} has no image of class {', '.join(missing[:5])}")
-    images = RealImages(images=data.images.to(device), labels=labels.to(device), num_classes=m)
+    images = RealImages(images=data.images, labels=labels, num_classes=m)
+    digest = sha256_of(Split(images=found.images, labels=found.targets))
     components = found.card.get("components", {})
     # Parameters mean the same images only in the same space; options such as ranks show in the shapes.
-    same = found.space is not None and found.space.record() == plan.space.record() and "format" not in found.card
+    same = found.space is not None and same_space(found.space, plan.space) and "format" not in found.card
     if not same or components.get("param", {}).get("name") != config.param.name:
-        return Warm(images=images, params={}, label_params={}, step_size=None)
-    params, label_params = ({k: t.to(device) for k, t in part.items()} for part in synthetic.learned_tensors(path))
+        return Warm(images=images, params={}, label_params={}, step_size=None, sha256=digest)
+    params, label_params = synthetic.learned_tensors(path)
     kept = label_params if components.get("labels", {}).get("name") == config.labels.name else {}
-    return Warm(images=images, params=params, label_params=kept, step_size=found.step_size)
+    return Warm(images=images, params=params, label_params=kept, step_size=found.step_size, sha256=digest)
 
 
 def _check_groups(what: str, tensors: Params, groups: Sequence[ParamGroup]) -> None:

@@ -5,6 +5,7 @@ Shapes: n images, m classes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -85,9 +86,30 @@ def full_data(ground: Ground, train: LabelledImages) -> Subject:
     )
 
 
-def real_baseline(
-    ground: Ground, name: str, train: LabelledImages, teachers: Teachers | None, count_per_class: int
-) -> Subject:
+@frozen(kw_only=True)
+class Size:
+    """What baselines are made equal to.
+
+    Args:
+        floats: the budget.
+        per_class: images of each class.
+    """
+
+    floats: int
+    per_class: int
+
+
+def size_of(ground: Ground, subject: Subject, *, own_budget: bool) -> Size:
+    """The size of a subject: the configuration's budget if it was made for that, else the floats that it stores.
+
+    Images that cannot be shared out evenly are rounded up, in favour of what it is compared with.
+    """
+    budget = ground.config.budget
+    floats = budget.floats(ground.splits.spec) if own_budget else subject.floats[budget.accounting]
+    return Size(floats=floats, per_class=-(-len(subject.data.images) // ground.splits.spec.num_classes))
+
+
+def real_baseline(ground: Ground, name: str, train: LabelledImages, teachers: Teachers | None, size: Size) -> Subject:
     """Real images at equal stored floats, or in equal number; the learning rate is the first of `baseline_lrs`.
 
     Args:
@@ -95,14 +117,14 @@ def real_baseline(
         name: a key of `REAL`.
         train: the training split in training space.
         teachers: label the images where the name says so.
-        count_per_class: images per class where the number has to be equal.
+        size: what they have to be equal to, in floats or in number.
     """
     how, labels, equal = REAL[name]
     config, spec = ground.config, ground.splits.spec
     label_floats = spec.num_classes if labels == "teacher" else 0
     price = spec.num_classes * (spec.floats_per_image + config.budget.label_price(label_floats))
-    budget = config.budget.floats(spec)
-    per_class = max(1, budget // price) if equal == "floats" else count_per_class
+    budget = size.floats
+    per_class = max(1, budget // price) if equal == "floats" else size.per_class
     rows = select_real(ground.real(train), how, per_class, config.run.seed)
     images, classes = train.images[rows], train.targets[rows]
     pixels = len(rows) * spec.floats_per_image
@@ -165,7 +187,9 @@ def _central(features: Tensor, count: int, seed: int, label: int) -> Tensor:
     from sklearn.cluster import KMeans
 
     state = derive_seed(seed, Stream.BASELINE, label) % 2**32
-    found = KMeans(n_clusters=count, n_init=3, random_state=state).fit(features.numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer different images than clusters; the picks below are different anyway
+        found = KMeans(n_clusters=count, n_init=3, random_state=state).fit(features.numpy())
     centres = torch.from_numpy(found.cluster_centers_).to(features.dtype)
     distances = torch.cdist(centres, features)
     chosen: list[int] = []

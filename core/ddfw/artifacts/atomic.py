@@ -135,6 +135,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder, expected a file") from error
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):

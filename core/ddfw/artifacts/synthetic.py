@@ -171,7 +171,7 @@ def load(run: str | Path) -> SyntheticSet:
             space=space_of(card, folder),
             card=card,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{folder / 'card.json'} lacks or garbles {error}") from error
 
 

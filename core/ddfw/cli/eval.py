@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,10 @@ def eval_command(
     ddfw eval images_best.pt --like mtt-cifar10-ipc1 --data-root ~/data
     ddfw eval random_real --data digits --ipc 5
     """
+    if lr is not None and not math.isfinite(lr):
+        raise click.UsageError(f"--lr wants a finite number, got {lr}")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)  # asked now, and not after all training
     from ddfw.app.reevaluate import evaluate, write_again
     from ddfw.artifacts.atomic import write_json
 

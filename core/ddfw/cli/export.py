@@ -23,9 +23,14 @@ def export_command(run: Path, form: str, out: Path | None, as_json: bool) -> Non
     card.json, and `ddfw eval` and `ddfw.load` read it again.
     """
     from ddfw.artifacts import exchange
+    from ddfw.errors import OptionError
 
     out = run / "export" / form if out is None else out
-    card = exchange.export(exchange.load(run), form, out)  # type: ignore[arg-type]
+    learned = exchange.load(run)
+    try:
+        card = exchange.export(learned, form, out)  # type: ignore[arg-type]
+    except OptionError as error:
+        raise click.UsageError(str(error)) from error
     if as_json:
         click.echo(json.dumps({**card, "folder": str(out)}, ensure_ascii=False))
         return

@@ -91,7 +91,7 @@ def run_command(
     made = compose.configure(recipe, flags, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
     places = compose.Places(out=out, experts=experts_dir, data_root=data_root)
-    if made.changes and not as_json:
+    if made.changes:
         click.echo(f"quick: {'; '.join(made.changes)}", err=True)
     if print_config:
         _print_config(config, settings)

@@ -224,6 +224,8 @@ class Splits:
             raise OptionError(f"needs at least two different classes, got {', '.join(map(str, classes))}", "classes")
         new = torch.full((self.spec.num_classes,), -1)
         new[numbers] = torch.arange(len(numbers))
+        if not bool((new[self.test._split.labels] >= 0).any()):
+            raise OptionError("the test split has no image of these classes", "classes")
 
         def keep(split: Split) -> Split:
             labels = new[split.labels]

@@ -243,6 +243,15 @@ def fit_space(
     return AffineSpace.fit(kind, images, max_value)
 
 
+def same_space(one: TrainingSpace, other: TrainingSpace) -> bool:
+    """Whether two spaces map alike: the same record and, where there are matrices, the same matrices."""
+    if one is other:
+        return True
+    mine, theirs = one.tensors(), other.tensors()
+    alike = one.record() == other.record() and mine.keys() == theirs.keys()
+    return alike and all(mine[key].equal(theirs[key]) for key in mine)
+
+
 def space_key(kind: Literal["standard", "none", "zca"], max_value: float, epsilon: float) -> dict[str, Any]:
     """What of a space does not follow from the data, for the key of an expert store."""
     key = {"kind": kind, "max_value": max_value}
@@ -260,7 +269,12 @@ def space_from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         return WhitenedSpace.from_tensors(tensors, max_value, float(record["epsilon"]))
     if record["kind"] not in ("standard", "none"):
         raise ValueError(f"an unknown training space {record['kind']!r}")
-    return AffineSpace(kind=record["kind"], max_value=max_value, mean=tuple(record["mean"]), std=tuple(record["std"]))
+    return AffineSpace(
+        kind=record["kind"],
+        max_value=max_value,
+        mean=tuple(map(float, record["mean"])),
+        std=tuple(map(float, record["std"])),
+    )
 
 
 def _chunks(images: Tensor) -> Iterator[Tensor]:

@@ -98,7 +98,7 @@ def test_whatever_fits_at_full_length_fits_when_it_is_quick(epochs, segment, win
     settings_ = gather("default", flags, ())
     origins = {path: "file" for path in settings_.origins}  # nothing of it was said now
     config = structure(settings_)
-    small = quick.scaled(config, evolve(settings_, origins=origins), None)
+    small = quick.scaled(config, config, evolve(settings_, origins=origins), None)
     w = small.window
     assert 0 <= w.min_start < w.start <= w.max_start <= small.traj.latest_high(small.experts.epochs)
     before, after = numbers(config_document(config)), numbers(config_document(small))

@@ -100,7 +100,7 @@ def config(name: str) -> RunConfig:
 def small(name: str) -> RunConfig:
     """As `--quick` runs it; these recipes say how many images there are, so that no data are needed."""
     settings = gather(name, {}, (), quick=True)
-    return scaled(structure(settings), settings, None)
+    return scaled(structure(settings), structure(gather(name, {}, ())), settings, None)
 
 
 def layout(config: RunConfig) -> Layout:

@@ -12,13 +12,18 @@ from hypothesis import strategies as st
 from ddfw.app.compose import configure
 from ddfw.app.judging import Judge
 from ddfw.app.plan import lay_ground
-from ddfw.app.subjects import REAL, full_data, real_baseline, select_real
+from ddfw.app.subjects import REAL, Size, full_data, real_baseline, select_real
 from ddfw.contracts.dataset import RealImages
 from ddfw.contracts.executor import BASELINES
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 
 HOW = ("random", "kmeans", "herding")
+
+
+def equal(ground, per_class: int) -> Size:
+    """What baselines of this ground are equal to."""
+    return Size(floats=ground.config.budget.floats(ground.splits.spec), per_class=per_class)
 
 
 def real_images(sizes=(12, 9, 15), seed=0, shape=(1, 3, 3)):
@@ -161,7 +166,7 @@ def test_every_baseline_of_the_settings_is_made_somewhere():
 @pytest.mark.parametrize("name", REAL)
 def test_a_baseline_has_equal_floats_or_equal_number(ground, train, name):
     """Broken: real images would be compared with a set that stores more, or less."""
-    found = real_baseline(ground, name, train, Teachers(), 7)
+    found = real_baseline(ground, name, train, Teachers(), equal(ground, 7))
     labels = 10 if "teacher" in name else 0
     per_class = 7 if name.endswith("_count") else 3 * 64 // (64 + labels)
     assert len(found.data.images) == len(found.data.targets) == 10 * per_class
@@ -178,8 +183,8 @@ def test_a_baseline_has_equal_floats_or_equal_number(ground, train, name):
 
 def test_more_random_images_contain_the_fewer_ones(ground, train):
     """Broken: baselines of two sizes would differ by luck as well."""
-    few = real_baseline(ground, "random_real_count", train, None, 1)
-    assert real_baseline(ground, "random_real", train, None, 1).data.images.shape[0] == 30
+    few = real_baseline(ground, "random_real_count", train, None, equal(ground, 1))
+    assert real_baseline(ground, "random_real", train, None, equal(ground, 1)).data.images.shape[0] == 30
     assert few.data.images.shape[0] == 10
 
 
@@ -208,7 +213,7 @@ def test_the_best_rate_of_validation_is_taken_ties_go_to_the_smaller_and_diverge
         config = evolve(ground.config, eval=evolve(ground.config.eval, baseline_lrs=tuple(accuracies)))
         return Judge(ground=evolve(ground, config=config), session=Session(), announce=Announced(), net="x")
 
-    subject = real_baseline(ground, "random_real", train, None, 1)
+    subject = real_baseline(ground, "random_real", train, None, equal(ground, 1))
     assert judge({0.3: 0.5, 0.1: 0.5, 0.2: 0.4}).with_best_lr(subject, train).lr == 0.1
     assert judge({0.3: None, 0.1: 0.2, 0.2: 0.4}).with_best_lr(subject, train).lr == 0.2
     assert judge({0.3: None, 0.1: 0.2}).with_best_lr(subject, train).selected_by == "validation"

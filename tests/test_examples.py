@@ -1,0 +1,162 @@
+"""The worked examples of the documentation, on digits with tiny settings."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import ddfw
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+TINY = {
+    "param": {"name": "lss", "rank": 4},
+    "model": {"depth": 1, "width": 4},
+    "experts": {"count": 1, "epochs": 3},
+    "outer": {"steps": 2, "syn_steps": 2},
+    "window": {"max_start": 1},
+    "eval": {
+        "networks": 2,
+        "epochs": 5,
+        "full_epochs": 1,
+        "select_networks": 1,
+        "baselines": [],
+        "baseline_lrs": [0.01],
+    },
+    "executor": {"threads": 1},
+}
+SMALL = ["--rank", "4", "--experts", "1", "--steps", "2", "--seeds", "2", "--passes", "15", "--per-class", "40"]
+
+
+@pytest.fixture(scope="module")
+def example():
+    """Loads an example as it is loaded when it is run: from its own folder."""
+    sys.path.insert(0, str(EXAMPLES))
+    yield importlib.import_module
+    sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on digits."""
+    folder = tmp_path_factory.mktemp("ranking")
+    result = ddfw.distill("digits", settings=TINY, out=folder / "run", experts_dir=folder / "experts")
+    return result.directory
+
+
+@pytest.fixture(scope="module")
+def incremental(example):
+    """The script with sets that are judged, while they are distilled, by networks that hardly train."""
+    script = example("class_incremental")
+    recipe = script.recipe
+    with pytest.MonkeyPatch.context() as patch:
+        brief = {"epochs": 4, "select_networks": 1}
+        patch.setattr(script, "recipe", lambda *a: {**recipe(*a), "eval": {**recipe(*a)["eval"], **brief}})
+        yield script
+
+
+@pytest.fixture(scope="module")
+def task(incremental, tmp_path_factory):
+    """Classes 7 and 3 of ten, distilled."""
+    options = {"npz": None, "data_root": None, "per_class": 40, "rank": 4, "experts": 1, "steps": 2, "param_lr": 10.0}
+    args = argparse.Namespace(runs=tmp_path_factory.mktemp("task"), ipc=2, seed=0, **options)
+    return incremental.prepared((7, 3), 10, args)
+
+
+def percent(value):
+    """A fraction as tables have it."""
+    return f"{100 * value:.1f}"
+
+
+def test_the_ranking_prints_what_its_json_holds(example, run, tmp_path, capsys):
+    """Broken: a page would show other figures than the file beside it."""
+    names = ["convnet 2×8", "mlp 1×128", "convnet 1×8"]
+    small = ["--networks", "2", "--draws", "2", "--set-real", "eval.batch_size=128", "--set", "eval.epochs=4"]
+    files = ["--json", str(tmp_path / "r.json"), "--png", str(tmp_path / "r.png")]
+    only = [word for name in names for word in ("--only", name)]
+    example("architecture_ranking").main([str(run), *small, *files, *only])
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert [row["network"] for row in found["rows"]] == names
+    for row in found["rows"]:
+        line = next(line for line in printed.splitlines() if row["network"] in line)
+        random = statistics.fmean(draw["mean"] for draw in row["random"])
+        assert all(percent(value) in line for value in (row["real"]["mean"], row["distilled"]["mean"], random))
+        assert {len(row[key]["accuracies"]) for key in ("real", "distilled")} == {2}
+        assert [draw["run_seed"] for draw in row["random"]] == [0, 1]
+        assert row["distilled"]["split"] == row["real"]["split"] == "test"
+    assert f"distilled {found['distilled']['spearman']:.2f}" in printed
+    low, high = found["resampled"]["difference"]
+    assert f"difference {low:.2f} to {high:.2f}" in printed
+    with Image.open(tmp_path / "r.png") as drawn:
+        assert drawn.size == (820, 400)
+
+
+def test_spearman_is_that_of_a_case_done_by_hand(example):
+    """Broken: the agreement that the page reports would be another number."""
+    script = example("architecture_ranking")
+    # Ranks 1 2 3 4 5 against 2 1 4 3 5: Σd² = 4, ρ = 1 − 6·4/(5·24) = 0.8. Of the best three: Σd² = 2, ρ = 0.5.
+    found = script.compared([0.1, 0.2, 0.3, 0.4, 0.5], [0.6, 0.5, 0.8, 0.7, 0.9])
+    assert found == pytest.approx({"spearman": 0.8, "spearman_half": 0.5, "lost": 0.0})
+    # Ranks 1.5 1.5 3 against 1 2 3: 1.5 / √(1.5·2).
+    assert script.spearman([0.4, 0.4, 0.6], [0.1, 0.2, 0.3]) == pytest.approx(0.8660254)
+    assert script.compared([0.9, 0.1], [0.6, 0.7])["lost"] == pytest.approx(0.1)
+    assert script.spearman([0.5, 0.5], [0.1, 0.2]) == 0.0
+
+
+def test_a_memory_of_random_images_stores_no_fewer_floats_than_the_distilled_one(task):
+    """Broken: the distilled memory would be given more room than what it is compared with."""
+    floats, images = task.floats, {name: len(kept.pixels) for name, kept in task.kept.items()}
+    one_more_of_each_class = 2 * task.train.pixels[0].numel()
+    assert floats["start"] == floats["distilled"] == task.learned.card["floats"]["strict"]
+    assert floats["distilled"] <= floats["random_floats"] < floats["distilled"] + one_more_of_each_class
+    assert (
+        images["random_count"] == images["start"] == images["distilled"] == len(task.learned) > images["random_floats"]
+    )
+    assert floats["nothing"] == images["nothing"] == 0
+    for name in ("random_floats", "random_count", "everything"):  # hard labels of whole images cost nothing
+        assert floats[name] == task.kept[name].pixels.numel()
+
+
+def test_the_set_of_a_task_knows_its_own_classes_alone(task):
+    """Broken: memories would have seen the future, or labels would stand in another class's column."""
+    assert task.learned.class_names == ("7", "3")
+    for kept in task.kept.values():
+        others = [c for c in range(10) if c not in (3, 7)]
+        assert not kept.targets[:, others].any()
+    distilled = task.kept["distilled"].targets
+    assert distilled[:, [7, 3]].equal(task.learned.targets)
+    assert distilled.sum(dim=1).allclose(distilled.new_ones(len(distilled)))
+
+
+def test_learned_images_come_back_from_pixels_to_their_training_space(incremental, task):
+    """Broken: a network would see the memory in another scale than the real images."""
+    again = incremental.encoded(task.kept["distilled"].pixels, task.learned.space)
+    assert again.allclose(task.learned.images, atol=1e-5)
+
+
+def test_the_memories_print_what_their_json_holds(incremental, tmp_path, capsys):
+    """Broken: a page would show other figures than the file beside it, or the memories would not start alike."""
+    files = ["--json", str(tmp_path / "c.json"), "--png", str(tmp_path / "c.png"), "--runs", str(tmp_path / "runs")]
+    incremental.main([*SMALL, *files])
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert found["tasks"] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    for name, memory in found["memories"].items():
+        line = next(line for line in printed.splitlines() if line.startswith(memory["title"]))
+        assert all(percent(value["mean"]) in line for value in (*memory["after_task"], memory["average"]))
+        last = [entry["accuracies"][name][-1] for entry in found["seeds"]]
+        assert memory["after_task"][-1] == pytest.approx(
+            {"mean": statistics.fmean(last), "std": statistics.stdev(last)}
+        )
+    for entry in found["seeds"]:
+        assert sorted(entry["order"]) == found["tasks"]
+        assert len({curve[0] for curve in entry["accuracies"].values()}) == 1
+    with Image.open(tmp_path / "c.png") as drawn:
+        assert drawn.size == (760, 400)
