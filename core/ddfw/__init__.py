@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ddfw.app.compose import plan as plan
     from ddfw.app.loading import load as load
     from ddfw.app.reevaluate import evaluate as evaluate
+    from ddfw.artifacts.synthetic import SyntheticSet as SyntheticSet
     from ddfw.contracts.augmentation import AbstractAugmentation as AbstractAugmentation
     from ddfw.contracts.augmentation import Draws as Draws
     from ddfw.contracts.dataset import AbstractDataset as AbstractDataset
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.parameterization import Budget as Budget
     from ddfw.contracts.parameterization import Layout as Layout
     from ddfw.contracts.parameterization import ParamGroup as ParamGroup
+    from ddfw.contracts.space import TrainingSpace as TrainingSpace
     from ddfw.contracts.trajectory import AbstractTrajectory as AbstractTrajectory
     from ddfw.contracts.trajectory import CompactExpert as CompactExpert
     from ddfw.contracts.trajectory import ExpertSource as ExpertSource
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from ddfw.engine.distill import WindowSettings as WindowSettings
     from ddfw.errors import DataError as DataError
     from ddfw.errors import DdfwError as DdfwError
+    from ddfw.errors import DivergedError as DivergedError
     from ddfw.errors import OptionError as OptionError
     from ddfw.options import option as option
     from ddfw.options import required_option as required_option
@@ -60,6 +63,7 @@ _HOME = {
     "app.compose": ("distill", "plan"),
     "app.loading": ("load",),
     "app.reevaluate": ("evaluate",),
+    "artifacts.synthetic": ("SyntheticSet",),
     "contracts.augmentation": ("AbstractAugmentation", "Draws"),
     "contracts.dataset": ("AbstractDataset", "ImageSpec", "RealImages", "Split", "Splits"),
     "contracts.executor": (
@@ -71,9 +75,10 @@ _HOME = {
     "contracts.model": ("AbstractModel",),
     "contracts.observer": ("AbstractObserver", "ObserverSession"),
     "contracts.parameterization": ("AbstractParameterization", "Budget", "Layout", "ParamGroup"),
+    "contracts.space": ("TrainingSpace",),
     "contracts.trajectory": ("AbstractTrajectory", "CompactExpert", "ExpertSource", "Segment"),
     "engine.distill": ("OuterSettings", "WindowSettings"),
-    "errors": ("DataError", "DdfwError", "OptionError"),
+    "errors": ("DataError", "DdfwError", "DivergedError", "OptionError"),
     "options": ("option", "required_option"),
     "randomness": ("Stream", "generator"),
 }

@@ -282,14 +282,13 @@ def distill(
     if unknown := sorted(set(components) - known):
         raise TypeError(f"distill() takes no {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
     typed = {k: components.pop(k) for k, v in list(components.items()) if isinstance(v, str)}
-    names = {
-        k: {"name": v.name} for k, v in components.items() if hasattr(v, "name") and k in ("data", "param", "traj")
-    }
+    given = {k: v for k, v in components.items() if hasattr(v, "name") and k in ("data", "param", "traj")}
     flags: dict[str, Any] = {"run": {"seed": seed}, **{k: dict(v) for k, v in (settings or {}).items()}}
     if ipc is not None:
         flags["budget"] = {**flags.get("budget", {}), "ipc": ipc}
-    offered = {kind: {e.name for e in catalog().entries(kind)} for kind in names}
-    named = {k: v for k, v in names.items() if v["name"] in offered[k]}
+    offered = {kind: {e.cls for e in catalog().entries(kind)} for kind in given}
+    # They choose the recipe; with all of their options, since some have no defaults.
+    named = {k: Structurer(catalog()).unstructure(v) for k, v in given.items() if type(v) in offered[k]}
     places = Places(
         out=None if out is None else Path(out),
         experts=Path(experts_dir),

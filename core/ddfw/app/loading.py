@@ -11,6 +11,7 @@ from ddfw.app.catalog import catalog
 from ddfw.artifacts import exchange
 from ddfw.artifacts.synthetic import SyntheticSet
 from ddfw.contracts.augmentation import AbstractAugmentation
+from ddfw.contracts.dataset import AbstractDataset
 from ddfw.contracts.model import AbstractModel
 from ddfw_registry import ConfigError, RegistryError, Structurer
 
@@ -22,7 +23,7 @@ def load(run: str | Path) -> SyntheticSet:
         run: the run directory, its `synthetic` folder, or what `ddfw export` wrote.
 
     Returns:
-        Images and targets (a data set of PyTorch's too), step size, training space, augmentation, network and card;
+        Images and targets (a data set of PyTorch's too), step size, training space, augmentation, network, data set and card;
         every file is verified against the card.
 
     Raises:
@@ -33,6 +34,7 @@ def load(run: str | Path) -> SyntheticSet:
         learned,
         augmentation=_component(learned, "augment", AbstractAugmentation),
         model=_component(learned, "model", AbstractModel),
+        data=_component(learned, "data", AbstractDataset),
     )
 
 

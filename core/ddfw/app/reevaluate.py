@@ -77,8 +77,8 @@ def evaluate(
     assignments: Sequence[str] = (),
     lr: float | None = None,
     scores: bool = False,
-    data_root: Path | None = None,
-    experts_dir: Path = Path("experts"),
+    data_root: str | Path | None = None,
+    experts_dir: str | Path = "experts",
     quiet: bool = False,
 ) -> Evaluation:
     """Trains fresh networks on a set and judges them on the test split.
@@ -101,6 +101,7 @@ def evaluate(
         ConfigError: no such recipe, or options that do not fit.
         DataError: nothing that can be read there, damaged files, or other data than the run had.
     """
+    data_root, experts_dir = None if data_root is None else Path(data_root), Path(experts_dir)
     word = isinstance(subject, str) and subject in WORDS and not Path(subject).exists()
     path = Path(subject)
     run = _run_directory(path) if not word else None

@@ -22,6 +22,7 @@ from ddfw.errors import DataError
 
 if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
+    from ddfw.contracts.dataset import AbstractDataset
     from ddfw.contracts.model import AbstractModel
     from ddfw.contracts.space import TrainingSpace
 
@@ -41,6 +42,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         card: everything else, as in card.json.
         augmentation: what networks were trained with; None where its plugin is not installed.
         model: the network's component, likewise.
+        data: the data set's component, likewise: `data.splits(root)` gives its images.
     """
 
     images: Tensor = field(repr=False)
@@ -51,6 +53,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     card: Mapping[str, Any] = field(repr=False)
     augmentation: AbstractAugmentation | None = None
     model: AbstractModel | None = None
+    data: AbstractDataset | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,11 +82,12 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         draws = self.augmentation.draw((n, c, h, w), rng or torch.default_generator)
         return self.augmentation.apply(images, draws.to(images.device))
 
-    def network(self, seed: int = 0) -> nn.Module:
+    def network(self, seed: int = 0, num_classes: int | None = None) -> nn.Module:
         """A fresh network of the run's architecture, float32, on the CPU.
 
         Args:
             seed: of its initial parameters.
+            num_classes: outputs; None for the set's own classes.
 
         Raises:
             DataError: the network's plugin is not installed.
@@ -91,7 +95,8 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         if self.model is None:
             raise DataError(f"the network {self._component('model')} is not installed; `ddfw plugins` says why")
         c, h, w = self.images.shape[1:]
-        module = self.model.build(ImageSpec(channels=c, height=h, width=w, num_classes=self.targets.shape[1]))
+        outputs = self.targets.shape[1] if num_classes is None else num_classes
+        module = self.model.build(ImageSpec(channels=c, height=h, width=w, num_classes=outputs))
         theta = self.model.init(module, torch.Generator().manual_seed(seed))
         torch.nn.utils.vector_to_parameters(theta, module.parameters())
         return module

@@ -25,10 +25,10 @@ def runs(finished, ddfw, tiny, tmp_path_factory):
     """The finished run, one in whitened space, and one of plain pixels with hard labels; each with its exports."""
     place = tmp_path_factory.mktemp("kinds")
     more = {"zca": ["--set=data.space=zca"], "pixel": ["--param", "pixel", "--labels", "hard"]}
-    found = {"plain": finished.out}
+    found, experts = {"plain": finished.out}, shutil.copytree(finished.experts, place / "experts")
     for name, words in more.items():
         start = [w for w in tiny if name != "pixel" or w not in ("--param", "lss", "--set=param.rank=4")]
-        said = ddfw(*start, *words, "--out", place / name, "--experts-dir", finished.experts, "-q")
+        said = ddfw(*start, *words, "--out", place / name, "--experts-dir", experts, "-q")
         assert said.code == 0, said.err
         found[name] = place / name
     exports = {}

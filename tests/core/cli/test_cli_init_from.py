@@ -17,14 +17,15 @@ STORED = ("params", "images", "labels")
 
 
 @pytest.fixture(scope="module")
-def start(finished, tiny):
-    """Words of a run without outer steps in the finished run's expert cache; pixels with hard labels if asked for."""
+def start(finished, tiny, tmp_path_factory):
+    """Words of a run without outer steps in a copy of the finished run's expert cache; pixels with hard labels if asked for."""
+    experts = shutil.copytree(finished.experts, tmp_path_factory.mktemp("begun") / "experts")
     words = [w for w in tiny if w != "--set=outer.steps=3"]
 
     def make(*more, pixel=True, steps=0):
         kept = [w for w in words if not pixel or w not in ("--param", "lss", "--set=param.rank=4")]
         method = ["--param", "pixel", "--labels", "hard"] if pixel else []
-        return [*kept, *method, "--experts-dir", finished.experts, "-q", f"--set=outer.steps={steps}", *more]
+        return [*kept, *method, "--experts-dir", experts, "-q", f"--set=outer.steps={steps}", *more]
 
     return make
 
