@@ -23,8 +23,8 @@ def load(run: str | Path) -> SyntheticSet:
         run: the run directory, its `synthetic` folder, or what `ddfw export` wrote.
 
     Returns:
-        Images and targets (a data set of PyTorch's too), step size, training space, augmentation, network, data set and card;
-        every file is verified against the card.
+        Images and targets (a data set of PyTorch's too), step size, training space, augmentation, network, source data
+        and card; every file is verified against the card.
 
     Raises:
         DataError: missing or damaged files.

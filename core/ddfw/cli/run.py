@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def run_command(
     config, settings = made.config, made.settings
     places = compose.Places(out=out, experts=experts_dir, data_root=data_root)
     if made.changes:
-        click.echo(f"quick: {'; '.join(made.changes)}", err=True)
+        click.echo(_in_lines("quick: ", made.changes), err=True)
     if print_config:
         _print_config(config, settings)
     elif dry_run:
@@ -101,6 +102,18 @@ def run_command(
         _run_seeds(config, places, numbers, quiet, as_json)
     else:
         _run_one(config, places, quiet, as_json)
+
+
+def _in_lines(head: str, items: Sequence[str], width: int = 110) -> str:
+    """Items separated by semicolons, as many on a line as fit, below one another."""
+    lines = [head + items[0]]
+    for item in items[1:]:
+        if len(lines[-1]) + len(item) + 2 > width:
+            lines[-1] += ";"
+            lines.append(" " * len(head) + item)
+        else:
+            lines[-1] += f"; {item}"
+    return "\n".join(lines)
 
 
 def _print_config(config: RunConfig, settings: Settings) -> None:

@@ -18,7 +18,7 @@ STORED = ("params", "images", "labels")
 
 @pytest.fixture(scope="module")
 def start(finished, tiny, tmp_path_factory):
-    """Words of a run without outer steps in a copy of the finished run's expert cache; pixels with hard labels if asked for."""
+    """Words of a run without outer steps in a copy of the finished run's expert cache; plain pixels if asked."""
     experts = shutil.copytree(finished.experts, tmp_path_factory.mktemp("begun") / "experts")
     words = [w for w in tiny if w != "--set=outer.steps=3"]
 
