@@ -28,8 +28,8 @@ CAPS: Mapping[str, Mapping[str, int]] = {
     "outer": {"steps": 60, "syn_steps": 20, "batch_syn": 50, "segments_per_step": 1},
     "eval": {"networks": 3, "epochs": 100, "select_epochs": 100, "every": 20, "select_networks": 1, "full_epochs": 10},
 }
-#: With more images per class, an inner step does not take all of them.
-MANY = 5
+#: Classes of the data sets whose recipes say how many images to take, at least.
+FEWEST_CLASSES = 10
 #: The window's upper end, and the steps until it is there.
 MAX_START, EXPAND_STEPS = 3, 30
 #: Whose word stands.
@@ -51,10 +51,15 @@ def scaled(config: RunConfig, full: RunConfig, settings: Settings, data_root: Pa
     said = {path for path, origin in settings.origins.items() if origin in _SAID}
     for table, caps in CAPS.items():
         config = evolve(config, **{table: _capped(getattr(config, table), table, caps, said)})
-    if not config.outer.batch_syn and config.budget.ipc > MANY and "outer.batch_syn" not in said:  # 0 means all images
-        config = evolve(config, outer=evolve(config.outer, batch_syn=CAPS["outer"]["batch_syn"]))
     cross = {key: _capped(model, f"cross.{key}", CAPS["model"], said) for key, model in config.cross.items()}
-    config = evolve(config, cross=cross, data=_fewer(config.data, said, data_root))
+    config = evolve(config, cross=cross)
+    if "data.per_class" in said:
+        images = FEWEST_CLASSES * config.budget.ipc
+    else:
+        config, images = _fewer(config, data_root)
+    batch = CAPS["outer"]["batch_syn"]
+    if not config.outer.batch_syn and images > batch and "outer.batch_syn" not in said:  # 0 means all images
+        config = evolve(config, outer=evolve(config.outer, batch_syn=batch))
     user = {
         path.removeprefix("window.")
         for path, origin in settings.origins.items()
@@ -98,15 +103,18 @@ def _above(value: object, cap: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > cap
 
 
-def _fewer(data: Any, said: set[str], data_root: Path | None) -> Any:
-    """The data set with as many images of each class as make `IMAGES` in all, if it has more."""
-    if "data.per_class" in said:
-        return data
+def _fewer(config: RunConfig, data_root: Path | None) -> tuple[RunConfig, int]:
+    """As many images of each class as make `IMAGES` in all, if there are more; and how many will be learned."""
     with at("data"):
-        counts = data.splits(data_root).class_counts()
+        splits = config.data.splits(data_root)
+    counts, spec = splits.class_counts(), splits.spec
     # The choice is balanced, so a rare class decides, unless it is so rare that little would be left.
     wanted = min(max(LEAST_PER_CLASS, IMAGES // len(counts)), min(counts))
-    return evolve(data, per_class=wanted) if sum(counts) > IMAGES and wanted >= LEAST_PER_CLASS else data
+    if sum(counts) > IMAGES and wanted >= LEAST_PER_CLASS:
+        config = evolve(config, data=evolve(config.data, per_class=wanted))
+    with at("param"):
+        layout = config.param.layout(spec, config.budget, config.labels.floats_per_image(spec))
+    return config, layout.num_images
 
 
 def _within(window: WindowSettings, full: WindowSettings, latest: float, user: set[str]) -> WindowSettings:
