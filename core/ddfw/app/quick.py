@@ -17,6 +17,7 @@ from ddfw.app.config import RunConfig
 from ddfw.app.plan import at
 from ddfw.app.sources import QUICK, Settings
 from ddfw.engine.distill import WindowSettings
+from ddfw.errors import OptionError
 
 #: Training images in all, and the least of each class.
 IMAGES, LEAST_PER_CLASS = 10_000, 20
@@ -112,8 +113,10 @@ def _fewer(config: RunConfig, data_root: Path | None) -> tuple[RunConfig, int]:
     wanted = min(max(LEAST_PER_CLASS, IMAGES // len(counts)), min(counts))
     if sum(counts) > IMAGES and wanted >= LEAST_PER_CLASS:
         config = evolve(config, data=evolve(config.data, per_class=wanted))
-    with at("param"):
+    try:
         layout = config.param.layout(spec, config.budget, config.labels.floats_per_image(spec))
+    except OptionError:  # the run will say so
+        return config, 0
     return config, layout.num_images
 
 
