@@ -22,7 +22,7 @@ from ddfw.app.plan import Plan, at, foreign_sources, make_plan
 from ddfw.app.quick import changes, scaled
 from ddfw.app.sources import Settings, gather
 from ddfw.app.stages import RunResult, Stages
-from ddfw.app.start import warm_start
+from ddfw.app.start import set_sha256, warm_start
 from ddfw.app.toml import dumps
 from ddfw.artifacts import atomic
 from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
@@ -85,7 +85,7 @@ class Configured:
 
 
 def configure(
-    start: str | None,
+    start: str | Mapping[str, Any] | None,
     flags: Mapping[str, Any],
     assignments: Sequence[str],
     data_root: Path | None = None,
@@ -95,7 +95,7 @@ def configure(
     """The configuration that a recipe or file, flags and --set describe, scaled down where asked for.
 
     Args:
-        start: a recipe's name, a configuration file, or None.
+        start: a recipe's name, a configuration file, complete tables, or None.
         flags: tables that flags set.
         assignments: texts of --set.
         data_root: where data sets look for their files; scaling down counts the images.
@@ -201,9 +201,15 @@ def finished(config: RunConfig, places: Places) -> RunResult | None:
     summary = directory.finished(config_text(config))
     if summary is None:
         return None
-    if atomic.read_json(directory.path / MANIFEST).get("sources", {}) != foreign_sources(config):
+    manifest = atomic.read_json(directory.path / MANIFEST)
+    if manifest.get("sources", {}) != foreign_sources(config):
         raise DirectoryInUseError(
             f"{directory.path} is finished, but was made with other code of its plugins; choose another --out"
+        )
+    if config.outer.init_from and manifest.get("init_from_sha256") != set_sha256(Path(config.outer.init_from)):
+        raise DirectoryInUseError(
+            f"{directory.path} is finished, but started from another set than now lies at {config.outer.init_from}; "
+            "choose another --out"
         )
     return RunResult(directory=directory.path, summary=summary, already_finished=True)
 

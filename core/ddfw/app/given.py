@@ -27,18 +27,28 @@ def given(ground: Ground, found: ImageSet) -> LabelledImages:
     Raises:
         DataError: images or classes that are not those of the data set.
     """
-    spec, space = ground.splits.spec, ground.space
-    if tuple(found.images.shape[1:]) != spec.shape:
-        raise DataError(
-            f"{found.origin}: images are {tuple(found.images.shape[1:])}, those of {ground.config.data.name} are "
-            f"{spec.shape} (channels, height, width)"
-        )
+    require_shape(ground, found)
+    space = ground.space
     images = found.images.to(ground.dtype)
     if found.pixels:
         images = space.encode(images * space.max_value, ground.dtype)
     elif found.space is not None and not same_space(found.space, space):
         images = space.encode(found.space.decode(images) * space.max_value, ground.dtype)
     return LabelledImages(images=images, targets=_targets(ground, found).to(ground.dtype))
+
+
+def require_shape(ground: Ground, found: ImageSet) -> None:
+    """Refuses images of another shape than the data set's.
+
+    Raises:
+        DataError: they are.
+    """
+    shape, expected = tuple(found.images.shape[1:]), ground.splits.spec.shape
+    if shape != expected:
+        raise DataError(
+            f"{found.origin}: images are {shape}, those of {ground.config.data.name} are {expected} "
+            "(channels, height, width)"
+        )
 
 
 def _targets(ground: Ground, found: ImageSet) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, frozen
@@ -117,10 +118,17 @@ class Judge:
 
 @frozen(kw_only=True)
 class Verdict:
-    """The reports of a final evaluation: of the run's own network, and of each of `[cross]`, by key."""
+    """The reports of a final evaluation.
+
+    Args:
+        own: of the run's own network.
+        cross: of each network of `[cross]`, by key.
+        diverged: what could not be trained on another network: {net, subject, reason} each.
+    """
 
     own: tuple[EvaluationReport, ...]
     cross: Mapping[str, tuple[EvaluationReport, ...]]
+    diverged: tuple[Mapping[str, str], ...] = ()
 
 
 def final(
@@ -133,6 +141,9 @@ def final(
     own_budget: bool = True,
 ) -> Verdict:
     """The final tables. The test split is read here, once, after everything was chosen.
+
+    A set keeps its step size on networks that it was not learned with, so that one may diverge on it; that is a finding
+    and no end of the run.
 
     Args:
         judge: of the run's own network.
@@ -149,31 +160,39 @@ def final(
     subjects = [distilled, *(judge.with_best_lr(b, validation) for b in baselines)]
     if "full_data" in settings.baselines:
         subjects.append(full_data(ground, train))
-    test = ground.encode(ground.splits.test.read(), judge.session.device)
-    total = settings.networks * (len(subjects) + len(ground.config.cross) * (1 + len(baselines)))
-    own = _test_all(judge, subjects, test, 0, total)
-    cross = {}
-    for number, (key, context) in enumerate(cross_contexts(ground).items()):
-        before = settings.networks * (len(subjects) + number * (1 + len(baselines)))
+    contexts, chosen, diverged = cross_contexts(ground), dict[str, list[Subject]](), list[Mapping[str, str]]()
+    for key, context in contexts.items():
         with ground.config.executor.open(context) as session:
             other = evolve(judge, session=session, net=key)
-            chosen = [distilled, *(other.with_best_lr(b, validation) for b in baselines)]
-            cross[key] = _test_all(other, chosen, test, before, total)
-    return Verdict(own=own, cross=cross)
+            chosen[key] = [distilled]
+            for baseline in baselines:
+                with _noting(diverged, key, baseline):
+                    chosen[key].append(other.with_best_lr(baseline, validation))
+    test = ground.encode(ground.splits.test.read(), judge.session.device)
+    total = settings.networks * (len(subjects) + sum(map(len, chosen.values())))
+    done = settings.networks * len(subjects)
+    own = tuple(_tested(judge, subject, test, n * settings.networks, total) for n, subject in enumerate(subjects))
+    cross: dict[str, tuple[EvaluationReport, ...]] = {}
+    for key, context in contexts.items():
+        with ground.config.executor.open(context) as session:
+            other = evolve(judge, session=session, net=key)
+            for subject in chosen[key]:
+                with _noting(diverged, key, subject):
+                    cross[key] = (*cross.get(key, ()), _tested(other, subject, test, done, total))
+                done += settings.networks
+    return Verdict(own=own, cross=cross, diverged=tuple(diverged))
 
 
-def _test_all(
-    judge: Judge, subjects: Sequence[Subject], test: LabelledImages, before: int, total: int
-) -> tuple[EvaluationReport, ...]:
-    reports = []
-    for subject in subjects:
+@contextmanager
+def _noting(diverged: list[Mapping[str, str]], net: str, subject: Subject) -> Iterator[None]:
+    try:
+        yield
+    except DivergedError as error:
+        diverged.append({"net": net, "subject": subject.name, "reason": str(error)})
 
-        def on_network(done: int, before: int = before) -> None:
-            judge.announce.tick("evaluate", before + done, total)
 
-        reports.append(judge.test(subject, test, on_network))
-        before += judge.settings.networks
-    return tuple(reports)
+def _tested(judge: Judge, subject: Subject, test: LabelledImages, before: int, total: int) -> EvaluationReport:
+    return judge.test(subject, test, lambda done: judge.announce.tick("evaluate", before + done, total))
 
 
 def cross_contexts(ground: Ground) -> dict[str, ExecutorContext]:
@@ -196,7 +215,8 @@ def score(
     """DD-Ranking's scores of a set, all in fractions, with the accuracies that they are made of.
 
     `random` is real images with hard labels, once at equal stored floats and once in equal number, with the best
-    learning rate of `eval.baseline_lrs`; `plain` means that networks are trained without augmentation. The test split
+    learning rate of `eval.baseline_lrs`. So for a set with soft labels, IOR and what is made of it credit the labels
+    too. `plain` means that networks are trained without augmentation. The test split
     has to have been read.
 
     Args:
@@ -221,7 +241,11 @@ def score(
         return of.test(what, test, lambda done: None).mean
 
     found = {"full": mean(judge, full_data(ground, train)), "distilled": mean(judge, subject)}
-    found["distilled_hard"] = mean(judge, hard)
+    # The step size was learned for the set's own labels.
+    rates = sorted({subject.lr, *judge.settings.baseline_lrs})
+    settings = evolve(judge.settings, baseline_lrs=tuple(rates))
+    free = evolve(judge, ground=evolve(ground, config=evolve(ground.config, eval=settings)))
+    found["distilled_hard"] = mean(judge, free.with_best_lr(hard, validation))
     bare = evolve(ground.context(), augmentation=named_component("augment", "none"))
     with ground.config.executor.open(bare) as session:
         plain = evolve(judge, session=session)

@@ -6,18 +6,21 @@ through the same protocol, and the test split is read once.
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from ddfw.app.announce import Announcer
-from ddfw.app.compose import Configured, configure
-from ddfw.app.config import RunConfig
+from ddfw.app.compose import Configured, config_document, configure
+from ddfw.app.config import COMPONENT_TABLES, RunConfig
 from ddfw.app.experts import progress_observers
-from ddfw.app.given import given
+from ddfw.app.given import given, require_shape
 from ddfw.app.judging import Judge, final, score
 from ddfw.app.plan import Ground, call_roster, lay_ground, sha256_of
 from ddfw.app.results import QUICK_NOTE, eval_record
@@ -28,6 +31,7 @@ from ddfw.artifacts.run_dir import CONFIG, MANIFEST
 from ddfw.contracts.executor import LabelledImages
 from ddfw.engine.experts import ExpertTeachers
 from ddfw.errors import DataError
+from ddfw_registry import ConfigError, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +53,9 @@ class Evaluation:
         scores: DD-Ranking's, {} where they were not asked for.
         directory: of the run that was judged, None where it was none.
         lr: the learning rate that was asked for, None for the set's own.
+        protocol: network, augmentation and [eval] of these figures.
+        own_protocol: whether they are those of the run that was judged.
+        diverged: networks of [cross] that diverged.
     """
 
     reports: tuple[EvaluationReport, ...]
@@ -56,6 +63,9 @@ class Evaluation:
     scores: Mapping[str, float]
     directory: Path | None
     lr: float | None = None
+    protocol: Mapping[str, Any] = field(factory=dict)
+    own_protocol: bool = True
+    diverged: tuple[Mapping[str, str], ...] = ()
 
     def record(self) -> dict[str, Any]:
         """The subject's figures as in a run's eval/*.json, with the others beside them where there are any."""
@@ -64,6 +74,9 @@ class Evaluation:
             record["baselines"] = others
         if self.cross:
             record["cross"] = [eval_record(r) for reports in self.cross.values() for r in reports]
+        if self.diverged:
+            record["cross_diverged"] = [dict(d) for d in self.diverged]
+        record["protocol"] = dict(self.protocol)
         if self.scores:
             record["scores"] = dict(self.scores)
         return record
@@ -110,13 +123,23 @@ def evaluate(
         start = str(Path(start) / CONFIG)
     if run is not None:
         _require_readable(run / CONFIG)
+    if not word and isinstance(subject, str) and not path.exists() and "/" not in subject:
+        close = difflib.get_close_matches(subject, WORDS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise DataError(
+            f"{subject} is missing; {hint}expected a run, an export, a set of images, or {', '.join(WORDS)}"
+        )
     found = None if word else exchange.read(path)
-    made = configure(start, flags or {}, assignments)
+    base = None if found is None or start is not None else _settings_of(found)
+    made = configure(start if base is None else base, flags or {}, assignments)
     config = _as_asked(made)
     # Whose data these have to be, unless the user named others.
-    reference = None if any(p.startswith("data.") for p in _said(made)) else _run_of(start)
+    reference = None if _names(_said(made), "data") else _run_of(start)
     # Networks have to see what they saw when the set was learned, so its space is used, not one fitted anew.
     ground = lay_ground(config, data_root, found.space if found is not None else None)
+    if found is not None:
+        require_shape(ground, found)
+        _require_space(found, config, _said(made))
     if reference is not None and (reference / MANIFEST).is_file():
         _require_same_data(reference, "data_sha256", ground.data_sha256)
         _require_same_data(reference, "test_sha256", ground.splits.test.fingerprint(sha256_of))
@@ -136,10 +159,19 @@ def evaluate(
                 judged = judge.with_best_lr(judged, validation)
         if lr is not None:
             judged = evolve(judged, lr=lr, selected_by="nothing")
-        own = found is None or (run is not None and like is None)
+        own = found is None or (run is not None and like is None and not _names(_said(made), "budget"))
         verdict = final(judge, judged, teachers, train, validation, own_budget=own)
         ranking = score(judge, judged, train, validation, own_budget=own) if scores else {}
-    return Evaluation(reports=verdict.own, cross=verdict.cross, scores=ranking, directory=run, lr=lr)
+    return Evaluation(
+        reports=verdict.own,
+        cross=verdict.cross,
+        scores=ranking,
+        directory=run,
+        lr=lr,
+        protocol=_protocol(config),
+        own_protocol=not {p for p in _said(made) if not p.startswith("cross.")} - _HARMLESS,
+        diverged=verdict.diverged,
+    )
 
 
 def reevaluate(
@@ -170,6 +202,8 @@ def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
     """Writes what was found about a run's set beside the run's own evaluation."""
     report, record = found.reports[0], found.record()
     rate = "" if found.lr is None else f"-lr{found.lr:g}"
+    if not found.own_protocol:  # another network, augmentation, …: other figures, beside the first ones
+        rate += f"-{hashlib.sha256(json.dumps(found.protocol, sort_keys=True).encode()).hexdigest()[:6]}"
     path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}{rate}.json"
     path.parent.mkdir(exist_ok=True)
     atomic.write_json(path, record)
@@ -201,6 +235,55 @@ def _said(made: Configured) -> set[str]:
     return {path for path, origin in made.settings.origins.items() if origin in ("flag", "--set")}
 
 
+#: What may be said without changing how a network is trained, or is in the file's name.
+_HARMLESS = {"eval.networks", "eval.seed", "eval.baselines", "executor.name", "executor.threads"}
+
+
+def _protocol(config: RunConfig) -> dict[str, Any]:
+    """How networks were trained."""
+    document = config_document(config)
+    return {"network": document["model"], "augment": document["augment"], "eval": document["eval"]}
+
+
+def _names(said: set[str], table: str) -> bool:
+    """Whether a table, or something in it, was said."""
+    return any(path == table or path.startswith(f"{table}.") for path in said)
+
+
+def _settings_of(found: ImageSet) -> Mapping[str, Any] | None:
+    """The settings that an export's card holds: its data, network and protocol; None where there is no card.
+
+    Raises:
+        DataError: a card that garbles them.
+    """
+    card = found.card
+    try:
+        parts = {table: dict(card["components"][table]) for table in COMPONENT_TABLES}
+        protocol = {k: v for k, v in card["protocol"].items() if k != "network" and v is not None}
+        values = len(found.class_names or ()) * found.images[0].numel()
+        budget = {"ipc": int(card["floats"]["budget"]) // values, "accounting": card["floats"]["accounting"]}
+        run = {"quick": bool(card.get("quick")), "precision": str(found.images.dtype).removeprefix("torch.")}
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        return None
+    return {**parts, "eval": protocol, "budget": budget, "run": {"recipe": "card", **run}}
+
+
+def _require_space(found: ImageSet, config: RunConfig, said: set[str]) -> None:
+    """Refuses a training space that would be passed over, and experts that would label images of another one.
+
+    Raises:
+        ConfigError: the set was learned in another space than asked for.
+    """
+    if found.space is None or found.space.kind == config.data.space:
+        return
+    teachers = any(REAL[name][1] == "teacher" for name in config.eval.baselines if name in REAL)
+    if teachers or _names(said, "data.space"):
+        message = f"the set lives in the training space {found.space.kind!r}, which is used; leave data.space out"
+        if teachers:
+            message = f"the set lives in {found.space.kind!r}, the experts that would label baselines in another space"
+        raise ConfigError((Problem(path="data.space", message=message),))
+
+
 def _run_of(start: str | None) -> Path | None:
     """The run directory that a configuration file lies in, if it is a run's."""
     return Path(start).parent if start is not None and Path(start).name == CONFIG else None
@@ -209,7 +292,7 @@ def _run_of(start: str | None) -> Path | None:
 def _as_asked(made: Configured) -> RunConfig:
     """The configuration without baselines and other networks, unless the user asked for them now."""
     said, config = _said(made), made.config
-    cross = {key: m for key, m in config.cross.items() if any(p.startswith(f"cross.{key}") for p in said)}
+    cross = {key: m for key, m in config.cross.items() if _names(said, f"cross.{key}")}
     baselines = config.eval.baselines if "eval.baselines" in said else ()
     return evolve(config, cross=cross, eval=evolve(config.eval, baselines=baselines))
 
@@ -260,6 +343,16 @@ def _of_set(ground: Ground, found: ImageSet, lr: float | None, device: torch.dev
         notes.append("imported experts may have seen the validation images that selected the step")
     if not card:
         notes.append("how this set was selected is not known")
+    if found.space is None and not found.pixels:
+        notes.append(f"it names no training space; it was taken to live in data.space = {ground.config.data.space!r}")
+    if found.class_names and set(found.class_names) != set(ground.splits.class_names):
+        notes.append("its class folders have other names; they were matched in sorted order")
+    there = data.targets.argmax(dim=1).unique()
+    if len(there) < ground.splits.spec.num_classes:
+        notes.append(f"it has images of {len(there)} of the {ground.splits.spec.num_classes} classes")
+    source = card.get("source_data", {})
+    if source.get("name") == ground.config.data.name and source.get("sha256") != ground.data_sha256:
+        notes.append("it was learned on another part or split of the data, and may have seen these test images")
     if card.get("quick"):
         notes.append(QUICK_NOTE)
     return Subject(

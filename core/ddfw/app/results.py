@@ -124,7 +124,9 @@ def card(
         },
         "trajectories": dict(storage),
         "experts": experts_record(plan),
-        "outer": attrs.asdict(config.outer),
+        # Where a set to start from lay is nobody else's business; what it was stands in the manifest.
+        "outer": {key: value for key, value in attrs.asdict(config.outer).items() if key != "init_from"},
+        **({"warm_start": True} if config.outer.init_from else {}),
         "selected": {"step": selected_step, "by": "validation" if status == "finished" else "nothing"},
         "accuracies": [eval_record(r) for r in reports],
         "protocol": {**attrs.asdict(config.eval), "network": config.model.name},
@@ -204,6 +206,10 @@ def table(summary: Mapping[str, Any]) -> RenderableType:
         f"{budget['pixels']:,} pixels",
         f"step {summary['selected_step']} was selected on the validation split; the test split was read once",
         "seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()),
+    ]
+    facts += [
+        f"{d['net']} could not be trained on {SUBJECTS.get(d['subject'], d['subject'])}: {d['reason']}"
+        for d in summary.get("cross_diverged", [])
     ]
     if summary.get("quick"):
         facts.append("a quick run: scaled down by --quick, its figures are not those of its recipe")

@@ -95,7 +95,7 @@ def _add_recipe(name: str, texts: Mapping[str, str], found: dict[str, Recipe]) -
 
 
 def gather(
-    start: str | None,
+    start: str | Mapping[str, Any] | None,
     flags: Mapping[str, Any],
     assignments: Sequence[str],
     *,
@@ -104,7 +104,7 @@ def gather(
     """Merges all layers.
 
     Args:
-        start: a recipe's name, a configuration file, or None.
+        start: a recipe's name, a configuration file, complete tables that stand for one, or None.
         flags: tables that flags set, `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`.
         assignments: `key.path=value` texts of --set.
         quick: lay the recipe's quick table over it, below what the user said.
@@ -115,7 +115,9 @@ def gather(
     known = recipes()
     file_tables: Mapping[str, Any] = {}
     file_origin, named, resolved = "", None, False
-    if start is not None and (start.endswith(".toml") or "/" in start or Path(start).is_file()):
+    if isinstance(start, Mapping):
+        file_tables, file_origin, resolved = start, "card", True
+    elif start is not None and (start.endswith(".toml") or "/" in start or Path(start).is_file()):
         file_tables, file_origin = _read(Path(start)), f"file {start}"
         head = file_tables.get("run")
         said = head.get("recipe") if isinstance(head, Mapping) else None
@@ -126,13 +128,12 @@ def gather(
         named = start
         if start not in known:
             close = suggest(start, tuple(known))
-            hint = f" Did you mean {close!r}?" if close else ""
+            hint = f"Did you mean {close!r}?" if close else "`ddfw recipes` lists them."
             raise ConfigError(
                 (
                     Problem(
                         path="run.recipe",
-                        message=f"unknown recipe {start!r}.{hint} Known: {', '.join(known)}. "
-                        "A file needs a / or .toml in its name",
+                        message=f"unknown recipe {start!r}. {hint} A file needs a / or .toml in its name",
                     ),
                 )
             )
@@ -144,7 +145,10 @@ def gather(
     # A file with its recipe's name and every component is a run's own: what it leaves out is meant to be left out.
     if quick:
         below.append((recipe.quick, QUICK))
-    layers = [*([] if resolved else below), *said_layers]
+    if resolved:  # the file holds what is below it already, but for the quick table
+        said_layers[1:1] = [(recipe.quick, QUICK)] if quick and named else []
+        below = []
+    layers = [*below, *said_layers]
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for tables, origin in layers:

@@ -205,6 +205,7 @@ class Stages:
             "seed": plan.config.run.seed,
             "rows": [results.summary_row(r) for r in verdict.own],
             **({"cross": [{"net": r.net, **results.summary_row(r)} for r in across]} if across else {}),
+            **({"cross_diverged": [dict(d) for d in verdict.diverged]} if verdict.diverged else {}),
             **({"quick": True} if plan.config.run.quick else {}),
             "budget": {
                 "floats": plan.config.budget.floats(layout.spec),

@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.app.given import given
-from ddfw.app.plan import Plan, at, sha256_of
+from ddfw.app.plan import Plan, at, component_key, sha256_of
 from ddfw.artifacts import exchange, synthetic
 from ddfw.contracts.dataset import RealImages, Split
 from ddfw.contracts.space import same_space
@@ -21,6 +21,7 @@ from ddfw.errors import OptionError, PluginError
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
+    from ddfw.artifacts.image_set import ImageSet
     from ddfw.contracts.executor import ExecutorSession, LabelledImages
     from ddfw.contracts.labels import Teachers
     from ddfw.contracts.parameterization import ParamGroup, Params
@@ -129,6 +130,25 @@ class Warm:
         return bool(self.params) and _alike(self.params, params)
 
 
+def set_sha256(path: Path) -> str:
+    """The hash of the images and targets of a set, as a run's manifest has it.
+
+    Raises:
+        DataError: nothing that can be read there.
+    """
+    return _sha256(exchange.read(path))
+
+
+def _sha256(found: ImageSet) -> str:
+    return sha256_of(Split(images=found.images, labels=found.targets))
+
+
+def _decodes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two tables name one parameterisation with the same options, learning rates apart."""
+    rates = ("lr", "momentum", "source", "from")
+    return {k: v for k, v in one.items() if k not in rates} == {k: v for k, v in other.items() if k not in rates}
+
+
 def _alike(some: Params, others: Params) -> bool:
     return {k: (t.shape, t.dtype) for k, t in some.items()} == {k: (t.shape, t.dtype) for k, t in others.items()}
 
@@ -153,11 +173,12 @@ def warm_start(plan: Plan) -> Warm | None:
         ]:
             raise OptionError(f"{found.origin} has no image of class {', '.join(missing[:5])}")
     images = RealImages(images=data.images, labels=labels, num_classes=m)
-    digest = sha256_of(Split(images=found.images, labels=found.targets))
+    digest = _sha256(found)
     components = found.card.get("components", {})
     # Parameters mean the same images only in the same space; options such as ranks show in the shapes.
     same = found.space is not None and same_space(found.space, plan.space) and "format" not in found.card
-    if not same or components.get("param", {}).get("name") != config.param.name:
+    same = same and found.class_names == plan.splits.class_names
+    if not same or not _decodes_alike(components.get("param", {}), component_key("param", config.param)):
         return Warm(images=images, params={}, label_params={}, step_size=None, sha256=digest)
     params, label_params = synthetic.learned_tensors(path)
     kept = label_params if components.get("labels", {}).get("name") == config.labels.name else {}

@@ -39,6 +39,7 @@ Format = Literal["safetensors", "npz", "mtt", "imagefolder"]
 EXPORT_SCHEMA = 1
 #: What every card says for itself.
 _OWN_KEYS = ("schema", "format", "export", "sha256", "card_sha256", "load")
+_LARGEST_ARCHIVE = 2**30
 _SINGLE = (".safetensors", ".npz")
 _PNG = {1: "L", 3: "RGB"}
 
@@ -101,8 +102,8 @@ def read(path: Path) -> ImageSet:
 
 
 def _read(path: Path) -> ImageSet:
-    if any((path / mark).exists() for mark in ("card.json", "synthetic", CONFIG)):
-        folder = path / "synthetic" if (path / CONFIG).exists() or (path / "synthetic").is_dir() else path
+    if any((path / mark).exists() for mark in ("card.json", "synthetic/card.json", CONFIG)):
+        folder = path if (path / "card.json").exists() else path / "synthetic"
         card = read_card(folder)
         return _read_export(folder, card) if "format" in card else _of_run(folder)
     if path.is_file() and path.suffix in _SINGLE:
@@ -333,6 +334,9 @@ def _npz_arrays(path: Path) -> tuple[Tensor, Tensor]:
     import torch
 
     try:
+        with zipfile.ZipFile(path) as members:
+            if sum(member.file_size for member in members.infolist()) > _LARGEST_ARCHIVE:
+                raise DataError(f"{path} unpacks to more than a set is taken to hold")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return torch.from_numpy(archive["images"]), torch.from_numpy(archive["targets"])
     except (OSError, KeyError, ValueError, EOFError, MemoryError, TypeError, zipfile.BadZipFile) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from ddfw.artifacts import torch_file
+from ddfw.artifacts.picture_files import read_picture
 from ddfw.contracts.space import AffineSpace
 from ddfw.errors import DataError
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from ddfw.contracts.space import TrainingSpace
 
-#: A picture larger than this is no member of a learned set.
-_LARGEST_SIDE = 4096
-_LARGEST_FILE = 2**31
+#: Values of all pictures of a folder together.
+_LARGEST = 2**28
 _NUMBER = re.compile(r"images_?([0-9]+)\.pt")
 
 
@@ -181,6 +180,8 @@ def read_folder(folder: Path) -> ImageSet:
         for file in files:
             images.append(picture(file, images[0] if images else None))
             labels.append(label)
+            if len(images) * images[0].numel() > _LARGEST:
+                raise DataError(f"{folder} holds more pictures than a set is taken to have; name a data set instead")
     if not images:
         raise DataError(f"{folder} is no set of images: no images*.pt, no card.json and no class folders in it")
     return ImageSet(
@@ -204,25 +205,12 @@ def picture(path: Path, like: Tensor | None) -> Tensor:
     """
     import numpy as np
     import torch
-    from PIL import Image
 
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise DataError(f"{path} is too large for a picture of a set")
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("error")
-            if max(picture.size) > _LARGEST_SIDE:
-                raise DataError(f"{path} is {picture.size[0]}×{picture.size[1]}; at most {_LARGEST_SIDE} a side")
-            if picture.mode.startswith(("I", "F")):
-                raise DataError(f"{path} has more than 8 bits a channel; save it with 8")
-            grey = picture.mode in ("1", "L", "LA") if like is None else len(like) == 1
-            array = np.array(picture.convert("L" if grey else "RGB"), dtype=np.float32) / 255
-    except DataError:
-        raise
-    except Exception as error:
-        # Pillow meets damage with whatever comes up: OSError, SyntaxError, ValueError, DecompressionBombError, …
-        raise DataError(f"{path} is not a readable picture ({type(error).__name__})") from error
-    tensor = torch.from_numpy(array[None] if grey else array.transpose(2, 0, 1).copy())
+    found = read_picture(path, None, "grey" if like is not None and len(like) == 1 else "auto")
+    if found.ndim == 2 and like is not None and len(like) == 3:
+        found = np.stack([found] * 3, axis=2)
+    array = np.array(found, dtype=np.float32) / 255
+    tensor = torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
     if like is not None and tensor.shape != like.shape:
         raise DataError(f"{path} is {tuple(tensor.shape)}, the pictures before it {tuple(like.shape)}")
     return tensor

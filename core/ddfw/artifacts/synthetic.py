@@ -96,7 +96,8 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(f"the network {self._component('model')} is not installed; `ddfw plugins` says why")
         c, h, w = self.images.shape[1:]
         outputs = self.targets.shape[1] if num_classes is None else num_classes
-        module = self.model.build(ImageSpec(channels=c, height=h, width=w, num_classes=outputs))
+        with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
+            module = self.model.build(ImageSpec(channels=c, height=h, width=w, num_classes=outputs))
         theta = self.model.init(module, torch.Generator().manual_seed(seed))
         torch.nn.utils.vector_to_parameters(theta, module.parameters())
         return module

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
+
+from ddfw.cli.shared import data_root_option
 
 
 @click.group("recipes", invoke_without_command=True)
@@ -33,19 +36,20 @@ def recipes_list(words: tuple[str, ...] = (), as_json: bool = False) -> None:
 
 @recipes_group.command("show")
 @click.argument("name")
-@click.option("--quick", is_flag=True, help="With its table for --quick laid over it.")
+@click.option("--quick", is_flag=True, help="As `ddfw run NAME --quick` takes it.")
+@data_root_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
-def recipes_show(name: str, quick: bool, as_json: bool) -> None:
+def recipes_show(name: str, quick: bool, data_root: Path | None, as_json: bool) -> None:
     """Show the recipe NAME: where its settings come from, and all of them, as `ddfw run` takes them from a file."""
     import json
 
-    from ddfw.app.compose import config_document, structure
-    from ddfw.app.sources import gather, recipes
+    from ddfw.app.compose import config_document, configure
+    from ddfw.app.sources import recipes
     from ddfw.app.toml import dumps
 
-    settings = gather(name, {}, (), quick=quick)
-    recipe = recipes()[settings.recipe]
-    tables = config_document(structure(settings))
+    made = configure(name, {}, (), data_root, quick=quick)
+    settings, recipe = made.settings, recipes()[made.settings.recipe]
+    tables = config_document(made.config)
     if as_json:
         head: dict[str, Any] = {"schema": 1, "name": name, "summary": recipe.summary, "source": recipe.source}
         click.echo(json.dumps({**head, "selects": dict(recipe.selects), "settings": tables}, ensure_ascii=False))

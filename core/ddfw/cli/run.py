@@ -81,7 +81,7 @@ def run_command(
     if ipc is not None:
         flags["budget"] = {"ipc": ipc}
     if init_from is not None:
-        flags["outer"] = {"init_from": init_from}
+        flags["outer"] = {"init_from": str(Path(init_from).resolve())}  # the run's config.toml holds anywhere
     if seed is not None:
         flags["run"] = {"seed": seed}
     if seeds is not None and seed is not None:

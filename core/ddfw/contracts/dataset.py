@@ -9,9 +9,9 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field, fields, frozen
 from attrs.validators import ge, gt, in_, lt, optional
 
 from ddfw.contracts.space import TrainingSpace
@@ -385,10 +385,16 @@ class AbstractDataset(ABC):
             DataError: missing, refused or corrupt.
             OptionError: an unknown class, or fewer images of a class than asked for.
         """
+        inherited = {f.name for f in fields(type(self)) if f.inherited}
+
+        def option_of(name: str) -> Any:
+            # A data set may have an option of its own by that name, with a meaning of its own.
+            return getattr(self, name) if name in inherited else None
+
         return self.load(root).narrowed(
-            classes=self.classes,
-            per_class=self.per_class,
-            test_per_class=self.test_per_class,
+            classes=option_of("classes"),
+            per_class=option_of("per_class"),
+            test_per_class=option_of("test_per_class"),
             validation_fraction=self.validation,
             seed=self.split_seed,
         )

@@ -332,6 +332,8 @@ class AbstractExecutor(ABC):
     def open(self, context: ExecutorContext) -> AbstractContextManager[ExecutorSession]:
         """A session; what it holds open is released when the context manager exits.
 
+        Sessions of other networks may be opened while one is open, to judge what was learned with the first.
+
         Raises:
             OptionError: this machine cannot do what the options ask for.
         """

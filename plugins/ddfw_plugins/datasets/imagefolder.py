@@ -13,6 +13,7 @@ from attrs import frozen
 from attrs.validators import gt, in_, lt
 
 from ddfw import AbstractDataset, DataError, Split, Splits, Stream, option, required_option
+from ddfw.artifacts.picture_files import SUFFIXES
 from ddfw.contracts.dataset import stratified_split
 from ddfw.randomness import derive_seed
 from ddfw_plugins.datasets import _pictures
@@ -133,7 +134,7 @@ def _pictures_in(place: Path, folder: Path) -> list[Path]:
             _inside(path, folder)
             if os.path.isdir(path):
                 waiting.append(path)
-            elif path.suffix.lower() in _pictures.SUFFIXES:
+            elif path.suffix.lower() in SUFFIXES:
                 found.append(path)
             else:
                 other.append(path.name)

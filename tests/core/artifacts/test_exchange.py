@@ -398,7 +398,8 @@ def test_the_best_images_of_a_folder_are_taken_else_the_last(bare):
 
 def picture(path, size=(8, 8), mode="L", value=128):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, value if mode in ("L", "I;16") else (value,) * len(mode)).save(path)
+    colour = value if mode in ("L", "I;16") else (value, value, value, 255)[: len(mode)]
+    Image.new(mode, size, colour).save(path)
 
 
 def test_pictures_are_pixels_of_their_own_kind(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ddfw import DataError
+from ddfw.artifacts import picture_files
 from ddfw.cli.main import invoke
 from ddfw.testing import check_data
 from ddfw_plugins.datasets import _pictures
@@ -369,7 +370,7 @@ def test_more_than_memory_may_hold_is_refused_before_it_is_read(folder, monkeypa
     monkeypatch.setattr(_pictures, "MAX_TOTAL", 1000)
     with pytest.raises(DataError, match=r"18 images of 7×5 pixels.*choose a smaller data\.size"):
         load(folder)
-    monkeypatch.setattr(_pictures, "MAX_BYTES", 50)
+    monkeypatch.setattr(picture_files, "MAX_BYTES", 50)
     with pytest.raises(DataError, match=r"000\.png was refused: a picture of more than"):
         load(folder)
 

@@ -1,0 +1,109 @@
+"""Picture files to arrays of bytes; a file is hostile input.
+
+Shapes: H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import stat
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ddfw.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+#: Formats of plain pixels, with the suffixes that are taken for theirs. No other reader is asked: some start programs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+)
+#: Of one file: bytes, and pixels, which a small file can have very many of.
+MAX_BYTES = 1 << 28
+MAX_PIXELS = 1 << 26
+
+Colour = Literal["auto", "grey", "rgb"]
+
+
+def read_picture(path: Path, size: tuple[int, int] | None, colour: Colour) -> np.ndarray:
+    """A picture as bytes: [H, W] if it is grey (or has to be), [H, W, 3] otherwise.
+
+    It is turned upright as its EXIF data say, transparency becomes white, 16 bits of grey become 8.
+
+    Args:
+        path: the file.
+        size: (H, W) to crop to around the centre and scale to (Lanczos); None leaves it as it is.
+        colour: `grey` makes it grey; `auto` and `rgb` leave grey ones grey.
+
+    Raises:
+        DataError: missing, damaged, too large, or not a picture of these formats.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    content = _content(path)
+    try:
+        # Pillow warns of what is large or out of the ordinary; what is too large is refused here.
+        with _quietly(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"it has {image.width}×{image.height} pixels, at most {MAX_PIXELS:,} are read")
+            image.load()
+            plain = _in_bytes(ImageOps.exif_transpose(image))
+            if colour == "grey":
+                plain = plain.convert("L")
+            if size is not None and plain.size != size[::-1]:
+                plain = ImageOps.fit(plain, size[::-1], method=Image.Resampling.LANCZOS)
+            return np.asarray(plain)
+    except Exception as error:
+        # A decoder meets damage with whatever comes up: OSError, SyntaxError, struct.error, MemoryError, …
+        known = isinstance(error, DataError) or "bomb" in type(error).__name__.lower()
+        reason = " ".join(str(error).split())[:200] if known else f"damaged or not a picture ({type(error).__name__})"
+        raise DataError(f"{path} was refused: {reason}; replace it or take it out") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        found = path.stat()
+        # Opening a pipe would wait for ever.
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError(f"{path} is not a plain file; take it out")
+        if found.st_size > MAX_BYTES:
+            raise DataError(f"{path} was refused: a picture of more than {MAX_BYTES >> 20} MiB; take it out")
+        with path.open("rb") as file:
+            return file.read(found.st_size)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """The image in mode L or RGB; transparency over white, 16 bits of grey to 8."""
+    import numpy as np
+    from PIL import Image
+
+    grey = image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;")
+    if image.mode == "I" or image.mode.startswith("I;"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise DataError("its grey values are not of 16 bits")
+        return Image.fromarray(((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
+    if image.mode == "F":
+        raise DataError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("L" if grey else "RGB")
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
