@@ -128,7 +128,7 @@ def gather(
         named = start
         if start not in known:
             close = suggest(start, tuple(known))
-            hint = f"Did you mean {close!r}?" if close else "`ddfw recipes` lists them."
+            hint = f"Did you mean {close!r}?" if close else _some(known)
             raise ConfigError(
                 (
                     Problem(
@@ -159,6 +159,12 @@ def gather(
         if quick:
             run["quick"] = True
     return Settings(tables=merged, origins=origins, recipe=recipe.name)
+
+
+def _some(names: Iterable[str]) -> str:
+    """A few names, the most general ones first."""
+    ordered = [*UNTUNED, *(name for name in names if name not in UNTUNED)]
+    return f"There are {', '.join(ordered[:6])}, …; `ddfw recipes` lists all {len(ordered)}."
 
 
 def choose(known: Iterable[Recipe], default: Recipe, layers: Sequence[Mapping[str, Any]]) -> Recipe:
