@@ -295,4 +295,4 @@ def _require_teachers(teachers: ExpertTeachers, train: LabelledImages) -> None:
     try:
         teachers.logits(train.images[:1])
     except OptionError as error:
-        raise OptionError(f"{error}, or leave random_real_teacher out") from error
+        raise OptionError(f"{error}, or leave baselines with teacher labels out") from error

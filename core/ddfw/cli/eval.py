@@ -116,8 +116,9 @@ def _show(found: Evaluation) -> None:
 
     for report in found.reports:
         click.echo(
-            f"{SUBJECTS.get(report.subject, report.subject)}, {report.images:,} images: test accuracy "
-            f"{percent(report.mean)} ± {percent(report.std)} % (n = {report.n}, seed {report.eval_seed}, {report.net})"
+            f"{SUBJECTS.get(report.subject, report.subject)}, {report.images:,} images, "
+            f"{report.floats['strict']:,} floats: test accuracy {percent(report.mean)} ± {percent(report.std)} % "
+            f"(n = {report.n}, seed {report.eval_seed}, {report.net}, learning rate {report.lr:.3g})"
         )
         for note in report.notes:
             click.echo(f"  note: {note}")

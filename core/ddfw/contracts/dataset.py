@@ -367,7 +367,8 @@ class AbstractDataset(ABC):
     )
 
     classes: tuple[str | int, ...] | None = option(
-        None, help="names or numbers (from 0) of the classes to keep, in their new order; default all"
+        None,
+        help='names or numbers (from 0) of the classes to keep, in their new order, as in ["cat", "dog"]; default all',
     )
     per_class: int | None = option(
         None,

@@ -1,7 +1,4 @@
-"""`alexnet`: the small AlexNet of the field's cross-architecture tables.
-
-Five convolutions with ReLU, 2×2 max pooling after the first, the second and the last, then one linear layer.
-"""
+"""`alexnet`: the small AlexNet of the field's cross-architecture tables."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ from ddfw import AbstractModel, ImageSpec, OptionError, option
 @final
 @frozen(kw_only=True)
 class AlexNet(AbstractModel):
-    """Five convolutions of W, 3W/2, 2W, 3W/2, 3W/2 channels with ReLU, three max poolings, one linear layer.
+    """Five convolutions of W, 3W/2, 2W, 3W/2, 3W/2 channels with ReLU, and one linear layer.
 
-    The small form that dataset condensation compares on (Zhao et al., ICLR 2021): strides of 1, no normalisation, no
+    2×2 max pooling follows the first, the second and the last convolution. The small form that dataset condensation compares on (Zhao et al., ICLR 2021): strides of 1, no normalisation, no
     dropout, and no hidden linear layers.
     """
 

@@ -54,7 +54,7 @@ class ResNet18(AbstractModel):
         self._require_size(spec)
         height, width = spec.height, spec.width
         layers: list[nn.Module] = [
-            # A bias would vanish in the normalisation that follows.
+            # As in the original; the normalisation that follows has a shift of its own.
             nn.Conv2d(spec.channels, self.width, 3, padding=1, bias=self.norm == "none"),
             *norm_layers(self.norm, self.width, height, width, self.groups),
             nn.ReLU(),
