@@ -41,8 +41,8 @@ class OuterSettings:
     images: Literal["random", "recognised"] = option(
         "random",
         validator=in_(("random", "recognised")),
-        help="real images to start from: random ones of each class, or random ones that the experts classify correctly; "
-        "not used with init_from",
+        help="real images to start from: random ones of each class, or random ones that the experts classify "
+        "correctly; not used with init_from",
     )
     init_from: str = option(
         "",

@@ -16,8 +16,9 @@ from ddfw import AbstractModel, ImageSpec, OptionError, option
 class AlexNet(AbstractModel):
     """Five convolutions of W, 3W/2, 2W, 3W/2, 3W/2 channels with ReLU, and one linear layer.
 
-    2×2 max pooling follows the first, the second and the last convolution. The small form that dataset condensation compares on (Zhao et al., ICLR 2021): strides of 1, no normalisation, no
-    dropout, and no hidden linear layers.
+    2×2 max pooling follows the first, the second and the last convolution. This is the small form that dataset
+    condensation compares on (Zhao et al., ICLR 2021): strides of 1, no normalisation, no dropout, and no hidden linear
+    layers.
     """
 
     name: ClassVar[str] = "alexnet"
