@@ -17,7 +17,7 @@ from ddfw.app.config import RunConfig
 from ddfw.app.plan import at
 from ddfw.app.sources import QUICK, Settings
 from ddfw.engine.distill import WindowSettings
-from ddfw.errors import OptionError
+from ddfw.errors import DataError, OptionError
 
 #: Training images in all, and the least of each class.
 IMAGES, LEAST_PER_CLASS = 10_000, 20
@@ -29,12 +29,13 @@ CAPS: Mapping[str, Mapping[str, int]] = {
     "outer": {"steps": 60, "syn_steps": 20, "batch_syn": 50, "segments_per_step": 1},
     "eval": {"networks": 3, "epochs": 100, "select_epochs": 100, "every": 20, "select_networks": 1, "full_epochs": 10},
 }
-#: Classes of the data sets whose recipes say how many images to take, at least.
+#: Classes where the data are not there to count them, at least.
 FEWEST_CLASSES = 10
 #: The window's upper end, and the steps until it is there.
 MAX_START, EXPAND_STEPS = 3, 30
-#: Whose word stands.
-_SAID = (QUICK, "flag", "--set")
+#: A fresh network sees this many learned images of 32×32 pixels, in at least so many passes.
+SEEN, FEWEST_PASSES = 20_000, 20
+_USERS = ("flag", "--set")
 
 
 def scaled(config: RunConfig, full: RunConfig, settings: Settings, data_root: Path | None) -> RunConfig:
@@ -49,25 +50,21 @@ def scaled(config: RunConfig, full: RunConfig, settings: Settings, data_root: Pa
     Raises:
         ConfigError, DataError: the data set cannot be loaded.
     """
-    said = {path for path, origin in settings.origins.items() if origin in _SAID}
+    user = {path for path, origin in settings.origins.items() if origin in _USERS}
+    said = user | {path for path, origin in settings.origins.items() if origin == QUICK}
     for table, caps in CAPS.items():
         config = evolve(config, **{table: _capped(getattr(config, table), table, caps, said)})
     cross = {key: _capped(model, f"cross.{key}", CAPS["model"], said) for key, model in config.cross.items()}
     config = evolve(config, cross=cross)
-    if "data.per_class" in said:
-        images = FEWEST_CLASSES * config.budget.ipc
-    else:
-        config, images = _fewer(config, data_root)
+    config, images, size = _fewer(config, data_root, keep="data.per_class" in said)
     batch = CAPS["outer"]["batch_syn"]
     if not config.outer.batch_syn and images > batch and "outer.batch_syn" not in said:  # 0 means all images
         config = evolve(config, outer=evolve(config.outer, batch_syn=batch))
-    user = {
-        path.removeprefix("window.")
-        for path, origin in settings.origins.items()
-        if path.startswith("window.") and origin != QUICK and origin in _SAID
-    }
+    passes = {name: max(FEWEST_PASSES, int(SEEN / (images * size))) for name in ("epochs", "select_epochs")}
+    config = evolve(config, eval=_capped(config.eval, "eval", passes, user))
     latest = config.traj.latest_high(config.experts.epochs)
-    return evolve(config, window=_within(config.window, full.window, latest, user))
+    window = {path.removeprefix("window.") for path in user if path.startswith("window.")}
+    return evolve(config, window=_within(config.window, full.window, latest, window))
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> list[str]:
@@ -104,20 +101,35 @@ def _above(value: object, cap: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > cap
 
 
-def _fewer(config: RunConfig, data_root: Path | None) -> tuple[RunConfig, int]:
-    """As many images of each class as make `IMAGES` in all, if there are more; and how many will be learned."""
-    with at("data"):
-        splits = config.data.splits(data_root)
+def _fewer(config: RunConfig, data_root: Path | None, *, keep: bool) -> tuple[RunConfig, int, float]:
+    """As many images of each class as make `IMAGES` in all, if there are more.
+
+    Args:
+        config: the configuration.
+        data_root: where the data set looks for its files.
+        keep: leave the number of real images; data that are not there are then no fault here.
+
+    Returns:
+        The configuration, how many images will be learned, and how large each is (1: 32×32 pixels or fewer).
+    """
+    try:
+        with at("data"):
+            splits = config.data.splits(data_root)
+    except DataError:
+        if keep:
+            return config, FEWEST_CLASSES * config.budget.ipc, 1.0
+        raise
     counts, spec = splits.class_counts(), splits.spec
     # The choice is balanced, so a rare class decides, unless it is so rare that little would be left.
     wanted = min(max(LEAST_PER_CLASS, IMAGES // len(counts)), min(counts))
-    if sum(counts) > IMAGES and wanted >= LEAST_PER_CLASS:
+    if not keep and sum(counts) > IMAGES and wanted >= LEAST_PER_CLASS:
         config = evolve(config, data=evolve(config.data, per_class=wanted))
+    size = max(1.0, spec.height * spec.width / 32**2)
     try:
         layout = config.param.layout(spec, config.budget, config.labels.floats_per_image(spec))
     except OptionError:  # the run will say so
-        return config, 0
-    return config, layout.num_images
+        return config, 1, size
+    return config, layout.num_images, size
 
 
 def _within(window: WindowSettings, full: WindowSettings, latest: float, user: set[str]) -> WindowSettings:

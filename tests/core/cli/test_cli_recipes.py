@@ -69,7 +69,7 @@ def test_a_recipes_quick_table_is_shown_and_runs_alike(ddfw, here, name):
         for key, value in quick.items():
             if isinstance(value, dict):
                 said(table[key], value, key)
-            elif above == "window":  # never wider than at full length
+            elif above == "window" or key == "select_epochs":  # never wider, and fewer passes over many images
                 assert table[key] <= value, key
             else:
                 assert table[key] == value, key
