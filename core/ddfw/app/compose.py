@@ -20,7 +20,7 @@ from ddfw.app.config import RunConfig
 from ddfw.app.judging import cross_contexts
 from ddfw.app.plan import Plan, at, foreign_sources, make_plan
 from ddfw.app.quick import changes, scaled
-from ddfw.app.sources import Settings, gather
+from ddfw.app.sources import QUICK, Settings, gather
 from ddfw.app.stages import RunResult, Stages
 from ddfw.app.start import set_sha256, warm_start
 from ddfw.app.toml import dumps
@@ -111,6 +111,7 @@ def configure(
     settings = gather(start, flags, assignments, quick=True)
     small = scaled(structure(settings), config, settings, data_root)
     what = tuple(changes(config_document(config), config_document(small)))
+    settings = evolve(settings, origins={**settings.origins, **{text.split(" ")[0]: QUICK for text in what}})
     return Configured(config=small, settings=settings, changes=what)
 
 

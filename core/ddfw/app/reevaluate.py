@@ -55,6 +55,7 @@ class Evaluation:
         lr: the learning rate that was asked for, None for the set's own.
         protocol: network, augmentation and [eval] of these figures.
         own_protocol: whether they are those of the run that was judged.
+        request: what was asked for beside the set's own figures.
         diverged: networks of [cross] that diverged.
     """
 
@@ -65,6 +66,7 @@ class Evaluation:
     lr: float | None = None
     protocol: Mapping[str, Any] = field(factory=dict)
     own_protocol: bool = True
+    request: tuple[str, ...] = ()
     diverged: tuple[Mapping[str, str], ...] = ()
 
     def record(self) -> dict[str, Any]:
@@ -155,6 +157,11 @@ def evaluate(
             )
         else:
             judged = _of_set(ground, found, lr, session.device)
+            if start is None and base is None:
+                words = (
+                    f"judged on {config.data.name} as the recipe {config.run.recipe} says, since --like named nothing"
+                )
+                judged = evolve(judged, notes=(*judged.notes, words))
             if lr is None and found.step_size is None:
                 judged = judge.with_best_lr(judged, validation)
         if lr is not None:
@@ -169,6 +176,7 @@ def evaluate(
         directory=run,
         lr=lr,
         protocol=_protocol(config),
+        request=(*config.eval.baselines, *config.cross, *(("scores",) if scores else ())),
         own_protocol=not {p for p in _said(made) if not p.startswith("cross.")} - _HARMLESS,
         diverged=verdict.diverged,
     )
@@ -202,8 +210,9 @@ def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
     """Writes what was found about a run's set beside the run's own evaluation."""
     report, record = found.reports[0], found.record()
     rate = "" if found.lr is None else f"-lr{found.lr:g}"
-    if not found.own_protocol:  # another network, augmentation, …: other figures, beside the first ones
-        rate += f"-{hashlib.sha256(json.dumps(found.protocol, sort_keys=True).encode()).hexdigest()[:6]}"
+    if not found.own_protocol or found.request:  # other figures, or more of them, stand beside the first ones
+        asked = json.dumps([found.protocol, found.request], sort_keys=True)
+        rate += f"-{hashlib.sha256(asked.encode()).hexdigest()[:6]}"
     path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}{rate}.json"
     path.parent.mkdir(exist_ok=True)
     atomic.write_json(path, record)

@@ -205,6 +205,11 @@ def table(summary: Mapping[str, Any]) -> RenderableType:
         f"budget {budget['floats']:,} floats ({budget['accounting']}); distilled stores {budget['strict']:,} strict, "
         f"{budget['pixels']:,} pixels",
         f"step {summary['selected_step']} was selected on the validation split; the test split was read once",
+        *(
+            ["no outer step did better on the validation split than the initial set, which is what was kept"]
+            if summary["selected_step"] == 0 and summary.get("outer_steps", 0)
+            else []
+        ),
         "seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()),
     ]
     facts += [

@@ -215,6 +215,7 @@ class Stages:
                 "over_budget": layout.over_budget,
             },
             "images_per_class": layout.images_per_class,
+            "outer_steps": plan.config.outer.steps,
             "selected_step": best.step,
             "selected_by": "validation",
             "skipped_steps": skipped,

@@ -104,6 +104,11 @@ def read(path: Path) -> ImageSet:
 def _read(path: Path) -> ImageSet:
     if any((path / mark).exists() for mark in ("card.json", "synthetic/card.json", CONFIG)):
         folder = path if (path / "card.json").exists() else path / "synthetic"
+        if (path / CONFIG).exists() and not (path / "synthetic").exists():
+            raise DataError(
+                f"{folder / 'card.json'} is missing: the run in {path} is not finished; the same `ddfw run` command "
+                "starts it again"
+            )
         card = read_card(folder)
         return _read_export(folder, card) if "format" in card else _of_run(folder)
     if path.is_file() and path.suffix in _SINGLE:
@@ -127,7 +132,9 @@ def load(path: Path) -> SyntheticSet:
     from ddfw.artifacts import synthetic
 
     if not path.is_dir() and not (path.is_file() and path.suffix in _SINGLE):
-        raise DataError(f"{path} is {'no run and no export' if path.exists() else 'missing'}; name its folder")
+        raise DataError(
+            f"{path} is {'no run and no export' if path.exists() else 'missing'}; expected a run directory or an export"
+        )
     folder = path if path.is_dir() else path.parent
     if (folder / "synthetic").is_dir() or "format" not in (card := read_card(folder)):
         return synthetic.load(folder)

@@ -34,7 +34,8 @@ def export_command(run: Path, form: str, out: Path | None, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps({**card, "folder": str(out)}, ensure_ascii=False))
         return
-    click.echo(f"written: {out}, {len(card['sha256'])} files and card.json")
+    count = len(card["sha256"])
+    click.echo(f"written: {out}, {count} {'file' if count == 1 else 'files'} and card.json")
     if rounding := card["export"].get("rounding"):
         click.echo(
             f"8-bit pixels cost {rounding['root_mean_square']:.2g} (root mean square) in training space, at most "

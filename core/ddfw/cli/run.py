@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def run_command(
     if seeds is not None and seed is not None:
         raise click.UsageError("--seed and --seeds exclude each other")
     numbers = seed_numbers(seeds)
-    if download:
+    if download and not dry_run:
         compose.download(compose.configure(recipe, flags, assignments).config, data_root)
     made = compose.configure(recipe, flags, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
@@ -104,8 +105,9 @@ def run_command(
         _run_one(config, places, quiet, as_json)
 
 
-def _in_lines(head: str, items: Sequence[str], width: int = 110) -> str:
+def _in_lines(head: str, items: Sequence[str]) -> str:
     """Items separated by semicolons, as many on a line as fit, below one another."""
+    width = min(shutil.get_terminal_size((110, 24)).columns, 110)
     lines = [head + items[0]]
     for item in items[1:]:
         if len(lines[-1]) + len(item) + 2 > width:

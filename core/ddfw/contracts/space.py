@@ -84,9 +84,15 @@ class AffineSpace(TrainingSpace):
         return cls(kind=kind, max_value=max_value, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        """(raw / max_value − mean) / std, channel by channel."""
+        """(raw / max_value − mean) / std, channel by channel.
+
+        Raises:
+            ValueError: another number of channels.
+        """
         import torch
 
+        if raw.ndim != 4 or raw.shape[1] != len(self.mean):
+            raise ValueError(f"expected images [n, {len(self.mean)}, H, W], got {tuple(raw.shape)}")
         mean, std = self._columns(raw.device, dtype)
         # In pieces, or a large data set would be held several times over.
         encoded = torch.empty(raw.shape, dtype=dtype, device=raw.device)

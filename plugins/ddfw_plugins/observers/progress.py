@@ -159,7 +159,9 @@ class PlainSession(ObserverSession):
             if report.subject == "distilled":
                 self._say(describe_selection(report))
             return
-        self._say(f"{report.subject}: test {100 * report.mean:.1f} ± {100 * report.std:.1f} % (n = {report.n})")
+        self._say(
+            f"{report.subject}: test {100 * report.mean:.1f} ± {100 * report.std:.1f} % (n = {report.n}, {report.net})"
+        )
 
     def _seldom(self, stage: str, text: str) -> None:
         now = time.monotonic()

@@ -88,7 +88,7 @@ def test_plain_lines_tell_what_is_rare_and_leave_out_what_is_frequent(tmp_path):
     assert text.splitlines()[:2] == ["recipe  [r]", "second"]
     assert "expert 1/2: validation 87.5 %" in text and "expert 2/2" in text
     assert "validation 62.5 % after 0 steps" in text
-    assert "distilled: test 62.5 ± 17.7 % (n = 2)" in text and "full_data: test" in text
+    assert "distilled: test 62.5 ± 17.7 % (n = 2, convnet)" in text and "full_data: test" in text
     assert "distil 50/100" not in text
     assert len(text.splitlines()) < 12
 
