@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+#: Columns of at most this width are not folded.
+_SHORT = 14
+
 
 def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:
     """Prints rows as a JSON array, or the named columns as a table.
@@ -29,8 +32,9 @@ def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: b
 
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        first = column == columns[0]  # a name, which is copied
-        grid.add_column(column, overflow="fold", no_wrap=first)
+        # The first is a name, which is copied; a short word that is broken is hard to read, and saves nothing.
+        longest = max(len(column), *(len(str(row[column])) for row in rows))
+        grid.add_column(column, overflow="fold", no_wrap=column == columns[0] or longest <= _SHORT)
     for row in rows:
         grid.add_row(*(str(row[column]) for column in columns))
     console = Console()

@@ -29,6 +29,10 @@ STAGES = {
 }
 
 
+#: Columns of a terminal below which there is no bar.
+NARROW = 110
+
+
 @final
 @frozen(kw_only=True)
 class Progress(AbstractObserver):
@@ -49,15 +53,18 @@ class Progress(AbstractObserver):
             return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
+        from rich.table import Column
 
+        whole = Column(no_wrap=True)
         columns = (
-            TextColumn("[bold]{task.description:<9}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True, compact=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("[bold]{task.description:<9}", table_column=whole),
+            # On a narrow terminal the figures are worth more than the bar.
+            *((BarColumn(bar_width=28),) if console.width >= NARROW else ()),
+            MofNCompleteColumn(table_column=whole.copy()),
+            TextColumn("{task.fields[unit]}", table_column=whole.copy()),
+            *((TimeElapsedColumn(table_column=whole.copy()),) if console.width >= NARROW else ()),
+            TimeRemainingColumn(elapsed_when_finished=True, compact=True, table_column=whole.copy()),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
         with Bars(*columns, console=console, refresh_per_second=8) as bars:
             yield BarSession(bars)
