@@ -40,7 +40,7 @@ def compare_command(
     ddfw compare fashionmnist-ipc1 --data-root DATA
     ddfw compare mine.toml --only pixel-mtt --only lss-mct --seeds 0,1,2
     """
-    from ddfw.app import comparisons
+    from ddfw.app import comparison_tables, comparisons
     from ddfw.app.compose import Places
 
     whole = comparisons.read(comparison)
@@ -63,7 +63,7 @@ def compare_command(
 
     console = Console()
     console.print()
-    console.print(comparisons.table(record))
+    console.print(comparison_tables.table(record))
     click.echo(f"written: {folder / 'comparison.json'}, {folder / 'comparison.md'}")
 
 
