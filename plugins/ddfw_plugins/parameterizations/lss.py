@@ -214,13 +214,14 @@ class LowRankSpace(AbstractParameterization):
             numbers = torch.arange(self.subspaces, device=counts.device).repeat(len(counts))
             core, subspace = index, numbers.repeat_interleave(counts.flatten())[index]
         shape = params["core_shape"].tolist()
-        images = _unflatten_cores(params["cores"][core], shape, self.ranks)
+        # index_select: the gradient of [subspace] adds up in whatever order threads come, and has other bits each time.
+        images = _unflatten_cores(params["cores"].index_select(0, core), shape, self.ranks)
         if "map_h" in params:
-            images = params["map_h"][subspace].unsqueeze(1) @ images
+            images = params["map_h"].index_select(0, subspace).unsqueeze(1) @ images
         if "map_w" in params:
-            images = images @ params["map_w"][subspace].unsqueeze(1).transpose(2, 3)
+            images = images @ params["map_w"].index_select(0, subspace).unsqueeze(1).transpose(2, 3)
         if "map_c" in params:
-            images = torch.einsum("ncr,nrhw->nchw", params["map_c"][subspace], images)
+            images = torch.einsum("ncr,nrhw->nchw", params["map_c"].index_select(0, subspace), images)
         elif self.ranks is not None and self.rotation == "fixed":
             images = torch.einsum("njhw,cj->nchw", images, _cosine_basis(shape[0]).to(images))
         return images

@@ -82,7 +82,8 @@ class MultiFormation(AbstractParameterization):
     def decode(self, params: Params, index: Tensor) -> Tensor:
         """Images [B, C, H, W]: image i is patch i % f² of stored image i // f²."""
         factor = self.factor
-        stored = params["images"][index // factor**2]
+        # index_select: the gradient of [...] adds up in whatever order threads come.
+        stored = params["images"].index_select(0, index // factor**2)
         height, width = stored.shape[2:]
         padded = pad(stored, (0, -width % factor, 0, -height % factor))
         patches = padded.unflatten(3, (factor, -1)).unflatten(2, (factor, -1))
