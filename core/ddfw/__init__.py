@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.dataset import Split as Split
     from ddfw.contracts.dataset import Splits as Splits
     from ddfw.contracts.executor import AbstractExecutor as AbstractExecutor
+    from ddfw.contracts.executor import Crew as Crew
     from ddfw.contracts.executor import EvalSettings as EvalSettings
     from ddfw.contracts.executor import ExecutorContext as ExecutorContext
     from ddfw.contracts.executor import ExpertSettings as ExpertSettings
@@ -68,7 +69,7 @@ _HOME = {
     "contracts.dataset": ("AbstractDataset", "ImageSpec", "RealImages", "Split", "Splits"),
     "contracts.executor": (
         *("AbstractExecutor", "EvalSettings", "ExpertSettings", "GradientSettings"),
-        *("ExecutorContext", "LabelledImages", "MetaGradient", "Problem", "TrainingSettings"),
+        *("Crew", "ExecutorContext", "LabelledImages", "MetaGradient", "Problem", "TrainingSettings"),
     ),
     "contracts.labels": ("AbstractLabels", "Teachers"),
     "contracts.matching": ("AbstractMatchingLoss",),

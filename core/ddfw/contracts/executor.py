@@ -5,10 +5,11 @@ Shapes: B used images, C channels, H rows, W columns, m classes, N inner steps, 
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from attrs import frozen
 from attrs.validators import ge, gt, in_, le, optional
@@ -264,6 +265,7 @@ class ExecutorContext:
         loss: the matching loss.
         gradient: how the meta-gradient is computed.
         dtype: of all floating tensors.
+        held_steps: how many step graphs to hold, where an interrupted run that goes on has measured it; None: measure.
     """
 
     model: AbstractModel
@@ -272,6 +274,30 @@ class ExecutorContext:
     loss: AbstractMatchingLoss
     gradient: GradientSettings
     dtype: torch.dtype
+    held_steps: int | None = None
+
+
+class Crew:
+    """The processes that work on one run together; this one is a crew of one, which is what most executors have.
+
+    Every rank runs the same code and calls these methods in the same order. Rank 0 alone writes the run directory.
+    """
+
+    #: This process, from 0.
+    rank: int = 0
+    #: How many processes there are.
+    size: int = 1
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's JSON-able value, on every rank."""
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON-able value in the order of ranks, on every rank."""
+        return [value]
+
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Puts rank 0's values into these tensors, in place."""
 
 
 class ExecutorSession(Protocol):
@@ -327,6 +353,34 @@ class AbstractExecutor(ABC):
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
+
+    def assemble(self) -> AbstractContextManager[Crew]:
+        """Brings the processes together that were started for this run, before anything is looked at or written.
+
+        An executor of one process leaves this as it is. In a crew of N, an outer step averages N times
+        `outer.segments_per_step` segments, and `open` gives sessions that share the work out among the ranks.
+
+        Raises:
+            OptionError: the process was not started as this executor needs it.
+        """
+        return nullcontext(Crew())
+
+    def scatter(self, task: str, payloads: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Runs a function once for each payload, and yields (position, result) as they come.
+
+        Here: one after another, in this process. An executor that has other machines sends name and payload there.
+
+        Args:
+            task: `module:function`; the function takes a payload and returns a result.
+            payloads: JSON-able; so are results.
+
+        Raises:
+            Exception: what the function raises.
+        """
+        module, _, name = task.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        for position, payload in enumerate(payloads):
+            yield position, function(payload)
 
     @abstractmethod
     def open(self, context: ExecutorContext) -> AbstractContextManager[ExecutorSession]:

@@ -148,7 +148,10 @@ class OuterState:
 
 @frozen(kw_only=True)
 class Distillation(Generic[PreparedT]):
-    """Everything an outer step needs that does not change between steps."""
+    """Everything an outer step needs that does not change between steps.
+
+    With several `ranks` every process draws the same schedule for all of them; the session does its share of it.
+    """
 
     param: AbstractParameterization
     labels: AbstractLabels
@@ -160,6 +163,7 @@ class Distillation(Generic[PreparedT]):
     outer: OuterSettings
     window: WindowSettings
     seed: int
+    ranks: int = 1
 
     def start(
         self, params: Params, label_params: Params, dtype: torch.dtype, step_size: float | None = None
@@ -185,7 +189,7 @@ class Distillation(Generic[PreparedT]):
             DivergedError: the loss or a gradient is not finite; `state` is then as it was before the step.
         """
         learned = state.learned
-        count = self.outer.segments_per_step
+        count = self.outer.segments_per_step * self.ranks
         high = self.window.high(state.step)
         segments, schedules = [], []
         for draw in range(state.step * count, (state.step + 1) * count):
