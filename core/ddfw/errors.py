@@ -42,6 +42,16 @@ class DivergedError(DdfwError):
         self.step = step
 
 
+class ResumeError(DdfwError):
+    """An unfinished run cannot go on here bit for bit: something that its result depends on is not what it was."""
+
+
+class StoppedError(DdfwError):
+    """A run stopped in order because its time is over; the same command goes on from there."""
+
+    exit_code = 75
+
+
 class OptionError(ValueError):
     """A value that is well-formed on its own but impossible with this data, budget or network.
 

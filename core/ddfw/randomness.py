@@ -35,6 +35,7 @@ class Stream(Enum):
     EVAL_BATCHES = "eval/batches"  # likewise, then epoch
     EVAL_AUGMENT = "eval/augment"  # likewise, then epoch
     BASELINE = "baseline/pick"  # seed run.seed; both baselines share their images
+    SWEEP = "sweep/sampler"  # seed sweep.seed, index = trial
 
 
 def derive_seed(seed: int, stream: Stream, *index: int) -> int:

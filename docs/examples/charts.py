@@ -84,17 +84,17 @@ class Panel:
         up = (y - self.y.low) / (self.y.high - self.y.low)
         return self.left + across * self.width, self.top + (1 - up) * self.height
 
-    def frame(self, title: str, names: Sequence[str] = ()) -> None:
-        """Grid, ticks and titles; `names` stand at the x ticks in place of percents."""
+    def frame(self, title: str, names: Sequence[str] = (), heights: Sequence[str] = ()) -> None:
+        """Grid, ticks and titles; `names` and `heights` stand at the x and y ticks in place of percents."""
         right, bottom = self.left + self.width, self.top + self.height
         for number, tick in enumerate(self.x.ticks):
             at = self.at(tick, self.y.low)[0]
             self.chart.line([(at, self.top), (at, bottom)], PALE)
             self.chart.text(at, bottom + 12, names[number] if names else f"{100 * tick:.0f}", 11, GREY)
-        for tick in self.y.ticks:
+        for number, tick in enumerate(self.y.ticks):
             at = self.at(self.x.low, tick)[1]
             self.chart.line([(self.left, at), (right, at)], PALE)
-            self.chart.text(self.left - 7, at, f"{100 * tick:.0f}", 11, GREY, "rm")
+            self.chart.text(self.left - 7, at, heights[number] if heights else f"{100 * tick:.0f}", 11, GREY, "rm")
         self.chart.line([(self.left, self.top), (self.left, bottom), (right, bottom)], GREY)
         self.chart.text(self.left, self.top - 30, title, 14, anchor="lm")
         self.chart.text(self.left, self.top - 11, self.y.title, 11, GREY, "lm")

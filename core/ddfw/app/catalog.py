@@ -38,10 +38,10 @@ def through_toml(component: T) -> T:
     return structurer.structure(tomllib.loads(dumps(structurer.unstructure(component))), type(component))
 
 
-def named_component(kind: str, name: str) -> Any:
-    """A component with its defaults.
+def named_component(kind: str, name: str, **options: Any) -> Any:
+    """A component with these options, the rest as they are by default.
 
     Raises:
         UnknownComponentError: no plugin offers it.
     """
-    return catalog().get(kind, name).cls()
+    return catalog().get(kind, name).cls(**options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ddfw.app import plain_tables
 from ddfw.app.results import SUBJECTS, percent
 
 if TYPE_CHECKING:
@@ -44,26 +45,12 @@ _COLUMNS = ("variant", "test accuracy %", "each seed", "images", "floats with la
 
 def markdown(record: Mapping[str, Any]) -> str:
     """comparison.md: the table for documents."""
-    lines = [f"# {record['comparison']}", "", record["summary"], ""]
-    lines += [f"| {' | '.join(_COLUMNS)} |", "|" + " --- |" * len(_COLUMNS)]
-    escaped = ([cell.replace("|", "\\|").replace("*", "\\*") for cell in cells] for cells in _lines(record))
-    lines += [f"| {' | '.join(cells)} |" for cells in escaped]
-    notes = [line.replace("*", "\\*") for line in _footnotes(record)]
-    return "\n\n".join(["\n".join(lines), *notes]) + "\n"
+    return plain_tables.markdown(record["comparison"], record["summary"], _COLUMNS, _lines(record), _footnotes(record))
 
 
 def table(record: Mapping[str, Any]) -> RenderableType:
     """The same as rich renders it."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in _COLUMNS:
-        grid.add_column(column, justify="left" if column in ("variant", "each seed") else "right")
-    for cells in _lines(record):
-        grid.add_row(*(Text(cell) for cell in cells))
-    return Group(grid, Text(""), *(Text(line) for line in _footnotes(record)))
+    return plain_tables.rendered(_COLUMNS, _lines(record), _footnotes(record), ("variant", "each seed"))
 
 
 def _footnotes(record: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,13 +18,15 @@ from attrs import evolve, frozen
 from ddfw.app import compose
 from ddfw.app.comparison_tables import markdown
 from ddfw.app.config import RunConfig
+from ddfw.app.documents import problem, read_toml
 from ddfw.app.plan import check
 from ddfw.app.results import over_seeds
 from ddfw.app.sources import Settings, merge, recipes
+from ddfw.app.stopping import now
 from ddfw.artifacts import atomic
 from ddfw.engine.distill import batch_sizes
 from ddfw.errors import DataError, DirectoryInUseError
-from ddfw_registry import ConfigError, Problem, suggest
+from ddfw_registry import ConfigError, suggest
 
 if TYPE_CHECKING:
     from ddfw.app.stages import RunResult
@@ -98,18 +99,15 @@ def read(name_or_path: str) -> Comparison:
     if not path.is_file():
         close = suggest(name_or_path, tuple(shipped))
         hint = f" Did you mean {close!r}?" if close else ""
-        raise _problem(
+        raise problem(
             "comparison", f"no comparison or file {name_or_path!r}.{hint} Known: {', '.join(sorted(shipped))}"
         )
-    try:
-        tables = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _problem(str(path), f"not a readable TOML file: {error}") from error
+    tables = read_toml(path)
     try:
         return _comparison(path.stem, tables)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         words = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise _problem(str(path), f"not a comparison: {words}; see docs/compare.md") from error
+        raise problem(str(path), f"not a comparison: {words}; see docs/compare.md") from error
 
 
 def _comparison(name: str, tables: Mapping[str, Any]) -> Comparison:
@@ -189,7 +187,7 @@ def chosen(comparison: Comparison, names: Sequence[str], seeds: Sequence[int]) -
         if name not in there:
             close = suggest(name, there)
             hint = f" Did you mean {close!r}?" if close else ""
-            raise _problem("variants", f"unknown variant {name!r}.{hint} Known: {', '.join(there)}")
+            raise problem("variants", f"unknown variant {name!r}.{hint} Known: {', '.join(there)}")
     variants = [v for v in comparison.variants if not names or v.name in names]
     if seeds:
         variants = [evolve(v, seeds=tuple(seeds)) for v in variants]
@@ -210,19 +208,19 @@ def configure(comparison: Comparison, variant: Variant, places: compose.Places) 
         merge(tables, layer, "", "", {})
     for key in ("run", "budget"):
         if key in variant.tables:
-            raise _problem(f"variants.{variant.name}.{key}", "is the same for all variants; set it in [base]")
+            raise problem(f"variants.{variant.name}.{key}", "is the same for all variants; set it in [base]")
     if differ := sorted(set(dict(variant.tables.get("eval", {}))) - {"baselines"}):
         path = f"variants.{variant.name}.eval.{differ[0]}"
-        raise _problem(path, "is the same for all variants; set it in [base] (a variant chooses eval.baselines alone)")
+        raise problem(path, "is the same for all variants; set it in [base] (a variant chooses eval.baselines alone)")
     for layer in (comparison.base, variant.tables):
         for key in ("outer", "run"):
             if not isinstance(layer.get(key, {}), Mapping):
-                raise _problem(f"variants.{variant.name}.{key}", f"expected a table, got {layer[key]!r}")
+                raise problem(f"variants.{variant.name}.{key}", f"expected a table, got {layer[key]!r}")
         for key, setting, source in (("outer", "steps", "image_gradients"), ("eval", "every", "selections")):
             table = layer.get(key, {})
             if isinstance(table, Mapping) and setting in table and getattr(comparison, source) is not None:
                 path = f"variants.{variant.name}.{key}.{setting}"
-                raise _problem(path, f"follows from comparison.{source}; leave one of them out")
+                raise problem(path, f"follows from comparison.{source}; leave one of them out")
     tables.setdefault("run", {})["recipe"] = comparison.name
     try:
         config = compose.structure(Settings(tables=tables))
@@ -324,6 +322,7 @@ def run(
     started: Callable[[Job], None] = lambda job: None,
     *,
     quiet: bool = False,
+    max_seconds: float | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Runs everything that is not there yet; the table is written anew after every run.
 
@@ -333,16 +332,18 @@ def run(
         places: where; `out` is the comparison's folder.
         started: told before each run.
         quiet: no progress of single runs.
+        max_seconds: stop in order when they are over; see `compose.run`.
 
     Returns:
         The folder and what its comparison.json says.
     """
-    root, record = folder_of(whole, places), dict[str, Any]()
+    began, root, record = now(), folder_of(whole, places), dict[str, Any]()
     planned = jobs(comparison, places)
     finished = _already(whole, comparison, places)
     for job in planned:
         started(job)
-        result = compose.run(job.config, job.places, quiet=quiet)
+        left = None if max_seconds is None else max_seconds - (now() - began)
+        result = compose.run(job.config, job.places, quiet=quiet, max_seconds=left)
         finished[job.variant.name, job.config.run.seed] = (job, result)
         record = _record(whole, finished)
         atomic.write_json(root / "comparison.json", record)
@@ -390,7 +391,3 @@ def _cost(config: RunConfig, summary: Mapping[str, Any], images: int, subject: s
         cost["outer_steps"] = config.outer.steps
         cost["image_gradients"] = config.outer.steps * image_gradients_per_step(config, images)
     return cost
-
-
-def _problem(path: str, message: str) -> ConfigError:
-    return ConfigError((Problem(path=path, message=message),))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +18,23 @@ from attrs import evolve, frozen
 from ddfw.app.announce import Announcer
 from ddfw.app.catalog import catalog
 from ddfw.app.config import RunConfig
+from ddfw.app.going_on import find
 from ddfw.app.judging import cross_contexts
 from ddfw.app.plan import Plan, at, foreign_sources, make_plan
 from ddfw.app.quick import changes, scaled
 from ddfw.app.sources import QUICK, Settings, gather
 from ddfw.app.stages import RunResult, Stages
 from ddfw.app.start import set_sha256, warm_start
+from ddfw.app.stopping import Stopping, now
 from ddfw.app.toml import dumps
-from ddfw.artifacts import atomic
+from ddfw.artifacts import atomic, checkpoint
 from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
-from ddfw.errors import DirectoryInUseError, DivergedError
+from ddfw.errors import DirectoryInUseError, DivergedError, StoppedError
 from ddfw_registry import ConfigError, Problem, Structurer
 
 if TYPE_CHECKING:
+    from ddfw.app.prediction import Prediction
+    from ddfw.contracts.executor import Crew
     from ddfw.contracts.observer import AbstractObserver
 
 
@@ -144,9 +149,30 @@ def plan(config: RunConfig, places: Places | None = None) -> Plan:
     return make_plan(config, places.data_root, places.experts)
 
 
-def outline(config: RunConfig, places: Places) -> dict[str, Any]:
-    """What a run would do, without doing it: everything is checked, nothing trained or written."""
+def outline(config: RunConfig, places: Places, on_measure: Callable[[], None] | None = None) -> dict[str, Any]:
+    """What a run would do, without doing it: everything is checked, nothing written, no expert trained.
+
+    Time and memory are predicted from a few seconds of measurements; where that fails, the values are null and a note
+    beside them says why.
+
+    Args:
+        config: what would be run.
+        places: where things are.
+        on_measure: called before the measurements start, once everything has been checked.
+
+    Raises:
+        ConfigError, DataError: see there.
+    """
+    return outlined(config, places, on_measure)[0]
+
+
+def outlined(
+    config: RunConfig, places: Places, on_measure: Callable[[], None] | None = None
+) -> tuple[dict[str, Any], Prediction]:
+    """The same, with the prediction as it is."""
     import torch
+
+    from ddfw.app.prediction import predict
 
     made = plan(config, places)
     cross_contexts(made)
@@ -157,7 +183,7 @@ def outline(config: RunConfig, places: Places) -> dict[str, Any]:
         with at("traj"):
             config.traj.prepare(source)
     cached = sum(seed in there for seed in made.roster.seeds)
-    return {
+    facts = {
         "schema": 1,
         "recipe": config.run.recipe,
         "run": config.title(),
@@ -181,6 +207,10 @@ def outline(config: RunConfig, places: Places) -> dict[str, Any]:
         "pixel_floats": layout.parameter_floats,
         "over_budget": layout.over_budget,
     }
+    if on_measure is not None:
+        on_measure()
+    predicted = predict(made)
+    return {**facts, **predicted.record()}, predicted
 
 
 def directory_for(config: RunConfig, places: Places) -> Path:
@@ -221,36 +251,81 @@ def run(
     extra_observers: Sequence[tuple[str, AbstractObserver]] = (),
     *,
     quiet: bool = False,
+    max_seconds: float | None = None,
 ) -> RunResult:
     """Runs a configuration, or returns the summary of the run that its directory already holds.
+
+    An unfinished run goes on after its newest checkpoint, with the result that it would have had without a break.
 
     Args:
         config: what to run.
         places: where things are.
         extra_observers: sessions beside the configuration's own, which are no part of it.
         quiet: leave out the configuration's progress observer; how a run is shown is no part of its configuration.
+        max_seconds: stop in order when they are over, after the next trained expert or outer step.
 
     Raises:
-        ConfigError, DataError, DirectoryInUseError, DivergedError: see there.
+        ConfigError, DataError, DirectoryInUseError, DivergedError, ResumeError: see there.
+        StoppedError: time is over; the same call goes on.
     """
-    places = places or Places()
-    if (there := finished(config, places)) is not None:
-        return there
-    directory, text = RunDirectory(directory_for(config, places)), config_text(config)
-    made = plan(config, places)
-    with directory.claimed(text):
-        announcer = Announcer()
+    began = now()
+    with ExitStack() as stack:
+        with at("executor"):
+            crew = stack.enter_context(config.executor.assemble())
+        stopping = Stopping(crew, None if max_seconds is None else max_seconds - (now() - began))
         shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.name == "progress")]
-        observers = [*shown, *extra_observers]
-        with announcer.opened(observers, directory.path), config.executor.open(made.context()) as session:
-            stages = Stages(plan=made, directory=directory, session=session, announce=announcer)
-            try:
-                return stages.everything()
-            except DivergedError:
-                raise  # it has been told, with what was learned before
-            except Exception as error:
-                stages.tell_failure(error)
-                raise
+        observers = [*shown, *extra_observers] if crew.rank == 0 else []
+        return _run(config, places or Places(), observers, crew, stopping)
+
+
+def _run(
+    config: RunConfig,
+    places: Places,
+    observers: Sequence[tuple[str, AbstractObserver]],
+    crew: Crew,
+    stopping: Stopping,
+) -> RunResult:
+    """The same on one rank of a crew; rank 0 looks what the directory holds, and has it to itself."""
+    there = finished(config, places) if crew.rank == 0 else None
+    looked = {"directory": str(directory_for(config, places)), "summary": None if there is None else there.summary}
+    looked = crew.share(looked)
+    directory = RunDirectory(Path(str(looked["directory"])))
+    if looked["summary"] is not None:
+        if crew.rank == 0:
+            with suppress(OSError):  # left by a process that died right after it had finished
+                checkpoint.remove(directory.checkpoints)
+        return RunResult(directory=directory.path, summary=looked["summary"], already_finished=True)
+    if (reason := stopping.wanted()) is not None:
+        stopping.stop(reason, f"time is over: stopped before {directory.path}; the same command goes on from there")
+    made = plan(config, places)
+    with ExitStack() as stack:
+        if crew.rank == 0:
+            stack.enter_context(directory.claimed(config_text(config)))
+        resumed = find(directory.checkpoints, crew)
+        held = None if resumed is None else resumed.facts.held_steps
+        announcer = stack.enter_context(Announcer().opened(observers, directory.path))
+        with at("executor"):
+            session = stack.enter_context(config.executor.open(evolve(made.context(), held_steps=held)))
+        stages = Stages(
+            plan=made,
+            directory=directory,
+            session=session,
+            announce=announcer,
+            crew=crew,
+            stopping=stopping,
+            resumed=resumed,
+        )
+        try:
+            return stages.everything()
+        except (DivergedError, StoppedError):
+            raise  # the one has been told, with what was learned before; the other is no end
+        except KeyboardInterrupt as stop:
+            if stages.saved is not None:
+                stop.add_note(f"the same command goes on from step {stages.saved}")
+            raise
+        except Exception as error:
+            stages.tell_failure(error)
+            raise
 
 
 def distill(

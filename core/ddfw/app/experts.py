@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ from attrs import frozen
 from ddfw.app.announce import Announcer
 from ddfw.app.catalog import catalog
 from ddfw.app.plan import Ground, Roster, at, call_roster, lay_ground, subject_key
+from ddfw.app.stopping import Stopping
 from ddfw.artifacts.expert_store import ExpertStore, StoredExperts
 from ddfw.artifacts.replay_buffer import ReplayBuffer, buffer_files
-from ddfw.contracts.executor import LabelledImages, TrainedExpert
+from ddfw.contracts.executor import Crew, LabelledImages, TrainedExpert
 from ddfw.contracts.observer import ExpertReport
 from ddfw.engine.training import accuracy
-from ddfw.errors import DataError
+from ddfw.errors import DataError, StoppedError
 from ddfw_registry import ConfigError, Problem, Structurer
 
 if TYPE_CHECKING:
@@ -37,11 +39,30 @@ def ensure_experts(
     announce: Announcer,
     train: LabelledImages,
     validation: LabelledImages,
+    stopping: Stopping | None = None,
+    crew: Crew | None = None,
 ) -> StoredExperts:
-    """Experts from the store, the missing ones trained and added to it."""
+    """Experts from the store, the missing ones trained and added to it.
+
+    Args:
+        ground: configuration, data and network.
+        roster: which experts.
+        session: trains them; in a crew it yields those that this rank trained.
+        announce: hears of each expert.
+        train: the training split in training space.
+        validation: likewise.
+        stopping: asked after each expert whether time is over.
+        crew: the processes that train them together.
+
+    Raises:
+        StoppedError: time is over; experts that are trained are in the store.
+    """
+    crew = crew or Crew()
+    stopping = stopping or Stopping(crew)
     settings = ground.config.experts
     index, seeds = roster.store.index(), roster.seeds
-    missing = [seed for seed in seeds if seed not in index]
+    # Another rank may look when the first expert of this one is in the store already.
+    missing = crew.share([seed for seed in seeds if seed not in index])
     epochs = len(missing) * settings.epochs
 
     def ready(seed: int, cached: bool, accuracies: Sequence[float]) -> None:
@@ -57,18 +78,41 @@ def ensure_experts(
         )
 
     for seed in seeds:
-        if seed in index:
+        if seed in index and seed not in missing:
             ready(seed, True, index[seed].validation_accuracy)
-    trained = session.train_experts(
-        settings.training,
-        train,
-        validation,
-        missing,
-        lambda position, epoch: announce.tick("experts", position * settings.epochs + epoch, epochs),
-    )
-    for expert in trained:
-        stored = roster.store.add(expert, ground.network)
-        ready(expert.seed, False, stored.validation_accuracy)
+    told = itertools.count(1)
+    mine, over = set(), False
+    # Only together can the ranks of a crew stop: after each round, where there is a time to look at.
+    rounds = crew.size > 1 and any(crew.gather(stopping.timed))
+    at_once = crew.size if rounds else max(1, len(missing))
+    for first in range(0, len(missing), at_once):
+        trained = session.train_experts(
+            settings.training,
+            train,
+            validation,
+            missing[first : first + at_once],
+            # Counted, since experts may be trained side by side; every rank has its share of them.
+            lambda position, epoch: announce.tick("experts", min(epochs, next(told) * crew.size), epochs),
+        )
+        for expert in trained:
+            stored = roster.store.add(expert, ground.network)
+            ready(expert.seed, False, stored.validation_accuracy)
+            mine.add(expert.seed)
+            if crew.size == 1 and stopping.time_is_over:
+                break
+        # When everybody is here, all that was trained is in the store.
+        if over := any(crew.gather(stopping.time_is_over)):
+            break
+    if over or crew.size > 1:
+        index = roster.store.index()
+    for seed in missing if crew.size > 1 else ():
+        if seed not in mine and seed in index:
+            ready(seed, False, index[seed].validation_accuracy)
+    if over and (absent := crew.share([seed for seed in missing if seed not in index])):
+        raise StoppedError(
+            f"time is over: stopped after {len(seeds) - len(absent)} of {len(seeds)} experts; "
+            "the same command goes on from there"
+        )
     return roster.store.source(seeds, ground.network, session.device, ground.dtype)
 
 
@@ -80,15 +124,18 @@ def train(config: RunConfig, experts_dir: Path, data_root: Path | None, *, quiet
     """
     if config.experts.store:
         raise ConfigError((Problem(path="experts.store", message="imported experts are there already"),))
-    ground = lay_ground(config, data_root)
-    roster = call_roster(ground, experts_dir)
-    announcer = Announcer()
-    with (
-        announcer.opened(progress_observers(config, quiet), experts_dir),
-        config.executor.open(ground.context()) as session,
-    ):
+    with ExitStack() as stack:
+        with at("executor"):
+            crew = stack.enter_context(config.executor.assemble())
+        ground = lay_ground(config, data_root)
+        roster = call_roster(ground, experts_dir)
+        announcer = Announcer()
+        observers = progress_observers(config, quiet) if crew.rank == 0 else []
+        stack.enter_context(announcer.opened(observers, experts_dir))
+        with at("executor"):
+            session = stack.enter_context(config.executor.open(ground.context()))
         real, held = (ground.encode(s, session.device) for s in (ground.splits.train, ground.splits.validation))
-        ensure_experts(ground, roster, session, announcer, real, held)
+        ensure_experts(ground, roster, session, announcer, real, held, crew=crew)
     return roster.store
 
 

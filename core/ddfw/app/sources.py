@@ -12,6 +12,7 @@ from typing import Any
 from attrs import field, frozen
 
 from ddfw.app.config import COMPONENT_TABLES
+from ddfw.app.documents import read_toml
 from ddfw.app.toml import parse_value
 from ddfw_registry import ConfigError, Problem, suggest
 
@@ -118,7 +119,7 @@ def gather(
     if isinstance(start, Mapping):
         file_tables, file_origin, resolved = start, "card", True
     elif start is not None and (start.endswith(".toml") or "/" in start or Path(start).is_file()):
-        file_tables, file_origin = _read(Path(start)), f"file {start}"
+        file_tables, file_origin = read_toml(Path(start)), f"file {start}"
         head = file_tables.get("run")
         said = head.get("recipe") if isinstance(head, Mapping) else None
         # Where the file does not come from a recipe of ours, one is chosen as if it had been given by flags.
@@ -181,15 +182,6 @@ def choose(known: Iterable[Recipe], default: Recipe, layers: Sequence[Mapping[st
 
 def _name(table: object) -> object:
     return table.get("name") if isinstance(table, Mapping) else table
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError((Problem(path=str(path), message="no such file"),)) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError((Problem(path=str(path), message=f"not a readable TOML file: {error}"),)) from error
 
 
 def _assigned(assignments: Sequence[str]) -> dict[str, Any]:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
-from ddfw.app import results
+from ddfw.app import going_on, results
 from ddfw.app.announce import Announcer
 from ddfw.app.experts import ensure_experts
+from ddfw.app.going_on import Best, Facts, Resumption
 from ddfw.app.judging import Judge, Verdict, cross_contexts, final
 from ddfw.app.loading import load
 from ddfw.app.plan import Plan, at, sha256_of
 from ddfw.app.sources import UNTUNED
 from ddfw.app.start import begin, warm_start
+from ddfw.app.stopping import Stopping, Stopwatch
 from ddfw.app.subjects import REAL, distilled
-from ddfw.artifacts import pictures, synthetic
+from ddfw.artifacts import checkpoint, pictures, synthetic
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
-from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.executor import Crew, LabelledImages
 from ddfw.contracts.observer import EvaluationReport, RunFinished, RunStarted, StepReport
 from ddfw.engine.distill import Distillation, Learned, OuterState, run_steps
 from ddfw.engine.experts import ExpertTeachers
+from ddfw.engine.resume import moving_tensors
 from ddfw.errors import DivergedError, OptionError
 
 if TYPE_CHECKING:
@@ -45,23 +46,43 @@ class RunResult:
 
 
 @define(kw_only=True)
-class Best:
-    """The best step so far by validation accuracy; earlier steps win ties."""
-
-    accuracy: float = -1.0
-    step: int = 0
-    learned: Learned | None = None
-
-
-@define(kw_only=True)
 class Stages:
-    """The stages of one run."""
+    """The stages of one run; in a crew every rank goes through them, and rank 0 alone writes.
+
+    Args:
+        plan: what was configured.
+        directory: of the run.
+        session: of the run's network.
+        announce: hears every report.
+        crew: the processes that work on the run.
+        stopping: says when to stop.
+        resumed: where an unfinished run goes on, None at a start.
+        saved: the step of the newest checkpoint, None where there is none.
+        watch: seconds of each stage.
+        facts: what goes into checkpoints, as far as it is known.
+    """
 
     plan: Plan
     directory: RunDirectory
     session: ExecutorSession
     announce: Announcer
-    seconds: dict[str, float] = field(factory=dict)
+    crew: Crew = field(factory=Crew)
+    stopping: Stopping = field(default=Factory(lambda self: Stopping(self.crew), takes_self=True))
+    resumed: Resumption | None = None
+    saved: int | None = field(init=False)
+    watch: Stopwatch = field(init=False)
+    facts: Facts = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        here = going_on.circumstances(self.plan, self.session, self.crew)
+        self.facts = Facts(circumstances=here)
+        self.saved = None
+        if self.resumed is not None:
+            if self.crew.rank == 0:
+                self.resumed.require(self.resumed.facts.circumstances, here)
+            before, self.saved = self.resumed.facts, self.resumed.step
+            self.facts = evolve(before, resumed_from=(*before.resumed_from, self.saved))
+        self.watch = Stopwatch(self.facts.seconds)
 
     @property
     def judge(self) -> Judge:
@@ -78,6 +99,7 @@ class Stages:
                 directory=self.directory.path,
                 steps=config.outer.steps,
                 experts=len(plan.roster.seeds),
+                first_step=0 if self.resumed is None else self.resumed.step,
                 headline=self._headline(),
             )
         )
@@ -85,18 +107,23 @@ class Stages:
         warm = warm_start(plan)
         train = plan.encode(plan.splits.train, self.session.device)
         validation = plan.encode(plan.splits.validation, self.session.device)
-        with self._timed("experts"):
-            experts = ensure_experts(plan, plan.roster, self.session, self.announce, train, validation)
-        teachers = ExpertTeachers(plan.network, experts)
-        with self._timed("distill"):
-            start = begin(
-                plan, self.session, experts, teachers, train, None if warm is None else warm.to(self.session.device)
+        with self.watch.timed("experts"):
+            experts = ensure_experts(
+                plan, plan.roster, self.session, self.announce, train, validation, self.stopping, self.crew
             )
+        self._require_materials(None if warm is None else warm.sha256)
+        teachers = ExpertTeachers(plan.network, experts)
+        with self.watch.timed("distill"):
+            there = None if warm is None else warm.to(self.session.device)
+            start = begin(plan, self.session, experts, teachers, train, there, ranks=self.crew.size)
             distillation, state = start.distillation, start.state
             if any(REAL[name][1] == "teacher" for name in config.eval.baselines if name in REAL):
                 with at("eval.baselines"):  # asked now, and not after the last outer step
                     _require_teachers(teachers, train)
             best = Best()
+            if self.resumed is not None:
+                state = self.resumed.applied(state, best)
+                self.resumed = evolve(self.resumed, tensors={})  # they need not stay in memory twice
             try:
                 skipped = self._outer_loop(distillation, state, best, validation)
             except DivergedError as error:
@@ -104,7 +131,7 @@ class Stages:
                 raise
         assert best.learned is not None
         try:
-            with self._timed("evaluate"):
+            with self.watch.timed("evaluate"):
                 images, targets = distillation.decoded(best.learned)
                 subject = distilled(plan, images, targets, float(best.learned.step_size), best.step)
                 verdict = final(self.judge, subject, teachers, train, validation)
@@ -120,7 +147,19 @@ class Stages:
             * plan.dtype.itemsize,
         }
         facts = {} if warm is None else {"init_from_sha256": warm.sha256}
-        return self._write(distillation, best, verdict, storage, skipped, facts)
+        summary = self._write(distillation, best, verdict, storage, skipped, facts) if self._writes else None
+        return RunResult(directory=self.directory.path, summary=self.crew.share(summary))
+
+    @property
+    def _writes(self) -> bool:
+        return self.crew.rank == 0
+
+    def _require_materials(self, init_from_sha256: str | None) -> None:
+        """Refuses to go on from other experts, or another set to start from."""
+        here = going_on.materials(self.plan.roster, init_from_sha256)
+        if self.resumed is not None:
+            self.resumed.require(self.resumed.facts.materials, here)
+        self.facts = evolve(self.facts, materials=here)
 
     def _headline(self) -> tuple[str, ...]:
         config, layout = self.plan.config, self.plan.layout
@@ -136,16 +175,22 @@ class Stages:
             f"set       {layout.images_per_class} images per class, {layout.strict_floats:,} floats strict, "
             f"{layout.parameter_floats:,} pixels, of {config.budget.floats(layout.spec):,}{over}",
             *(named if config.experts.store else ()),
+            *(() if self.resumed is None else (f"resumes   from step {self.resumed.step}",)),
             f"writes    {self.directory.path}",
         )
 
     def _outer_loop(
         self, distillation: Distillation[Any], state: OuterState, best: Best, validation: LabelledImages
     ) -> int:
-        """All outer steps, with a selection on the validation split now and then; how many were skipped."""
+        """All outer steps, with a selection on the validation split now and then; how many were skipped.
+
+        After each selection there is a checkpoint, the last one before the final evaluation. A run stops after a step,
+        so that each part of it does at least one.
+        """
         every, steps = self.plan.config.eval.every, distillation.outer.steps
 
         def select(state: OuterState) -> None:
+            self.crew.align(moving_tensors(state).values())
             result = state.result
             images, targets = distillation.decoded(result)
             subject = distilled(self.plan, images, targets, float(result.step_size), state.step)
@@ -160,9 +205,29 @@ class Stages:
             self.announce(report)
             if state.step % every == 0 or state.step == steps:
                 select(state)
+                self._save(state, best)
+            if (reason := self.stopping.wanted()) is not None:
+                self._save(state, best)
+                self.crew.gather(None)  # nobody leaves before the checkpoint is written
+                what = f"outer step {state.step} of {steps}" + (
+                    ", before the evaluation" if state.step == steps else ""
+                )
+                self.stopping.stop(reason, f"time is over: stopped after {what}; the same command goes on from there")
 
-        select(state)
-        return run_steps(distillation, state, after_step).skipped
+        if self.resumed is None:
+            select(state)
+        with self.stopping.listening():
+            return run_steps(distillation, state, after_step).skipped
+
+    def _save(self, state: OuterState, best: Best) -> None:
+        """Writes a checkpoint, unless the newest one is of this step."""
+        if self.saved == state.step:
+            return
+        if self._writes:
+            held = going_on.held_steps(self.session)
+            facts = evolve(self.facts, seconds=self.watch.seconds, held_steps=held)
+            going_on.save(self.directory.checkpoints, state, best, facts)
+        self.saved = state.step
 
     def _write(
         self,
@@ -172,8 +237,8 @@ class Stages:
         storage: Mapping[str, int],
         skipped: int,
         facts: Mapping[str, str],
-    ) -> RunResult:
-        """All files of a finished run; the summary last, since it says that the run is finished."""
+    ) -> dict[str, Any]:
+        """All files of a finished run; the summary last, since it says that the run is finished; returns it."""
         assert best.learned is not None
         plan, layout = self.plan, self.plan.layout
         across = [report for reports in verdict.cross.values() for report in reports]
@@ -196,7 +261,8 @@ class Stages:
                 selected_step=best.step,
                 test_reads=plan.splits.test.reads,
                 **facts,
-                seconds=self.seconds,
+                **({"resumed_from": self.facts.resumed_from} if self.resumed is not None else {}),
+                seconds=self.watch.seconds,
             ),
         )
         summary = {
@@ -218,15 +284,17 @@ class Stages:
             "outer_steps": plan.config.outer.steps,
             "selected_step": best.step,
             "selected_by": "validation",
+            "selected_accuracy": best.accuracy,
             "skipped_steps": skipped,
             "step_size": float(best.learned.step_size),
             "trajectories": dict(storage),
-            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+            "seconds": {stage: round(value, 3) for stage, value in self.watch.seconds.items()},
             "device": device,
         }
         self.directory.write_json(SUMMARY, summary)
+        checkpoint.remove(self.directory.checkpoints)
         self.announce(RunFinished(status="finished", directory=self.directory.path, summary=summary))
-        return RunResult(directory=self.directory.path, summary=summary)
+        return summary
 
     def _write_set(
         self,
@@ -259,6 +327,8 @@ class Stages:
         self, distillation: Distillation[Any], state: OuterState, best: Best, error: DivergedError
     ) -> None:
         """Writes what was learned before a divergence, so that nothing is lost; there is no summary."""
+        if not self._writes:
+            return
         learned, step, outputs = best.learned, best.step, dict[str, str]()
         if error.step is not None:
             learned, step = state.result, error.step
@@ -266,25 +336,21 @@ class Stages:
             outputs = self._write_set(distillation, learned, step, (), {}, "diverged")
         self.directory.write_json(
             MANIFEST,
-            results.manifest(self.plan, status="diverged", reason=str(error), outputs=outputs, seconds=self.seconds),
+            results.manifest(
+                self.plan, status="diverged", reason=str(error), outputs=outputs, seconds=self.watch.seconds
+            ),
         )
         self.announce(RunFinished(status="diverged", directory=self.directory.path, summary={"reason": str(error)}))
 
     def tell_failure(self, error: Exception) -> None:
         """A manifest and a last report for a run that ended in an error; there is no summary."""
+        if not self._writes:
+            return
         reason = f"{type(error).__name__}: {error}"
         self.directory.write_json(
-            MANIFEST, results.manifest(self.plan, status="failed", reason=reason, seconds=self.seconds)
+            MANIFEST, results.manifest(self.plan, status="failed", reason=reason, seconds=self.watch.seconds)
         )
         self.announce(RunFinished(status="failed", directory=self.directory.path, summary={"reason": reason}))
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = time.monotonic() - began
 
 
 def _require_teachers(teachers: ExpertTeachers, train: LabelledImages) -> None:

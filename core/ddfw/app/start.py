@@ -43,6 +43,8 @@ def begin(
     teachers: Teachers,
     train: LabelledImages,
     warm: Warm | None = None,
+    *,
+    ranks: int = 1,
 ) -> Start:
     """Prepares trajectories and draws the initial set, in the plan's precision.
 
@@ -53,6 +55,7 @@ def begin(
         teachers: the same as labellers.
         train: the training split in training space.
         warm: what to start from, in place of real images.
+        ranks: processes that work on the run.
 
     Raises:
         ConfigError: options that do not fit the experts.
@@ -72,6 +75,7 @@ def begin(
         outer=config.outer,
         window=config.window,
         seed=config.run.seed,
+        ranks=ranks,
     )
     real = warm.images if warm is not None else plan.real(train)
     real = evolve(real, images=real.images.to(plan.dtype))

@@ -1,6 +1,7 @@
 """A run's directory: who may write it, and whether its run is finished.
 
 runs/<name>/  config.toml  manifest.json  summary.json  metrics.jsonl  synthetic/  eval/*.json  images/*.png
+              checkpoints/ until it is finished
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class RunDirectory:
     def synthetic(self) -> Path:
         """What a user takes away."""
         return self.path / "synthetic"
+
+    @property
+    def checkpoints(self) -> Path:
+        """From where an unfinished run goes on."""
+        return self.path / "checkpoints"
 
     def finished(self, config_text: str) -> dict[str, Any] | None:
         """The summary of the finished run of this configuration, None if there is none.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ddfw.cli.duration import max_time_option
 from ddfw.cli.shared import data_root_option, experts_dir_option, seed_numbers
 
 
@@ -17,6 +18,7 @@ from ddfw.cli.shared import data_root_option, experts_dir_option, seed_numbers
 @click.option("--out", type=click.Path(path_type=Path), help="The comparison's folder; the default is runs/<name>.")
 @experts_dir_option
 @data_root_option
+@max_time_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
 @click.option("--dry-run", is_flag=True, help="Check every variant, say what it would cost, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
@@ -27,6 +29,7 @@ def compare_command(
     out: Path | None,
     experts_dir: Path,
     data_root: Path | None,
+    max_time: float | None,
     quiet: bool,
     dry_run: bool,
     as_json: bool,
@@ -55,7 +58,7 @@ def compare_command(
             seed = job.config.run.seed
             click.echo(f"\n── {job.number}/{job.count}  {job.variant.title}, seed {seed}", err=True)
 
-    folder, record = comparisons.run(whole, chosen, places, started, quiet=quiet or as_json)
+    folder, record = comparisons.run(whole, chosen, places, started, quiet=quiet or as_json, max_seconds=max_time)
     if as_json:
         click.echo(json.dumps(record, ensure_ascii=False))
         return

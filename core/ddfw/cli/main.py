@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import click
 
+from ddfw import ranks
+from ddfw.cli.bench import bench_command
 from ddfw.cli.compare import compare_command
 from ddfw.cli.describe import describe_command
 from ddfw.cli.eval import eval_command
@@ -22,6 +24,7 @@ from ddfw.cli.list import list_command
 from ddfw.cli.plugins import plugins_command
 from ddfw.cli.recipes import recipes_group
 from ddfw.cli.run import run_command
+from ddfw.cli.sweep import sweep_command
 
 USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
 
@@ -43,12 +46,21 @@ def cli(show_traceback: bool) -> None:
     ddfw describe param lss             a component's options
 
     Exit codes: 0 done, 1 run failed or directory in use, 2 usage or configuration, 3 plugin, 4 data, 5 diverged,
-    70 internal error, 74 disk, 75 stopped by SIGTERM, 130 interrupted.
+    70 internal error, 74 disk, 75 stopped by SIGTERM or --max-time (the same command goes on), 130 interrupted.
     """
 
 
 for _command in (
-    *(run_command, compare_command, eval_command, export_command, experts_group, gradient_command),
+    *(
+        bench_command,
+        run_command,
+        compare_command,
+        sweep_command,
+        eval_command,
+        export_command,
+        experts_group,
+        gradient_command,
+    ),
     *(recipes_group, list_command, describe_command, plugins_command),
 ):
     cli.add_command(_command)
@@ -63,21 +75,22 @@ def invoke(arguments: list[str]) -> int:
     """Runs a command line and returns its exit code; every error is printed here, in one to six lines."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = cli.main(args=arguments, prog_name="ddfw", standalone_mode=False)
+        with ranks.first_rank_shows():
+            code = cli.main(args=arguments, prog_name="ddfw", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.show()
+        if ranks.speaks(error.exit_code):
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as stop:
         # click turns an interrupt into Abort and keeps the interrupt as its cause.
-        if not isinstance(stop, Terminated) and not isinstance(stop.__cause__ or stop.__context__, Terminated):
-            return _say("interrupted; experts that were finished are kept", INTERRUPTED)
-        return _say(
-            "stopped by SIGTERM; finished experts are kept, the same command starts from them",
-            TERMINATED,
-        )
+        interrupt = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__ or stop.__context__
+        kept = "; ".join(getattr(interrupt, "__notes__", ())) or "finished experts are kept"
+        if not isinstance(interrupt, Terminated):
+            return _say(f"interrupted; {kept}", INTERRUPTED)
+        return _say(f"stopped by SIGTERM; {kept}", TERMINATED)
     except BrokenPipeError:
         # The reader went away (`ddfw list | head`); a last flush at exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,11 +107,13 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _known(error: Exception, arguments: list[str]) -> int:
-    from ddfw.errors import DdfwError
+    from ddfw.errors import DdfwError, OptionError
     from ddfw_registry import ConfigError, DuplicateComponentError, RegistryError, UnknownComponentError
 
     if isinstance(error, DdfwError):
         return _say(str(error), error.exit_code)
+    if isinstance(error, OptionError):  # of an executor, when its session is opened or at work
+        return _say(str(error), USAGE)
     if isinstance(error, ConfigError) and any(isinstance(c, DuplicateComponentError) for c in error.causes):
         return _say(str(error), PLUGIN)
     if isinstance(error, ConfigError | UnknownComponentError):
@@ -116,6 +131,9 @@ def _say_what_is_missing() -> None:
     """Plugins that could have offered an unknown component, were they not disabled or broken."""
     from ddfw.app.catalog import plugins
 
+    if not ranks.speaks(USAGE):
+        return
+
     found = plugins()
     for plugin in found.disabled:
         click.echo(f"note: {plugin.identity} is disabled by DDFW_DISABLE_PLUGINS", err=True)
@@ -124,7 +142,7 @@ def _say_what_is_missing() -> None:
 
 
 def _internal(error: Exception, arguments: list[str]) -> int:
-    if "--traceback" in arguments:
+    if "--traceback" in arguments and ranks.speaks(BUG):
         traceback.print_exception(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
@@ -151,8 +169,9 @@ def _plugin_in(error: Exception) -> str | None:
 
 
 def _say(text: str, code: int) -> int:
-    prefix = click.style("error:", fg="red", bold=True) if code not in (INTERRUPTED, TERMINATED) else "ddfw:"
-    click.echo(f"{prefix} {text}", err=True)
+    if ranks.speaks(code):
+        prefix = click.style("error:", fg="red", bold=True) if code not in (INTERRUPTED, TERMINATED) else "ddfw:"
+        click.echo(f"{prefix} {text}", err=True)
     return code
 
 

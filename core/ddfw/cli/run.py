@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ddfw.cli.duration import max_time_option
 from ddfw.cli.shared import (
     component_flags,
     cross_option,
@@ -42,10 +44,11 @@ if TYPE_CHECKING:
 @data_root_option
 @download_option
 @set_option
+@max_time_option
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines on standard output, the last with the summary.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
 @click.option("--print-config", is_flag=True, help="Print the resolved configuration with its origins and stop.")
-@click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and stop.")
+@click.option("--dry-run", is_flag=True, help="Check everything, predict time and memory, and stop.")
 def run_command(
     recipe: str | None,
     ipc: int | None,
@@ -59,6 +62,7 @@ def run_command(
     data_root: Path | None,
     download: bool,
     assignments: tuple[str, ...],
+    max_time: float | None,
     as_json: bool,
     quiet: bool,
     print_config: bool,
@@ -76,6 +80,7 @@ def run_command(
     ddfw run --data npz --set data.path=mine.npz --set model.width=64 --dry-run
     ddfw run lss-mct-cifar10-ipc1 --quick --data-root ~/data
     """
+    until = None if max_time is None else time.monotonic() + max_time
     from ddfw.app import compose
 
     flags = flag_tables({**components, "cross": cross})
@@ -100,9 +105,9 @@ def run_command(
     elif dry_run:
         _dry_run(config, places, as_json)
     elif numbers:
-        _run_seeds(config, places, numbers, quiet, as_json)
+        _run_seeds(config, places, numbers, quiet, as_json, until)
     else:
-        _run_one(config, places, quiet, as_json)
+        _run_one(config, places, quiet, as_json, until)
 
 
 def _in_lines(head: str, items: Sequence[str]) -> str:
@@ -129,27 +134,31 @@ def _print_config(config: RunConfig, settings: Settings) -> None:
 def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
     import json
 
-    from ddfw.app.compose import outline
+    from ddfw.app.compose import outlined
 
-    facts = outline(config, places)
+    def measuring() -> None:
+        click.echo("measuring short steps, for some seconds …", err=True)
+
+    facts, predicted = outlined(config, places, None if as_json else measuring)
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
-    for key, value in facts.items():
-        if key != "schema":
-            click.echo(f"{key.replace('_', ' '):<20} {value}")
+    told = {k.replace("_", " "): v for k, v in facts.items() if k != "schema" and not k.startswith("predicted_")}
+    for key, value in {**told, **predicted.lines()}.items():
+        click.echo(f"{key:<20} {value}")
 
 
-def _run_one(config: RunConfig, places: Places, quiet: bool, as_json: bool) -> None:
-    _show(_run(config, places, quiet, as_json), as_json)
+def _run_one(config: RunConfig, places: Places, quiet: bool, as_json: bool, until: float | None) -> None:
+    _show(_run(config, places, quiet, as_json, until), as_json)
 
 
-def _run(config: RunConfig, places: Places, quiet: bool, as_json: bool) -> Any:
+def _run(config: RunConfig, places: Places, quiet: bool, as_json: bool, until: float | None) -> Any:
     from ddfw.app.compose import run
     from ddfw.app.json_stream import JsonStream
 
     stream = [("--json", JsonStream(stream=sys.stdout))] if as_json else []
-    result = run(config, places, stream, quiet=quiet or as_json)
+    left = None if until is None else until - time.monotonic()
+    result = run(config, places, stream, quiet=quiet or as_json, max_seconds=left)
     if result.already_finished:
         click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
         if as_json:
@@ -170,7 +179,9 @@ def _show(result: Any, as_json: bool) -> None:
     console.print(f"picture: {result.directory / 'images' / 'synthetic.png'}", highlight=False, soft_wrap=True)
 
 
-def _run_seeds(config: RunConfig, places: Places, numbers: list[int], quiet: bool, as_json: bool) -> None:
+def _run_seeds(
+    config: RunConfig, places: Places, numbers: list[int], quiet: bool, as_json: bool, until: float | None
+) -> None:
     import json
 
     from attrs import evolve
@@ -182,7 +193,7 @@ def _run_seeds(config: RunConfig, places: Places, numbers: list[int], quiet: boo
     for number in numbers:
         one = evolve(config, run=evolve(config.run, seed=number))
         place = evolve(places, out=None if places.out is None else places.out / f"seed-{number}")
-        result = _run(one, place, quiet, as_json)
+        result = _run(one, place, quiet, as_json, until)
         _show(result, as_json)
         summaries.append(result.summary)
     if as_json:

@@ -38,7 +38,9 @@ class GradientSettings:
         help="exact: the adjoint; tesla: the same recursion without Hessian-vector terms, an approximation",
     )
     memory: int | Literal["auto"] = option(
-        "auto", help="bytes for held step graphs; 0 recomputes every step; auto: 512 MiB on a CPU"
+        "auto",
+        help="bytes for held step graphs; 0 recomputes every step; auto: as many as fit half of the memory that is "
+        "available at the first step (four fifths on an accelerator)",
     )
     tesla_form: Literal["datm", "released"] = option(
         "datm",
@@ -309,7 +311,11 @@ class ExecutorSession(Protocol):
         ...
 
     def describe(self) -> dict[str, object]:
-        """Device, threads and the like, for the manifest."""
+        """Device, threads and the like, for the manifest; JSON-able.
+
+        A run that was stopped goes on only where a session describes the same before its first step. What is not known
+        by then is null; `held_steps`, and how many `nodes`, `cpus` and `gpus` there are, may differ.
+        """
         ...
 
     def train_experts(

@@ -20,7 +20,7 @@ EVENT_SCHEMA = 1
 
 @frozen(kw_only=True)
 class RunStarted:
-    """A run begins."""
+    """A run begins, or goes on after outer step `first_step`: what was told of later steps is void, they come again."""
 
     event: ClassVar[str] = "run_started"
     recipe: str
@@ -28,6 +28,7 @@ class RunStarted:
     directory: Path
     steps: int
     experts: int
+    first_step: int = 0
     headline: tuple[str, ...] = field(default=(), metadata={"event": False})
 
 
@@ -153,11 +154,16 @@ class ObserverSession:
 
 
 class EventLines(ObserverSession):
-    """Writes every report, progress ticks excepted, as one JSON line on a text stream."""
+    """Writes every report, progress ticks excepted, as one JSON line on a text stream.
 
-    def __init__(self, stream: IO[str]) -> None:
+    Args:
+        stream: open for writing.
+        seconds: that the run took before, where it goes on.
+    """
+
+    def __init__(self, stream: IO[str], seconds: float = 0.0) -> None:
         self._stream = stream
-        self._began = time.monotonic()
+        self._began = time.monotonic() - seconds
 
     def run_started(self, report: RunStarted) -> None:
         """One line."""

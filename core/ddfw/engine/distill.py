@@ -343,13 +343,15 @@ def run_steps(
     Raises:
         DivergedError: a step diverged, or every one was skipped; what was learned before it is as it was.
     """
+    last = ""
     while state.step < distillation.outer.steps:
         state, report = distillation.step(state)
+        last = f"; the last was {report.loss:g}"
         after_step(state, report)
     if state.step and state.skipped == state.step:
         raise DivergedError(
             f"all {state.step} outer steps were skipped: their losses were above outer.skip_above = "
-            f"{distillation.outer.skip_above:g}, or not a number; the last was {report.loss:g}",
+            f"{distillation.outer.skip_above:g}, or not a number{last}",
             step=state.step,
         )
     return state

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ddfw.contracts.executor import LabelledImages, TrainingSettings
     from ddfw.contracts.model import AbstractModel
 
-_STREAMS = {
+#: Streams of initialisations, batches and augmentations, by what networks are trained for.
+STREAMS = {
     "select": (Stream.SELECT_INIT, Stream.SELECT_BATCHES, Stream.SELECT_AUGMENT),
     "eval": (Stream.EVAL_INIT, Stream.EVAL_BATCHES, Stream.EVAL_AUGMENT),
 }
@@ -33,7 +34,7 @@ def evaluate_network(
     purpose: Literal["select", "eval"],
 ) -> float:
     """Accuracy (a fraction) on `judge` of fresh network `number` trained on `subject`."""
-    init, batches, augment = _STREAMS[purpose]
+    init, batches, augment = STREAMS[purpose]
     images = subject.images
     theta = model.init(network.module, generator(seed, init, number)).to(images.device, images.dtype)
     theta = train(

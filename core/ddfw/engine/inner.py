@@ -5,7 +5,7 @@ Shapes: B images in a batch, m classes, P parameters in T tensors.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from attrs import frozen
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, log_softmax
 
+from ddfw.engine.norms import twice_differentiable
 from ddfw.errors import OptionError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def build_module(model: AbstractModel, spec: ImageSpec) -> nn.Module:
                 f"layer {name} ({type(layer).__name__}, p = {layer.p}) draws random numbers inside the unroll; "
                 "set its probability to 0"
             )
-    return module.train()
+    return twice_differentiable(module).train()
 
 
 class Network:
@@ -118,6 +119,38 @@ class StepGraph:
             images=found[0],
             targets=found[1],
         )
+
+
+class Steps(Protocol):
+    """How one inner step is computed and pulled back where its graph is not held."""
+
+    def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+        """∂(inner loss)/∂θ [P] at θ [P], for images [B, C, H, W] and probabilities [B, m]; without a graph."""
+        ...
+
+    def pull(
+        self, theta: Tensor, images: Tensor, targets: Tensor, cotangent: Tensor, *, through_theta: bool
+    ) -> StepPullback:
+        """Derivatives of s = g·λ for λ = `cotangent` [P]; θ's only where `through_theta` asks for it."""
+        ...
+
+
+@frozen
+class EagerSteps:
+    """Operation by operation, as PyTorch runs them."""
+
+    network: Network
+
+    def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+        """See `Steps`."""
+        return inner_gradient(self.network, theta, images, targets)
+
+    def pull(
+        self, theta: Tensor, images: Tensor, targets: Tensor, cotangent: Tensor, *, through_theta: bool
+    ) -> StepPullback:
+        """See `Steps`."""
+        graph = StepGraph(self.network, theta, images, targets)
+        return graph.pull(cotangent, through_theta=through_theta)
 
 
 def supervised_gradient(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

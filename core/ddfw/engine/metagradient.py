@@ -22,17 +22,15 @@ from attrs import frozen
 from torch import Tensor
 
 from ddfw.contracts.executor import MetaGradient
-from ddfw.engine.inner import Network, StepGraph, inner_gradient
+from ddfw.engine.inner import EagerSteps, Network, StepGraph
 from ddfw.errors import PluginError
 
 if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
-    from ddfw.contracts.executor import GradientSettings, Problem, Schedule
+    from ddfw.contracts.executor import Problem, Schedule
     from ddfw.contracts.matching import AbstractMatchingLoss
     from ddfw.contracts.trajectory import Segment
-
-#: What `gradient.memory = "auto"` means on a CPU, in bytes.
-AUTO_MEMORY_CPU = 512 * 2**20
+    from ddfw.engine.inner import Steps
 
 
 class Path(Sequence[Tensor]):
@@ -88,6 +86,7 @@ def meta_gradient(
     method: str = "exact",
     tesla_form: str = "datm",
     held_steps: int = 0,
+    steps: Steps | None = None,
 ) -> MetaGradient:
     """The meta-gradient averaged over segments.
 
@@ -100,6 +99,7 @@ def meta_gradient(
         method: `exact`, or `tesla` for the recursion without Hessian-vector terms.
         tesla_form: `datm` or `released` (half the image and label gradient).
         held_steps: how many of the last steps keep their graph between the passes; clipped to N.
+        steps: how a step that holds no graph is computed; None for the network's own operations one by one.
 
     Returns:
         Loss and gradients, in the problem's dtype and on its device.
@@ -113,7 +113,9 @@ def meta_gradient(
     held = 0
     for schedule, segment in zip(problem.schedules, segments, strict=True):
         held = min(held_steps, len(schedule.batches))
-        unroll = _Unroll(network, augmentation, problem, schedule, through_theta=method == "exact")
+        unroll = _Unroll(
+            network, augmentation, problem, schedule, steps or EagerSteps(network), through_theta=method == "exact"
+        )
         graphs, path = unroll.forward(segment.start, held)
         view = Path(path)
         value = loss.loss(view, segment)
@@ -140,88 +142,70 @@ class _Unroll:
     augmentation: AbstractAugmentation
     problem: Problem
     schedule: Schedule
+    steps: Steps
     through_theta: bool
 
-    def forward(self, start: Tensor, held: int) -> tuple[list[StepGraph], list[Tensor]]:
-        """The graphs of the last `held` steps, and the path of N + 1 points."""
-        path, graphs = [start], list[StepGraph]()
+    def forward(self, start: Tensor, held: int) -> tuple[list[_Held], list[Tensor]]:
+        """The last `held` steps with their graphs, and the path of N + 1 points."""
+        path, kept = [start], list[_Held]()
         steps = len(self.schedule.batches)
         for i in range(steps):
-            images, targets = self._batch(i)
+            targets = self.problem.targets[self.schedule.batches[i]]
             if i >= steps - held:
-                graphs.append(StepGraph(self.network, path[-1], images, targets))
-                gradient = graphs[-1].gradient
+                batch = self._augmented(i)
+                kept.append(_Held(batch=batch, graph=StepGraph(self.network, path[-1], batch.augmented, targets)))
+                gradient = kept[-1].graph.gradient
             else:
-                gradient = inner_gradient(self.network, path[-1], images, targets)
+                images = self.augmentation.apply(self.problem.images[self.schedule.batches[i]], self.schedule.draws[i])
+                gradient = self.steps.gradient(path[-1], images, targets)
             path.append(path[-1] - self.problem.step_size * gradient)
-        return graphs, path
+        return kept, path
 
-    def backward(
-        self, path: list[Tensor], graphs: list[StepGraph], read: dict[int, Tensor], sums: Accumulators
-    ) -> None:
-        """The reverse recursion; adds to `sums`, and empties `graphs` as it goes."""
+    def backward(self, path: list[Tensor], kept: list[_Held], read: dict[int, Tensor], sums: Accumulators) -> None:
+        """The reverse recursion; adds to `sums`, and empties `kept` as it goes."""
         steps, a = len(self.schedule.batches), self.problem.step_size
         cotangent = read.get(steps, torch.zeros_like(path[-1]))
         for i in reversed(range(steps)):
-            graph = graphs.pop() if graphs else StepGraph(self.network, path[i], *self._batch(i))
-            pulled = graph.pull(cotangent, through_theta=self.through_theta)
+            rows = self.schedule.batches[i]
+            if kept:
+                step = kept.pop()
+                batch, pulled = step.batch, step.graph.pull(cotangent, through_theta=self.through_theta)
+                del step
+            else:
+                batch, targets = self._augmented(i), self.problem.targets[rows]
+                pulled = self.steps.pull(
+                    path[i], batch.augmented.detach(), targets, cotangent, through_theta=self.through_theta
+                )
             sums.step_size.sub_(pulled.s)
-            batch = self.schedule.batches[i]
-            sums.targets.index_add_(0, batch, -a * pulled.targets)
-            sums.images.index_add_(0, batch, self._through_augmentation(i, -a * pulled.images))
+            sums.targets.index_add_(0, rows, a * pulled.targets, alpha=-1)
+            sums.images.index_add_(0, rows, batch.pull(a * pulled.images), alpha=-1)
             if pulled.theta is not None:
                 cotangent = cotangent - a * pulled.theta
             if i in read:
                 cotangent = cotangent + read[i]
 
-    def _batch(self, i: int) -> tuple[Tensor, Tensor]:
-        """Step i's augmented images [b, C, H, W] and targets [b, m]."""
-        batch = self.schedule.batches[i]
-        images = self.augmentation.apply(self.problem.images[batch], self.schedule.draws[i])
-        return images, self.problem.targets[batch]
-
-    def _through_augmentation(self, i: int, cotangent: Tensor) -> Tensor:
-        """Pulls a cotangent of the augmented batch back to the batch: first order, outside the step."""
-        batch: Tensor = self.problem.images[self.schedule.batches[i]].requires_grad_()
+    def _augmented(self, i: int) -> _Augmented:
+        """Step i's batch with the graph of its augmentation."""
+        batch = self.problem.images[self.schedule.batches[i]].requires_grad_()
         with torch.enable_grad():
-            augmented = self.augmentation.apply(batch, self.schedule.draws[i])
-        return torch.autograd.grad(augmented, batch, cotangent)[0]
+            return _Augmented(batch=batch, augmented=self.augmentation.apply(batch, self.schedule.draws[i]))
 
 
-def graph_bytes(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> int:
-    """Bytes that one held step graph keeps alive, θ excluded.
+@frozen(kw_only=True)
+class _Augmented:
+    """A batch [b, C, H, W] and what the augmentation makes of it: first order, outside the step."""
 
-    These are the distinct storages saved for its backward pass, the step's own inputs and its gradient, and a quarter
-    more for what autograd keeps besides (up to 17 % on small networks, so the estimate errs on the safe side).
+    batch: Tensor
+    augmented: Tensor
 
-    Args:
-        network: the student.
-        theta: [P].
-        images: a batch [b, C, H, W].
-        targets: its probabilities [b, m].
-    """
-    sizes: dict[int, int] = {}
-    keep: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        keep.append(tensor)  # or its address could be used again before the count is over
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        graph = StepGraph(network, theta, images, targets)
-    for tensor in (images, targets, graph.gradient):
-        note(tensor)
-    sizes.pop(theta.untyped_storage().data_ptr(), None)
-    return sum(sizes.values()) * 5 // 4
+    def pull(self, cotangent: Tensor) -> Tensor:
+        """A cotangent of the augmented batch, pulled back to the batch."""
+        return torch.autograd.grad(self.augmented, self.batch, cotangent)[0]
 
 
-def held_steps_within(settings: GradientSettings, problem: Problem, network: Network, theta: Tensor) -> int:
-    """How many step graphs fit `gradient.memory`, measured on the problem's largest batch."""
-    memory = AUTO_MEMORY_CPU if settings.memory == "auto" else settings.memory
-    if memory == 0:
-        return 0
-    batch = max(problem.schedules[0].batches, key=len)
-    one = graph_bytes(network, theta, problem.images[batch], problem.targets[batch])
-    return memory // max(one, 1)
+@frozen(kw_only=True)
+class _Held:
+    """A step whose graph is held, with its batch's."""
+
+    batch: _Augmented
+    graph: StepGraph

@@ -15,7 +15,7 @@ import torch
 from attrs import frozen
 from attrs.validators import ge, le
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import grid_sample
 
 from ddfw import AbstractAugmentation, Draws, option
 
@@ -118,16 +118,22 @@ class Siamese(AbstractAugmentation):
 
     def apply_scale(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """Factors in [1/scale, scale] for each axis; above 1 the image shrinks."""
-        low = 1 / self.scale
-        x, y = (values[key].to(images) * (self.scale - low) + low for key in ("x", "y"))
-        zero = torch.zeros_like(x)
-        return _warp(images, torch.stack([x, zero, zero, zero, y, zero], dim=1))
+        return _warp(images, self.scales({key: value.to(images) for key, value in values.items()}))
 
     def apply_rotate(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """Angles in ±rotate, in normalised coordinates (so a rectangle is also sheared)."""
-        angle = (values["u"].to(images) - 0.5) * (2 * self.rotate * math.pi / 180)
-        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        return _warp(images, torch.stack([cos, -sin, zero, sin, cos, zero], dim=1))
+        return _warp(images, self.rotations({key: value.to(images) for key, value in values.items()}))
+
+    def scales(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The matrices [B, 2, 2] of `scale` for draws x, y [B]."""
+        low = 1 / self.scale
+        return torch.diag_embed(torch.stack([values["x"], values["y"]], dim=1) * (self.scale - low) + low)
+
+    def rotations(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The matrices [B, 2, 2] of `rotate` for draws u [B]."""
+        angle = (values["u"] - 0.5) * (2 * self.rotate * math.pi / 180)
+        cos, sin = angle.cos(), angle.sin()
+        return torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
 
 
 def _portion(fraction: float, side: int) -> int:
@@ -149,6 +155,15 @@ def _hole(offset: Tensor, size: int, side: int) -> Tensor:
 
 
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Bilinear sampling at affinely moved positions, zero outside; corner pixels lie at ±1."""
-    grid = affine_grid(matrices.view(-1, 2, 3), list(images.shape), align_corners=True)
-    return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    """Bilinear sampling at positions that matrices [B, 2, 2] move, zero outside; corner pixels lie at ±1."""
+    rows, columns = (_positions(side, images) for side in images.shape[2:])
+    # All x, then all y of an image, which is the order that sampling reads fastest; affine_grid has them in pairs.
+    moved = matrices[:, :, 0, None, None] * columns + matrices[:, :, 1, None, None] * rows[:, None]  # [B, 2, H, W]
+    return grid_sample(images, moved.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def _positions(side: int, like: Tensor) -> Tensor:
+    """Where pixels lie, [side] from −1 to 1; a single one at 0."""
+    if side == 1:
+        return torch.zeros(1, dtype=like.dtype, device=like.device)
+    return torch.linspace(-1, 1, side, dtype=like.dtype, device=like.device)

@@ -1,23 +1,149 @@
-"""`cuda`."""
+"""`cuda`: everything on one NVIDIA GPU."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import ClassVar, final
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from attrs import frozen
+import torch
+from attrs import evolve, frozen
+from attrs.validators import ge, in_, matches_re
 
-from ddfw import AbstractExecutor, ExecutorContext, OptionError
-from ddfw.contracts.executor import ExecutorSession
+from ddfw import AbstractExecutor, OptionError, option
+from ddfw.engine.compiled import CompiledSteps
+from ddfw.engine.graphed import GraphedSteps
+from ddfw.engine.inner import EagerSteps, Network, Steps
+from ddfw_plugins.executors._session import LocalSession
+
+if TYPE_CHECKING:
+    from ddfw.contracts.executor import ExecutorContext, LabelledImages
+
+Training = Literal["float32", "tf32", "bf16"]
 
 
 @final
 @frozen(kw_only=True)
 class Cuda(AbstractExecutor):
-    """Not there yet."""
+    """One NVIDIA GPU: data stay on it, the student's step is compiled and replayed as a CUDA graph.
+
+    Meta-gradients are computed in the run's precision, without TF32; what `training` says is for experts and
+    evaluation networks alone.
+    """
 
     name: ClassVar[str] = "cuda"
 
-    def open(self, context: ExecutorContext) -> AbstractContextManager[ExecutorSession]:
-        """Refuses."""
-        raise OptionError("not there yet")
+    device: str = option(
+        "cuda", validator=matches_re(r"cuda(:(0|[1-9][0-9]*))?"), help="which GPU: cuda, or cuda:1, cuda:2, …"
+    )
+    compile: bool = option(True, help="compile the student's step; no step graphs are held then")
+    graphs: bool = option(True, help="replay the student's step as a CUDA graph; no step graphs are held then")
+    training: Training = option(
+        "tf32",
+        validator=in_(("float32", "tf32", "bf16")),
+        help="arithmetic of experts and evaluation networks where run.precision is float32; parameters stay float32",
+    )
+    channels_last: bool = option(True, help="images of experts and evaluation networks lie channel by channel last")
+    together: int = option(
+        1, validator=ge(1), help="experts and evaluation networks that are trained at a time, vectorised"
+    )
+
+    @contextmanager
+    def open(self, context: ExecutorContext) -> Iterator[CudaSession]:
+        """A session; the process's precision settings are put back afterwards.
+
+        Raises:
+            OptionError: no such GPU.
+        """
+        require_gpu(self.device)
+        device = torch.device(self.device)
+        with arithmetic("ieee"):
+            yield CudaSession(context, self, device)
+
+
+class CudaSession(LocalSession):
+    """The engine's functions on a GPU.
+
+    Args:
+        context: what the run gives.
+        options: of the executor.
+        device: where tensors are.
+    """
+
+    def __init__(self, context: ExecutorContext, options: Cuda, device: torch.device) -> None:
+        network = Network(copy.deepcopy(context.module).to(device))
+        self._compiled = CompiledSteps(network) if options.compile else None
+        inner: Steps = self._compiled or EagerSteps(network)
+        self._graphed = GraphedSteps(inner) if options.graphs else None
+        self._options = options
+
+        def prepare(data: LabelledImages) -> LabelledImages:
+            if not options.channels_last:
+                return data
+            return evolve(data, images=data.images.contiguous(memory_format=torch.channels_last))
+
+        @contextmanager
+        def training() -> Iterator[None]:
+            lower = context.dtype == torch.float32
+            with (
+                arithmetic("tf32" if lower and options.training == "tf32" else "ieee"),
+                torch.autocast(device.type, torch.bfloat16, enabled=lower and options.training == "bf16"),
+            ):
+                yield
+
+        super().__init__(
+            context,
+            network,
+            device,
+            steps=self._graphed or self._compiled,
+            together=options.together,
+            training=training,
+            prepare=prepare,
+        )
+
+    def describe(self) -> dict[str, object]:
+        """The GPU, and how work is done on it."""
+        options, properties = self._options, torch.cuda.get_device_properties(self.device)
+        return {
+            "type": "cuda",
+            "gpu": properties.name,
+            "gpu_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+            "training": options.training if self._context.dtype == torch.float32 else "float64",
+            "together": options.together,
+            "compiled": self._compiled is not None and self._compiled.compiled,
+            "graphs": self._graphed is not None and self._graphed.captured,
+            **super().describe(),
+        }
+
+
+def require_gpu(device: str) -> None:
+    """Refuses a GPU that is not there.
+
+    Raises:
+        OptionError: none is visible to PyTorch, or none of this number.
+    """
+    if not torch.cuda.is_available():
+        apple = torch.backends.mps.is_available()
+        why = "this machine has an Apple GPU, which ddfw does not use" if apple else "PyTorch sees no NVIDIA GPU here"
+        raise OptionError(f"{why}; take executor cpu (--executor cpu)", "device")
+    count, number = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
+    if number >= count:
+        raise OptionError(
+            f"there {'is 1 GPU' if count == 1 else f'are {count} GPUs'}, cuda:0 on; got {device}", "device"
+        )
+
+
+@contextmanager
+def arithmetic(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """How float32 products and convolutions are computed on a GPU, inside; put back afterwards."""
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = precision
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value

@@ -1,23 +1,392 @@
-"""`ray`."""
+"""`ray`: experts, evaluations and trials as tasks on a Ray cluster, meta-gradients in this process."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import ClassVar, final
+import json
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from attrs import frozen
+import torch
+from attrs import astuple, define, field, frozen
+from attrs.validators import ge, gt, in_, le, optional
 
-from ddfw import AbstractExecutor, ExecutorContext, OptionError
-from ddfw.contracts.executor import ExecutorSession
+from ddfw import AbstractExecutor, DdfwError, OptionError, option
+from ddfw_plugins.executors import _ray_tasks
+from ddfw_plugins.executors._ray_cluster import Shelf, connected
+
+if TYPE_CHECKING:
+    from ddfw import Segment
+    from ddfw.contracts.executor import (
+        ExecutorContext,
+        ExecutorSession,
+        LabelledImages,
+        MetaGradient,
+        Problem,
+        TrainedExpert,
+        TrainingSettings,
+    )
+
+#: Seconds between two looks at how far running experts are.
+_LOOK_S = 1.0
+#: Seconds between two questions whether a task has finished; at first it is asked more often.
+_POLL_S = 0.05
 
 
 @final
 @frozen(kw_only=True)
 class Ray(AbstractExecutor):
-    """Not there yet."""
+    """Experts, evaluations and sweeps as tasks on a Ray cluster."""
 
     name: ClassVar[str] = "ray"
 
-    def open(self, context: ExecutorContext) -> AbstractContextManager[ExecutorSession]:
-        """Refuses."""
-        raise OptionError("not there yet")
+    address: str = option(
+        "", help="of a running cluster, host:port or `auto`; empty starts one on this machine for the run"
+    )
+    workers: int | None = option(
+        None,
+        validator=optional(ge(1)),
+        help="tasks at the same time, at most; the default is what the cluster has room for",
+    )
+    cpus: float = option(1.0, validator=gt(0.0), help="CPUs that a task reserves; may be a fraction")
+    gpus: float = option(
+        0.0, validator=ge(0.0), help="GPUs that a task reserves and trains on, e.g. 0.25; 0 trains on CPUs"
+    )
+    threads: int | None = option(
+        None,
+        validator=optional([ge(1), le(1024)]),
+        help="PyTorch's threads in a task; the default is as many as in this process, which gives the same numbers",
+    )
+    retries: int = option(3, validator=ge(0), help="how often a task whose worker was lost is started again")
+    device: Literal["cpu", "cuda"] = option(
+        "cpu", validator=in_(("cpu", "cuda")), help="where this process computes meta-gradients"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus above 1 have to be whole, got {self.gpus}")
+
+    @contextmanager
+    def open(self, context: ExecutorContext) -> Iterator[RaySession]:
+        """A session; a cluster that was started for it ends with the last session that is open."""
+        from ddfw.app.tasks import pack_job
+
+        with _on(self.device).open(context) as here:
+            job = pack_job(context, _on("cuda" if self.gpus else "cpu"), self._task_threads())
+            with self._cluster() as cluster:
+                session = RaySession(self, context, job, here, cluster)
+                try:
+                    yield session
+                finally:
+                    session.close()
+
+    def scatter(self, task: str, payloads: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """One task for each payload, which travels as JSON; paths in it mean what they mean here."""
+        texts, threads, folder = [json.dumps(p) for p in payloads], self._task_threads(), os.getcwd()
+        if not texts:
+            return
+        with self._cluster() as cluster:
+            jobs = [
+                _Job(f"{task} {position}", _ray_tasks.call, (task, text, threads, folder))
+                for position, text in enumerate(texts)
+            ]
+            for position, result in cluster.run(jobs):
+                yield position, json.loads(result)
+
+    @contextmanager
+    def _cluster(self) -> Iterator[_Cluster]:
+        cores = None if self.workers is None else max(1, math.ceil(self.workers * self.cpus))
+        with connected(self.address, cores) as ray:
+            self._require_room(ray)
+            cluster = _Cluster(self, ray)
+            try:
+                yield cluster
+            finally:
+                cluster.close()
+
+    def _require_room(self, ray: Any) -> None:
+        """Refuses tasks that would wait for ever.
+
+        Raises:
+            OptionError: no node is as large as a task.
+        """
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        for name, wanted, kind in (("cpus", self.cpus, "CPU"), ("gpus", self.gpus, "GPU")):
+            most = max((float(node.get(kind, 0)) for node in nodes), default=0.0)
+            if wanted > most:
+                raise OptionError(
+                    f"a task asks for {wanted:g} {kind}s, the largest node of the Ray cluster has {most:g}", name
+                )
+        if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
+            raise OptionError(f"no node of the Ray cluster has {self.cpus:g} CPUs and {self.gpus:g} GPUs", "gpus")
+
+    def _task_threads(self) -> int:
+        return torch.get_num_threads() if self.threads is None else self.threads
+
+
+def _on(device: str) -> AbstractExecutor:
+    """What works on a device of one machine, with its defaults."""
+    if device == "cuda":
+        from ddfw_plugins.executors.cuda import Cuda
+
+        return Cuda()
+    from ddfw_plugins.executors.cpu import Cpu
+
+    return Cpu()
+
+
+@frozen
+class _Job:
+    """One task: its title for people, a function of `_ray_tasks`, and its arguments."""
+
+    title: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+@define
+class _Cluster:
+    """Runs jobs as Ray tasks."""
+
+    options: Ray
+    ray: Any
+    outstanding: dict[Any, int] = field(factory=dict)
+    closed: bool = False
+
+    def close(self) -> None:
+        """Cancels what still runs. Ray must not be asked for anything afterwards: it would start a new cluster."""
+        self._cancel(self.outstanding)
+        self.closed = True
+
+    def run(self, jobs: Sequence[_Job], look: Callable[[], None] = lambda: None) -> Iterator[tuple[int, Any]]:
+        """Positions and results as they come; `look` is called now and then.
+
+        After a failure, jobs before the failed one are finished and jobs after it are cancelled, so that the error is
+        the one that a loop over the jobs would have met.
+
+        Raises:
+            DdfwError: a job's worker was lost too often.
+            Exception: what a job raised.
+        """
+        most, pause, looked = self.options.workers or len(jobs), 0.001, time.monotonic()
+        waiting, running, failed = deque(range(len(jobs))), dict[Any, int](), dict[int, Exception]()
+        try:
+            while running or waiting:
+                while waiting and len(running) < most:
+                    position = waiting.popleft()
+                    reference = self._submit(jobs[position])
+                    running[reference] = self.outstanding[reference] = position
+                ready = self._ready(list(running), pause)
+                pause = 0.001 if ready else min(_POLL_S, 1.5 * pause)
+                for reference in sorted(ready, key=running.__getitem__):
+                    position = running.pop(reference)
+                    del self.outstanding[reference]
+                    try:
+                        result = self._result(jobs[position], reference)
+                    except Exception as error:
+                        failed[position] = error
+                    else:
+                        yield position, result
+                        if self.closed:
+                            raise DdfwError("the session of executor ray is closed")
+                if time.monotonic() - looked > _LOOK_S:
+                    look()
+                    looked = time.monotonic()
+                if failed:
+                    first = min(failed)
+                    waiting = deque(position for position in waiting if position < first)
+                    late = [reference for reference, position in running.items() if position > first]
+                    running = {r: position for r, position in running.items() if position < first}
+                    self._cancel(late)
+        finally:
+            self._cancel(running)
+        if failed:
+            raise failed[min(failed)]
+
+    def _ready(self, references: list[Any], pause: float) -> list[Any]:
+        """Those that have ended, after a pause if none has."""
+        ray = self.ray
+        if ray.get_runtime_context().get_task_id() is not None:
+            # A task itself, a trial say: while it waits in `ray.wait`, and only there, Ray gives its CPUs to others.
+            ray.wait(references, num_returns=1, timeout=_LOOK_S)
+        # `ray.wait` would turn whatever a signal's handler raises into a KeyboardInterrupt; `sleep` does not.
+        ready: list[Any] = ray.wait(references, num_returns=len(references), timeout=0)[0]
+        if not ready:
+            time.sleep(pause)
+        return ready
+
+    def _submit(self, job: _Job) -> Any:
+        o = self.options
+        remote = self.ray.remote(job.function).options(
+            name=f"ddfw {job.title}",
+            num_cpus=o.cpus,
+            num_gpus=o.gpus,
+            max_retries=o.retries,
+            retry_exceptions=False,
+        )
+        return remote.remote(*job.arguments)
+
+    def _result(self, job: _Job, reference: Any) -> Any:
+        from ddfw.app.tasks import error_from
+
+        try:
+            outcome = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:  # before our code was reached: it catches what it raises
+            reason = str(error).strip().splitlines()[-1]
+            raise DdfwError(
+                f"a Ray worker could not start {job.title}: {reason}; ddfw and its plugins have to be installed there"
+            ) from None
+        except self.ray.exceptions.RayError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise DdfwError(
+                f"{job.title} was lost with its Ray worker, {self.options.retries + 1} times (executor.retries = "
+                f"{self.options.retries}): {reason}; what was finished is kept, the same command goes on from there"
+            ) from None
+        if outcome["error"] is not None:
+            raise error_from(outcome["error"])
+        return outcome["value"]
+
+    def _cancel(self, references: Iterable[Any]) -> None:
+        if self.closed or not self.ray.is_initialized():
+            return
+        for reference in list(references):
+            self.outstanding.pop(reference, None)
+            with suppress(Exception):  # it may have ended, or its node may be gone
+                self.ray.cancel(reference, force=True)
+
+
+class RaySession:
+    """Tasks for what takes long, and this process's own session for meta-gradients.
+
+    Args:
+        options: the executor.
+        context: of the session.
+        job: what every task has to know.
+        here: this process's session.
+        cluster: where tasks run.
+    """
+
+    def __init__(
+        self,
+        options: Ray,
+        context: ExecutorContext,
+        job: Mapping[str, Any],
+        here: ExecutorSession,
+        cluster: _Cluster,
+    ) -> None:
+        self._options = options
+        self._module = context.module
+        self._job = job
+        self._here = here
+        self._cluster = cluster
+        self._shelf = Shelf(cluster.ray)
+        self._progress: Any = None
+        self._calls = count()
+
+    @property
+    def device(self) -> torch.device:
+        """Of the meta-gradients; images travel to the workers from there."""
+        return self._here.device
+
+    def describe(self) -> dict[str, object]:
+        """What this process's session says, and the cluster's nodes, CPUs and GPUs."""
+        ray, here = self._cluster.ray, self._here.describe()
+        there = ray.cluster_resources()
+        return {
+            **here,
+            "type": "ray",
+            "gradients": here["type"],
+            "nodes": sum(node["Alive"] for node in ray.nodes()),
+            "cpus": there.get("CPU", 0),
+            "gpus": there.get("GPU", 0),
+            "task": {"cpus": self._options.cpus, "gpus": self._options.gpus, "threads": self._job["threads"]},
+            "ray": ray.__version__,
+        }
+
+    def train_experts(
+        self,
+        settings: TrainingSettings,
+        train: LabelledImages,
+        validation: LabelledImages,
+        seeds: Sequence[int],
+        on_epoch: Callable[[int, int], None],
+    ) -> Iterator[TrainedExpert]:
+        """One task per seed; experts come in the order in which they are finished."""
+        from ddfw.app.tasks import expert_from
+
+        if not seeds:
+            return
+        call, told, progress = next(self._calls), [0] * len(seeds), self._listener()
+
+        def tell(position: int, epoch: int) -> None:
+            while told[position] < epoch:
+                told[position] += 1
+                on_epoch(position, told[position])
+
+        def look() -> None:
+            with suppress(self._cluster.ray.exceptions.RayError):  # progress is worth no failure
+                for key, epoch in self._cluster.ray.get(progress.read.remote(), timeout=10).items():
+                    number, _, position = key.partition("/")
+                    if number == str(call):
+                        tell(int(position), epoch)
+
+        head, data = self._head(settings, train), self._data(train, validation)
+        jobs = [
+            _Job(f"expert of seed {seed}", _ray_tasks.expert, (*head, seed, f"{call}/{position}", progress, *data))
+            for position, seed in enumerate(seeds)
+        ]
+        for position, record in self._cluster.run(jobs, look):
+            tell(position, settings.epochs)
+            snapshots = torch.from_numpy(record["snapshots"].copy())  # out of Ray's memory
+            yield expert_from({**record, "snapshots": snapshots})
+
+    def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
+        """This process's."""
+        return self._here.meta_gradient(problem, segments)
+
+    def evaluate(
+        self,
+        settings: TrainingSettings,
+        subject: LabelledImages,
+        judge: LabelledImages,
+        seed: int,
+        networks: range,
+        purpose: Literal["select", "eval"],
+        on_network: Callable[[int], None],
+    ) -> tuple[float, ...]:
+        """One task per network."""
+        head, data = self._head(settings, subject), self._data(subject, judge)
+        jobs = [
+            _Job(f"network {number} ({purpose})", _ray_tasks.network, (*head, seed, number, purpose, *data))
+            for number in networks
+        ]
+        found = dict[int, float]()
+        for position, accuracy in self._cluster.run(jobs):
+            found[position] = accuracy
+            on_network(len(found))
+        return tuple(found[position] for position in range(len(jobs)))
+
+    def close(self) -> None:
+        """Ends the actor that hears of progress."""
+        if self._progress is not None:
+            with suppress(Exception):  # its node may be gone
+                self._cluster.ray.kill(self._progress)
+            self._progress = None
+
+    def _listener(self) -> Any:
+        if self._progress is None:
+            self._progress = self._cluster.ray.remote(_ray_tasks.Progress).options(num_cpus=0, max_restarts=-1).remote()
+        return self._progress
+
+    def _head(self, settings: TrainingSettings, data: LabelledImages) -> tuple[Any, ...]:
+        from ddfw.app.tasks import image_spec, pack_settings
+
+        return self._job, pack_settings(settings), astuple(image_spec(self._module, data.images))
+
+    def _data(self, *data: LabelledImages) -> list[Any]:
+        return [self._shelf.put(tensor) for part in data for tensor in (part.images, part.targets)]

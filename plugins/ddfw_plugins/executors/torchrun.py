@@ -1,23 +1,234 @@
-"""`torchrun`."""
+"""`torchrun`: several processes that torchrun started, which share the work of one run.
+
+Every rank runs the same program and keeps the same images, labels and step size. An outer step's segments are dealt out
+to the ranks, and one all-reduce adds their gradients up; experts and evaluation networks are dealt out too.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import ClassVar, final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from attrs import frozen
+import torch
+from attrs import evolve, frozen
+from attrs.validators import ge, in_, le, optional
 
-from ddfw import AbstractExecutor, ExecutorContext, OptionError
-from ddfw.contracts.executor import ExecutorSession
+from ddfw import AbstractExecutor, Crew, DivergedError, MetaGradient, OptionError, option
+from ddfw.engine.budget import auto_memory, available_memory
+from ddfw.ranks import Launch, launch
+from ddfw_plugins.executors._process_group import ProcessCrew, assembled, current
+from ddfw_plugins.executors.cpu import Cpu
+
+if TYPE_CHECKING:
+    from ddfw import Segment
+    from ddfw.contracts.executor import (
+        ExecutorContext,
+        ExecutorSession,
+        LabelledImages,
+        Problem,
+        TrainedExpert,
+        TrainingSettings,
+    )
+
+_START = "torchrun --nproc-per-node N -m ddfw run … --executor torchrun"
 
 
 @final
 @frozen(kw_only=True)
 class Torchrun(AbstractExecutor):
-    """Not there yet."""
+    """Several processes, started by torchrun, that share the work: one for each GPU, or on CPUs."""
 
     name: ClassVar[str] = "torchrun"
 
-    def open(self, context: ExecutorContext) -> AbstractContextManager[ExecutorSession]:
-        """Refuses."""
-        raise OptionError("not there yet")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto",
+        validator=in_(("auto", "cpu", "cuda")),
+        help="cuda: each rank has the GPU of its number on its machine; auto: cuda where there is one, else cpu",
+    )
+    threads: int | None = option(
+        None,
+        validator=optional([ge(1), le(1024)]),
+        help="cpu only: threads of each operation on each rank; the default is OMP_NUM_THREADS, which torchrun sets to "
+        "1 if nobody has",
+    )
+    compile: bool | None = option(
+        None, help="compile the student's step on each rank; the default is that of the executors cpu and cuda"
+    )
+
+    @contextmanager
+    def assemble(self) -> Iterator[Crew]:
+        """The ranks that torchrun started; they leave together.
+
+        Raises:
+            OptionError: torchrun did not start this process, or its machine has fewer GPUs than ranks.
+        """
+        here = launch()
+        if here is None:
+            raise OptionError(f"this process was not started by torchrun; start it as `{_START}`")
+        with assembled(here, self._device(here)) as crew:
+            yield crew
+
+    @contextmanager
+    def open(self, context: ExecutorContext) -> Iterator[SharedSession]:
+        """A session that does this rank's share; without a crew, everything.
+
+        Raises:
+            OptionError: this machine cannot do what the options ask for.
+        """
+        here, crew = launch(), current()
+        device = self._device(here)
+        if here is not None and crew is not None and device.type == "cpu":
+            context = _with_its_memory(context, here.local_size, crew)
+        with self._inner(device).open(context) as session:
+            yield SharedSession(session, crew)
+
+    def _device(self, here: Launch | None) -> torch.device:
+        gpus = torch.cuda.device_count() if self.device != "cpu" and torch.cuda.is_available() else 0
+        if self.device == "cuda" and not gpus:
+            raise OptionError("no GPU that PyTorch can use; device = 'cpu' works anywhere", "device")
+        if not gpus:
+            return torch.device("cpu")
+        wanted = 1 if here is None else here.local_size
+        if wanted > gpus:
+            raise OptionError(
+                f"{wanted} processes were started on a machine with {gpus} GPU{'s' * (gpus > 1)}; take "
+                f"--nproc-per-node {gpus}, or device = 'cpu'",
+                "device",
+            )
+        return torch.device("cuda", 0 if here is None else here.local_rank)
+
+    def _inner(self, device: torch.device) -> AbstractExecutor:
+        """The executor of one process that works on each rank."""
+        more: dict[str, Any] = {} if self.compile is None else {"compile": self.compile}
+        if device.type == "cpu":
+            return Cpu(threads=self.threads, **more)
+        from ddfw_plugins.executors.cuda import Cuda
+
+        more["device"] = str(device)
+        return Cuda(**more)
+
+
+def _with_its_memory(context: ExecutorContext, neighbours: int, crew: Crew) -> ExecutorContext:
+    """Of the memory that "auto" takes, an equal part for each process of a machine; the least on any machine."""
+    if context.gradient.memory != "auto" or context.held_steps is not None or crew.size == 1:
+        return context
+    cpu = torch.device("cpu")
+    memory = min(crew.gather(auto_memory(cpu, available_memory(cpu)) // neighbours))
+    return evolve(context, gradient=evolve(context.gradient, memory=memory))
+
+
+@final
+class SharedSession:
+    """A rank's share of the work, done by the session of an executor of one process."""
+
+    def __init__(self, inner: ExecutorSession, crew: ProcessCrew | None) -> None:
+        self._inner = inner
+        self._group = crew
+        self._crew: Crew = Crew() if crew is None else crew
+
+    @property
+    def device(self) -> torch.device:
+        """This rank's."""
+        return self._inner.device
+
+    def describe(self) -> dict[str, object]:
+        """What the inner session says, the number of ranks, and how they talk (null for one process)."""
+        backend = None if self._group is None else self._group.backend
+        return {**self._inner.describe(), "type": "torchrun", "ranks": self._crew.size, "backend": backend}
+
+    def train_experts(
+        self,
+        settings: TrainingSettings,
+        train: LabelledImages,
+        validation: LabelledImages,
+        seeds: Sequence[int],
+        on_epoch: Callable[[int, int], None],
+    ) -> Iterator[TrainedExpert]:
+        """This rank's share of the experts: those at positions rank, rank + size, … of `seeds`.
+
+        Raises:
+            DivergedError: an expert of any rank diverged; raised on all of them, when each has done its share.
+        """
+        rank, size = self._crew.rank, self._crew.size
+        finished, diverged = 0, None
+        experts = self._inner.train_experts(
+            settings, train, validation, seeds[rank::size], lambda own, epoch: on_epoch(own * size + rank, epoch)
+        )
+        try:
+            for expert in experts:
+                yield expert
+                finished += 1
+        except DivergedError as error:
+            diverged = error
+        self._raise_first(diverged, finished * size + rank)
+
+    def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
+        """The mean over the segments of all ranks, from one sum over the ranks."""
+        if self._group is None or self._crew.size == 1:
+            return self._inner.meta_gradient(problem, segments)
+        rank, size = self._crew.rank, self._crew.size
+        share = segments[rank::size]
+        parts = (problem.images, problem.targets, problem.step_size, problem.step_size)
+        held = 0
+        if share:
+            found = self._inner.meta_gradient(evolve(problem, schedules=problem.schedules[rank::size]), share)
+            weight, held = len(share) / len(segments), found.held_steps
+            flat = torch.cat([t.reshape(-1) for t in (found.images, found.targets, found.step_size, found.loss)])
+            flat = flat * weight
+        else:
+            flat = torch.zeros(sum(t.numel() for t in parts), dtype=problem.images.dtype, device=problem.images.device)
+        self._group.add_up(flat)
+        pieces = flat.split([t.numel() for t in parts])
+        images, targets, step_size, loss = (piece.view_as(t) for piece, t in zip(pieces, parts, strict=True))
+        return MetaGradient(loss=loss, images=images, targets=targets, step_size=step_size, held_steps=held)
+
+    def evaluate(
+        self,
+        settings: TrainingSettings,
+        subject: LabelledImages,
+        judge: LabelledImages,
+        seed: int,
+        networks: range,
+        purpose: Literal["select", "eval"],
+        on_network: Callable[[int], None],
+    ) -> tuple[float, ...]:
+        """This rank trains its share of the networks; every rank gets all accuracies, in the networks' order.
+
+        Raises:
+            DivergedError: a network of any rank diverged; raised on all of them.
+        """
+        rank, size = self._crew.rank, self._crew.size
+        finished, told = 0, 0
+        found, diverged = tuple[float, ...](), None
+
+        def tell(done: int) -> None:
+            nonlocal finished, told
+            finished = done
+            # The others are about as far; of the last ones is told when all are.
+            about = (done - 1) * size + 1
+            for number in range(told + 1, about + 1):
+                on_network(number)
+            told = about
+
+        try:
+            if mine := networks[rank::size]:
+                found = self._inner.evaluate(settings, subject, judge, seed, mine, purpose, tell)
+        except DivergedError as error:
+            diverged = error
+        self._raise_first(diverged, finished * size + rank)
+        shares = self._crew.gather(list(found))
+        for number in range(told + 1, len(networks) + 1):
+            on_network(number)
+        return tuple(shares[position % size][position // size] for position in range(len(networks)))
+
+    def _raise_first(self, mine: DivergedError | None, position: int) -> None:
+        """Raises on every rank the divergence that one process would have met first; none if no rank has one."""
+        told = None if mine is None else {"position": position, "message": str(mine), "step": mine.step}
+        found = [one for one in self._crew.gather(told) if one is not None]
+        if not found:
+            return
+        first = min(found, key=lambda one: int(one["position"]))
+        if mine is not None and first["position"] == position:
+            raise mine
+        raise DivergedError(first["message"], step=first["step"])

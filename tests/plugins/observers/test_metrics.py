@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ddfw.contracts.observer import ExpertReport, ProgressReport, RunFinished, RunStarted, StepReport
+from attrs import evolve
+
+from ddfw.contracts.observer import EvaluationReport, ExpertReport, ProgressReport, RunFinished, RunStarted, StepReport
 from ddfw_plugins.observers.metrics import Metrics
 
 STARTED = RunStarted(recipe="r", seed=0, directory=Path("d"), steps=2, experts=1, headline=("for people",))
@@ -60,3 +62,49 @@ def test_the_file_is_complete_when_the_run_fails(tmp_path):
     except RuntimeError:
         pass
     assert (tmp_path / "metrics.jsonl").read_text().endswith("\n") and len(lines(tmp_path)) == 1
+
+
+def test_a_run_that_goes_on_keeps_what_was_told_up_to_its_step_and_nothing_later(tmp_path):
+    """Broken: metrics.jsonl would hold a step twice, or lack one."""
+
+    def step(number):
+        return evolve(STEP, step=number)
+
+    def selection(number, subject="distilled", split="validation"):
+        return EvaluationReport(
+            subject=subject, split=split, net="convnet", n=1, accuracies=(0.5,), mean=0.5, std=0.0, seeds=(0,),
+            eval_seed=0, step=number, selected_by="nothing", lr=0.1, images=1, floats={},
+        )  # fmt: skip
+
+    told = [STARTED, EXPERT, selection(0), step(1), step(2), selection(2), step(3)]
+    for later in (
+        [],
+        [step(4), selection(4)],
+        [selection(None, "random_real")],
+        [selection(2, split="test")],
+        [FINISHED],
+    ):
+        with Metrics().open(tmp_path) as session:
+            for report in [*told, *later]:
+                tell(session, report)
+        text = (tmp_path / "metrics.jsonl").read_text()
+        with Metrics().open(tmp_path) as session:
+            assert (tmp_path / "metrics.jsonl").read_text() == text, "nothing goes before the run says that it goes on"
+            session.run_started(evolve(STARTED, first_step=3))
+            session.step_finished(step(4))
+        events = lines(tmp_path)
+        assert [e["event"] for e in events[-2:]] == ["run_started", "step"] and events[-2]["first_step"] == 3
+        assert len(events) == len(told) + 2 and [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4]
+        assert [e["t"] for e in events] == sorted(e["t"] for e in events)
+
+
+def test_a_run_that_goes_on_without_its_metrics_starts_a_file(tmp_path):
+    """Broken: a history that somebody moved away would end the observer."""
+    with Metrics().open(tmp_path) as session:
+        session.run_started(evolve(STARTED, first_step=3))
+    assert [e["first_step"] for e in lines(tmp_path)] == [3]
+
+
+def tell(session, report):
+    names = {"run_started": "run_started", "expert": "expert_ready", "step": "step_finished"}
+    getattr(session, names.get(report.event, report.event))(report)

@@ -1,0 +1,95 @@
+"""The yardstick: the plain trajectory-matching loop, autograd through everything.
+
+It is written from the method's equations alone and shares no code with the engine, so that what it computes is a second
+opinion and what it costs is what such a loop costs: every inner step keeps its graph until the one backward pass.
+
+Shapes: n images, b of them in a batch, C channels, H rows, W columns, m classes, N inner steps, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+
+@frozen(kw_only=True)
+class Found:
+    """What one outer step of the plain loop finds: the loss and its gradients."""
+
+    loss: Tensor
+    images: Tensor
+    step_size: Tensor
+
+
+def meta_gradient(
+    module: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    step_size: Tensor,
+    start: Tensor,
+    target: Tensor,
+    batches: Sequence[Tensor],
+    augment: Callable[[Tensor, int], Tensor],
+) -> Found:
+    """Unrolls a student and differentiates the matching loss through all of its steps.
+
+    Args:
+        module: gives names and shapes of the parameters.
+        images: [n, C, H, W].
+        labels: [n] classes or [n, m] probabilities.
+        step_size: a, scalar.
+        start: [P], the expert's parameters from which the student starts.
+        target: [P], those where it should land.
+        batches: rows of `images` for each of the N steps.
+        augment: (batch, number of the step) → augmented batch.
+    """
+    images = images.detach().requires_grad_()
+    step_size = step_size.detach().requires_grad_()
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    sizes = [shape.numel() for shape in shapes.values()]
+    student = start.detach().requires_grad_()
+    for number, rows in enumerate(batches):
+        pieces = student.split(sizes)
+        parameters = {name: piece.view(shapes[name]) for name, piece in zip(shapes, pieces, strict=True)}
+        logits = functional_call(module, parameters, (augment(images[rows], number),))
+        loss = cross_entropy(logits, labels[rows])
+        (gradient,) = torch.autograd.grad(loss, student, create_graph=True)
+        student = student - step_size * gradient
+    matching = (student - target).square().sum() / (start - target).square().sum()
+    matching.backward()
+    assert images.grad is not None and step_size.grad is not None
+    return Found(loss=matching.detach(), images=images.grad, step_size=step_size.grad)
+
+
+def train(
+    module: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    augment: Callable[[Tensor], Tensor],
+    rng: torch.Generator,
+) -> list[float]:
+    """A plain training loop with torch.optim.SGD; the module is trained in place.
+
+    Returns:
+        The mean loss of each epoch.
+    """
+    optimiser = torch.optim.SGD(module.parameters(), lr=lr)
+    losses = []
+    for _ in range(epochs):
+        total = torch.zeros(())
+        for rows in torch.randperm(len(images), generator=rng).split(batch_size):
+            loss = cross_entropy(module(augment(images[rows])), labels[rows])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            total += loss.detach() * len(rows)
+        losses.append(float(total) / len(images))
+    return losses

@@ -1,0 +1,152 @@
+"""Checkpoints of a run: the newest one alone, whole or not at all.
+
+checkpoints/  step-000500.safetensors (tensors; the rest as JSON in its metadata)
+              latest.json {schema, file, sha256, step}
+
+A new file is written first, then latest.json, then the old file goes: whenever the process dies, latest.json names a
+file that is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from ddfw.artifacts import atomic
+from ddfw.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKPOINT_SCHEMA = 1
+LATEST = "latest.json"
+_FILE = re.compile(r"step-\d{6,}\.safetensors")
+
+
+@frozen(kw_only=True)
+class Pointer:
+    """What latest.json says: the file, the sha256 of its bytes, and how many outer steps are done."""
+
+    file: str
+    sha256: str
+    step: int
+
+
+@frozen(kw_only=True)
+class Checkpoint:
+    """A checkpoint that was read.
+
+    Args:
+        step: outer steps that are done.
+        tensors: by name, on the CPU, with the strides that they had.
+        record: JSON-able facts.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    record: Mapping[str, Any]
+
+
+def write(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Writes a checkpoint, which takes the place of the one before.
+
+    Args:
+        folder: made if need be.
+        step: outer steps that are done.
+        tensors: on any device; their strides are kept, since sums can depend on them in the last bit.
+        record: JSON-able facts.
+    """
+    folder.mkdir(exist_ok=True)
+    name = f"step-{step:06d}.safetensors"
+    strides = {key: list(t.stride()) for key, t in sorted(tensors.items()) if not t.is_contiguous()}
+    metadata = {"schema": CHECKPOINT_SCHEMA, "step": step, "strides": strides, "record": record}
+    digest = atomic.write_tensors(folder / name, tensors, metadata)
+    atomic.write_json(folder / LATEST, {"schema": CHECKPOINT_SCHEMA, "file": name, "sha256": digest, "step": step})
+    _tidy(folder, keep=name)
+
+
+def latest(folder: Path) -> Pointer | None:
+    """The newest checkpoint, None if there is none.
+
+    Raises:
+        DataError: latest.json is damaged, or was written by another version of ddfw.
+    """
+    path = folder / LATEST
+    if not path.exists():
+        return None
+    try:
+        value = atomic.read_json(path)
+        if value.get("schema") != CHECKPOINT_SCHEMA:
+            raise DataError(f"{path} has schema {value.get('schema')}, expected {CHECKPOINT_SCHEMA}")
+        pointer = Pointer(file=value["file"], sha256=value["sha256"], step=value["step"])
+        if type(pointer.step) is not int or not isinstance(pointer.sha256, str) or not _FILE.fullmatch(pointer.file):
+            raise DataError(f"{path} names no checkpoint")
+    except (KeyError, TypeError) as error:
+        raise _unusable(DataError(f"{path} lacks or garbles {error}"), folder) from error
+    except DataError as error:
+        raise _unusable(error, folder) from error
+    return pointer
+
+
+def read(folder: Path, pointer: Pointer) -> Checkpoint:
+    """Reads and verifies a checkpoint.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / pointer.file
+    try:
+        tensors = atomic.read_tensors(path, pointer.sha256)
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()[atomic.METADATA_KEY])
+        if (metadata["schema"], metadata["step"]) != (CHECKPOINT_SCHEMA, pointer.step):
+            raise DataError(f"{path} is not the checkpoint that {LATEST} describes")
+        for key, strides in metadata["strides"].items():
+            tensors[key] = _strided(tensors[key], strides)
+        return Checkpoint(step=pointer.step, tensors=tensors, record=dict(metadata["record"]))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _unusable(DataError(f"{path} is no checkpoint: {type(error).__name__} {error}"), folder) from error
+    except DataError as error:
+        raise _unusable(error, folder) from error
+
+
+def remove(folder: Path) -> None:
+    """Removes the checkpoints of a run that is finished; files of others stay."""
+    if not folder.is_dir():
+        return
+    (folder / LATEST).unlink(missing_ok=True)
+    _tidy(folder, keep=None)
+    with contextlib.suppress(OSError):  # it is not empty, or another process was faster
+        folder.rmdir()
+
+
+def way_out(folder: Path) -> str:
+    """How to start over."""
+    return f"`rm -r {shlex.quote(str(folder))}` and the same command start over"
+
+
+def _unusable(error: DataError, folder: Path) -> DataError:
+    return DataError(f"{error}; {way_out(folder)}")
+
+
+def _strided(tensor: Tensor, strides: list[int]) -> Tensor:
+    import torch
+
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
+
+
+def _tidy(folder: Path, *, keep: str | None) -> None:
+    """Removes older checkpoints and what a killed process left half written."""
+    for path in folder.iterdir():
+        left = path.name.startswith(".") and path.name.endswith(".tmp")
+        if left or (path.name != keep and _FILE.fullmatch(path.name)):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,187 @@
+"""Several networks trained at a time, as one vectorised network.
+
+Each sees its own batches and draws, the same as if it were trained alone, so results agree up to rounding. On a GPU
+small networks leave most of the device idle, which this uses; on a CPU it is slower in most shapes.
+
+Shapes: E networks, n images, b of them in a batch, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+from torch.nn.functional import cross_entropy
+
+from ddfw.contracts.executor import TrainedExpert
+from ddfw.engine.evaluate import STREAMS
+from ddfw.engine.inner import Network
+from ddfw.errors import DivergedError
+from ddfw.randomness import Stream, generator
+
+if TYPE_CHECKING:
+    from ddfw.contracts.augmentation import AbstractAugmentation
+    from ddfw.contracts.executor import LabelledImages, TrainingSettings
+    from ddfw.contracts.model import AbstractModel
+    from ddfw.engine.training import EpochGenerator
+
+
+def train_many(
+    network: Network,
+    thetas: Tensor,
+    data: LabelledImages,
+    settings: TrainingSettings,
+    augmentation: AbstractAugmentation,
+    batches: Sequence[EpochGenerator],
+    draws: Sequence[EpochGenerator],
+    after_epoch: Callable[[int, Tensor, list[float]], None] | None = None,
+) -> Tensor:
+    """The same as `ddfw.engine.training.train` for E networks.
+
+    Args:
+        network: used functionally.
+        thetas: [E, P] initial parameters; left untouched.
+        data: images in training space with targets, on the parameters' device and in their dtype.
+        settings: epochs, learning rate and so on; without sharpness.
+        augmentation: applied to every batch of each network.
+        batches: generators of each network's epochs' order.
+        draws: generators of each network's epochs' augmentation.
+        after_epoch: called with (epoch from 1, θ [E, P], mean losses of the epoch).
+
+    Returns:
+        θ [E, P] after the last epoch.
+
+    Raises:
+        DivergedError: a mean loss, or a θ, is not finite; `step` is the number of the network.
+    """
+    if settings.sharpness is not None:
+        raise ValueError("networks with gsam are trained one at a time")
+
+    def loss_of(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(network.logits(theta, images), targets)
+
+    gradients = vmap(grad_and_value(loss_of))
+    thetas = thetas.detach().clone()
+    lr, velocity = settings.lr, torch.zeros_like(thetas)
+    count, n = len(thetas), len(data.images)
+    for epoch in range(settings.epochs):
+        if epoch == settings.decay_after:
+            lr, velocity = lr * 0.1, torch.zeros_like(thetas)
+        orders = torch.stack([torch.randperm(n, generator=batches[e](epoch)) for e in range(count)]).to(thetas.device)
+        rngs = [draws[e](epoch) for e in range(count)]
+        totals = torch.zeros(count, dtype=thetas.dtype, device=thetas.device)
+        for rows in orders.split(settings.batch_size, dim=1):
+            images = torch.stack([_augmented(augmentation, data.images[rows[e]], rngs[e]) for e in range(count)])
+            found, losses = gradients(thetas, images, data.targets[rows])
+            totals += losses.detach() * rows.shape[1]
+            velocity.mul_(settings.momentum).add_(found).add_(thetas, alpha=settings.weight_decay)
+            thetas.sub_(velocity, alpha=lr)
+        means = [float(total) / n for total in totals]
+        finite = thetas.isfinite().all(dim=1)
+        for e, mean in enumerate(means):
+            if not mean < float("inf") or not bool(finite[e]):
+                raise DivergedError(
+                    f"training diverged in epoch {epoch + 1} (mean loss {mean:g}) at learning rate {lr:g}; lower it",
+                    step=e,
+                )
+        if after_epoch is not None:
+            after_epoch(epoch + 1, thetas, means)
+    return thetas
+
+
+def train_together(
+    model: AbstractModel,
+    network: Network,
+    augmentation: AbstractAugmentation,
+    settings: TrainingSettings,
+    data: LabelledImages,
+    validation: LabelledImages,
+    seeds: Sequence[int],
+    on_epoch: Callable[[int], None],
+) -> list[TrainedExpert]:
+    """Experts of several seeds at a time; see `ddfw.engine.experts.train_expert`."""
+    images = data.images
+    thetas = torch.stack([model.init(network.module, generator(seed, Stream.EXPERT_INIT)) for seed in seeds])
+    thetas = thetas.to(images.device, images.dtype)
+    snapshots, accuracies, losses = [thetas.clone()], list[list[float]](), list[list[float]]()
+
+    def keep(epoch: int, thetas: Tensor, means: list[float]) -> None:
+        snapshots.append(thetas.clone())
+        accuracies.append(accuracies_of(network, thetas, validation))
+        losses.append(means)
+        on_epoch(epoch)
+
+    try:
+        train_many(
+            network,
+            thetas,
+            data,
+            settings,
+            augmentation,
+            batches=[_epochs(seed, Stream.EXPERT_BATCHES) for seed in seeds],
+            draws=[_epochs(seed, Stream.EXPERT_AUGMENT) for seed in seeds],
+            after_epoch=keep,
+        )
+    except DivergedError as error:
+        raise DivergedError(f"expert of seed {seeds[error.step or 0]}: {error} (experts.lr)") from error
+    return [
+        TrainedExpert(
+            seed=seed,
+            snapshots=torch.stack([some[e] for some in snapshots]),
+            validation_accuracy=tuple(some[e] for some in accuracies),
+            train_loss=tuple(some[e] for some in losses),
+        )
+        for e, seed in enumerate(seeds)
+    ]
+
+
+def evaluate_together(
+    model: AbstractModel,
+    network: Network,
+    augmentation: AbstractAugmentation,
+    settings: TrainingSettings,
+    subject: LabelledImages,
+    judge: LabelledImages,
+    seed: int,
+    numbers: Sequence[int],
+    purpose: Literal["select", "eval"],
+) -> list[float]:
+    """Accuracies (fractions) of several fresh networks; see `ddfw.engine.evaluate.evaluate_network`."""
+    init, batches, augment = STREAMS[purpose]
+    images = subject.images
+    thetas = torch.stack([model.init(network.module, generator(seed, init, number)) for number in numbers])
+    try:
+        thetas = train_many(
+            network,
+            thetas.to(images.device, images.dtype),
+            subject,
+            settings,
+            augmentation,
+            batches=[_epochs(seed, batches, number) for number in numbers],
+            draws=[_epochs(seed, augment, number) for number in numbers],
+        )
+    except DivergedError as error:
+        raise DivergedError(str(error)) from error
+    return accuracies_of(network, thetas, judge)
+
+
+def accuracies_of(network: Network, thetas: Tensor, data: LabelledImages, chunk: int = 1024) -> list[float]:
+    """For each θ of [E, P] the fraction of images whose largest logit is at their class; targets are classes [n]."""
+    right = torch.zeros(len(thetas), dtype=torch.int64, device=thetas.device)
+    each = vmap(network.logits, in_dims=(0, None))
+    with torch.no_grad():
+        for images, labels in zip(data.images.split(chunk), data.targets.split(chunk), strict=True):
+            right += (each(thetas, images).argmax(dim=2) == labels).sum(dim=1)
+    return [int(number) / len(data.targets) for number in right]
+
+
+def _epochs(seed: int, stream: Stream, *index: int) -> EpochGenerator:
+    return lambda epoch: generator(seed, stream, *index, epoch)
+
+
+def _augmented(augmentation: AbstractAugmentation, images: Tensor, rng: torch.Generator) -> Tensor:
+    b, c, h, w = images.shape
+    return augmentation.apply(images, augmentation.draw((b, c, h, w), rng).to(images.device))

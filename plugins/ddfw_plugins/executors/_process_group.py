@@ -1,0 +1,230 @@
+"""The crew of a launch: its process group, messages between the ranks, and how it ends.
+
+Messages are JSON in tensors of bytes: nothing that another process sends is ever executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from ddfw import Crew, DdfwError, DivergedError
+from ddfw.errors import StoppedError
+from ddfw.ranks import Launch
+from ddfw_plugins.executors._heartbeat import LEAVE_S, PATIENCE_S, SILENCE_S, START_S, Heartbeat
+
+#: Collectives wait for as long as the longest work on any rank takes; the heartbeat finds the dead.
+_FOREVER = timedelta(days=14)
+
+
+class LostRankError(DdfwError):
+    """A connection to another rank broke."""
+
+
+@final
+class ProcessCrew(Crew):
+    """The ranks of one launch."""
+
+    def __init__(self, launch: Launch, backend: str, control: dist.ProcessGroup | None) -> None:
+        """Wraps an initialised process group.
+
+        Args:
+            launch: which rank this is.
+            backend: of the default group, which adds gradients up.
+            control: a group of the backend gloo, for messages; None for the default group.
+        """
+        self.rank = launch.rank
+        self.size = launch.size
+        self.backend = backend
+        self._control = control
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's JSON-able value, on every rank."""
+        if self.size == 1:
+            return value
+        sent = _encode(value) if self.rank == 0 else None
+        length = torch.tensor([0 if sent is None else len(sent)])
+        with connected():
+            dist.broadcast(length, src=0, group=self._control)
+            message = torch.empty(int(length), dtype=torch.uint8) if sent is None else sent
+            dist.broadcast(message, src=0, group=self._control)
+        return _decode(message)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON-able value in the order of ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        sent = _encode(value)
+        lengths = [torch.empty(1, dtype=torch.int64) for _ in range(self.size)]
+        with connected():
+            dist.all_gather(lengths, torch.tensor([len(sent)]), group=self._control)
+            longest = int(max(lengths))
+            padded = torch.cat([sent, sent.new_zeros(longest - len(sent))])
+            messages = [torch.empty_like(padded) for _ in range(self.size)]
+            dist.all_gather(messages, padded, group=self._control)
+        return [_decode(m[: int(n)]) for m, n in zip(messages, lengths, strict=True)]
+
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Puts rank 0's values into these tensors, in place; any dtype, any device, the same shapes on every rank."""
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            here = tensor.detach().cpu().contiguous().clone()
+            if here.numel():
+                with connected():
+                    dist.broadcast(here.reshape(-1).view(torch.uint8), src=0, group=self._control)
+                with torch.no_grad():
+                    tensor.copy_(here)
+
+    def add_up(self, tensor: Tensor) -> None:
+        """The sum over ranks, in place; on the device of the backend."""
+        if self.size > 1:
+            with connected():
+                dist.all_reduce(tensor)
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            self.gather(None)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Turns the errors of a broken connection into one.
+
+    Raises:
+        LostRankError: the connection broke.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # what torch.distributed raises, its own DistError included
+        words = " ".join(str(error).split())[:200]
+        raise LostRankError(f"the connection between the ranks broke: {words}") from error
+
+
+_crew: ProcessCrew | None = None
+_numbers = itertools.count()
+_stores: dict[str, Store] = {}
+
+
+def current() -> ProcessCrew | None:
+    """The crew that is assembled in this process."""
+    return _crew
+
+
+@contextmanager
+def assembled(launch: Launch, device: torch.device) -> Iterator[ProcessCrew]:
+    """Brings the ranks together; inside another such context, gives its crew.
+
+    Args:
+        launch: which rank this is.
+        device: where gradients are added up: a GPU by nccl, the CPU by gloo.
+    """
+    global _crew
+    if _crew is not None:
+        yield _crew
+        return
+    number, store = next(_numbers), _store(launch)
+    heartbeat = Heartbeat(launch, number) if launch.size > 1 else None
+    try:
+        with _telling(heartbeat):
+            if heartbeat is not None:
+                heartbeat.meet()
+            _crew = _group(launch, device, PrefixStore(f"ddfw/{launch.name}/{number}/group", store))
+            try:
+                yield _crew
+                if heartbeat is not None:
+                    heartbeat.register("done")
+                _crew.wait()
+            finally:
+                _crew = None
+        dist.destroy_process_group()
+    finally:
+        if heartbeat is not None:
+            heartbeat.close()
+
+
+@contextmanager
+def _telling(heartbeat: Heartbeat | None) -> Iterator[None]:
+    """Tells the others of an error and lets them end; where another rank is its cause, the process ends here."""
+    try:
+        yield
+    except BaseException as error:
+        if heartbeat is None:
+            _abandon()
+        elif isinstance(error, LostRankError):
+            _abandon()
+            heartbeat.wait_for_reason(SILENCE_S + 5)
+            heartbeat.register("failed")
+        elif isinstance(error, DivergedError | StoppedError):
+            # All ranks meet these together; rank 0 may still be writing what was learned.
+            heartbeat.register("agreed")
+            _abandon()
+            heartbeat.wait_for_others(PATIENCE_S["agreed"])
+        elif isinstance(error, Exception):
+            heartbeat.register("failed")
+            _abandon()
+            heartbeat.wait_for_others(LEAVE_S)
+        else:
+            # A signal: perhaps the launcher's, because another rank is gone.
+            heartbeat.register("stopped")
+            _abandon()
+            heartbeat.wait_for_reason(SILENCE_S + 5)
+        raise
+
+
+def _abandon() -> None:
+    """Leaves a process group in which others may still wait for this rank: by gloo they notice it at once."""
+    # A group of the backend nccl would wait for them.
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def _store(launch: Launch) -> Store:
+    """The launcher's store, or the one that rank 0 serves from now on; kept, since other ranks may outlive a crew."""
+    if launch.name not in _stores:
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=START_S)))
+        store.set_timeout(_FOREVER)
+        _stores[launch.name] = store
+    return _stores[launch.name]
+
+
+def _group(launch: Launch, device: torch.device, store: Store) -> ProcessCrew:
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # Or nccl would end this process in its own words when another rank dies, before the heartbeat does.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    with connected():
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=launch.rank,
+            world_size=launch.size,
+            timeout=_FOREVER,
+            device_id=device if device.type == "cuda" else None,
+        )
+        made = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=_FOREVER)
+    control = made if isinstance(made, dist.ProcessGroup) else None
+    return ProcessCrew(launch, backend, control)
+
+
+def _encode(value: Any) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _decode(message: Tensor) -> Any:
+    return json.loads(bytes(message.tolist()))

@@ -1,0 +1,173 @@
+"""This process's one connection to a Ray cluster, shared by all sessions that are open."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
+
+from ddfw import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What Ray puts into the environment, or asks of it, while it is in use.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_TOUCHED = (*_QUIET, "RAY_AUTH_MODE", "PYTHONBREAKPOINT")
+#: Seconds that a cluster may take to accept a connection.
+_KNOCK_S = 10.0
+
+
+def library() -> Any:
+    """Ray.
+
+    Raises:
+        OptionError: it is not installed.
+    """
+    state = random.getstate()  # some of what it imports draws from there
+    try:
+        import ray
+    except ImportError as error:
+        raise OptionError('executor ray needs the package ray; install it with `pip install "ddfw[ray]"`') from error
+    finally:
+        random.setstate(state)
+    return ray
+
+
+@define
+class _Connection:
+    """How many sessions use the connection, and what to put back after the last; None where it is not ours."""
+
+    lock: threading.Lock = field(factory=threading.Lock)
+    sessions: int = 0
+    before: Mapping[str, str | None] | None = None
+    handler: Any = None
+
+
+_CONNECTION = _Connection()
+
+
+@contextmanager
+def connected(address: str, num_cpus: int | None) -> Iterator[Any]:
+    """The library, connected: to the cluster that this process uses already, else to a running or a new one.
+
+    The last session to close shuts a new cluster down and leaves a running one; a connection that was there before
+    stays.
+
+    Args:
+        address: of a running cluster; "" for a new one on this machine.
+        num_cpus: of a new one; None for this machine's cores.
+
+    Raises:
+        OptionError: Ray is missing, or no cluster answers.
+    """
+    ray, shared = library(), _CONNECTION
+    with shared.lock:
+        if not ray.is_initialized():
+            _connect(ray, address, num_cpus)
+        shared.sessions += 1
+    try:
+        yield ray
+    finally:
+        with shared.lock:
+            shared.sessions -= 1
+            if shared.sessions == 0 and shared.before is not None:
+                _disconnect(ray)
+
+
+def _connect(ray: Any, address: str, num_cpus: int | None) -> None:
+    shared = _CONNECTION
+    _knock(address)
+    shared.before = {name: os.environ.get(name) for name in _TOUCHED}
+    shared.handler = signal.getsignal(signal.SIGTERM)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    new: dict[str, Any] = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
+    state = random.getstate()
+    try:
+        ray.init(**(new if not address else {"address": address}), log_to_driver=False, logging_level="error")
+    except (RuntimeError, ValueError, OSError) as error:
+        _disconnect(ray)
+        if address:
+            raise _silent(address, error) from error
+        raise OptionError(f"Ray does not start on this machine: {_first_sentence(error)}") from error
+    except BaseException:
+        _disconnect(ray)
+        raise
+    finally:
+        random.setstate(state)
+    if shared.handler not in (signal.SIG_DFL, None):
+        _restore_handler()  # whoever set one closes its sessions; without one Ray's own cleans up
+
+
+def _knock(address: str) -> None:
+    """Asks host:port itself whether anybody is there: Ray takes minutes to find out that nobody is.
+
+    Raises:
+        OptionError: nobody is.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        except (OSError, OverflowError) as error:
+            raise _silent(address, error) from error
+
+
+def _silent(address: str, error: Exception) -> OptionError:
+    return OptionError(
+        f"no Ray cluster answers at {address!r} ({_first_sentence(error)}); start one with `ray start --head`, set "
+        "RAY_AUTH_MODE=token if it asks for a token, or leave address empty for one on this machine",
+        "address",
+    )
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
+
+
+def _disconnect(ray: Any) -> None:
+    shared, state = _CONNECTION, random.getstate()
+    try:
+        ray.shutdown()
+    finally:
+        random.setstate(state)
+        _restore_handler()
+        for name, value in (shared.before or {}).items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        shared.before = None
+
+
+def _restore_handler() -> None:
+    if threading.current_thread() is threading.main_thread():
+        with suppress(TypeError, ValueError):  # a handler that was not set from Python
+            signal.signal(signal.SIGTERM, _CONNECTION.handler)
+
+
+class Shelf:
+    """Tensors in Ray's object store, each put there once for as long as it lives and stays as it is."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._there: dict[int, tuple[weakref.ref[Tensor], int, Any]] = {}
+
+    def put(self, tensor: Tensor) -> Any:
+        """The reference to hand to a task."""
+        kept = self._there.get(id(tensor))
+        if kept is not None and kept[0]() is tensor and kept[1] == tensor._version:
+            return kept[2]
+        self._there = {key: kept for key, kept in self._there.items() if kept[0]() is not None}
+        reference = self._ray.put(tensor.detach().cpu().contiguous().numpy())
+        self._there[id(tensor)] = (weakref.ref(tensor), tensor._version, reference)
+        return reference
