@@ -229,12 +229,14 @@ class Problem:
         targets: [B, m] probabilities, in the images' dtype.
         step_size: a, a scalar tensor.
         schedules: one per segment.
+        learn_targets: whether the gradient with respect to the targets is asked for, too; zeros are given if not.
     """
 
     images: Tensor
     targets: Tensor
     step_size: Tensor
     schedules: tuple[Schedule, ...]
+    learn_targets: bool = True
 
 
 @frozen(kw_only=True)

@@ -79,7 +79,14 @@ class CompiledSteps:
         return found
 
     def pull(
-        self, theta: Tensor, images: Tensor, targets: Tensor, cotangent: Tensor, *, through_theta: bool
+        self,
+        theta: Tensor,
+        images: Tensor,
+        targets: Tensor,
+        cotangent: Tensor,
+        *,
+        through_theta: bool,
+        learn_targets: bool = True,
     ) -> StepPullback:
         """See `ddfw.engine.inner.Steps`."""
 
@@ -139,7 +146,7 @@ class ProductConv2d(nn.Conv2d):
                 sides, self.padding, self.dilation, self.kernel_size, self.stride, strict=True
             )
         )
-        weight = self.weight.view(self.out_channels, -1)
+        weight = self.weight.flatten(1)
         if input.device.type != "cpu" or b * rows * columns * weight.shape[1] > UNFOLD_ELEMENTS:
             return super().forward(input)
         patches = unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)  # [B, C·k·k, H'·W']

@@ -207,6 +207,7 @@ class Distillation(Generic[PreparedT]):
                 targets=targets.detach(),
                 step_size=learned.step_size,
                 schedules=tuple(schedules),
+                learn_targets=targets.requires_grad,
             ),
             segments,
         )

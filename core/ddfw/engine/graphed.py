@@ -54,12 +54,20 @@ class GraphedSteps:
         return self._run("gradient", gradient, theta, images, targets)[0]
 
     def pull(
-        self, theta: Tensor, images: Tensor, targets: Tensor, cotangent: Tensor, *, through_theta: bool
+        self,
+        theta: Tensor,
+        images: Tensor,
+        targets: Tensor,
+        cotangent: Tensor,
+        *,
+        through_theta: bool,
+        learn_targets: bool = True,
     ) -> StepPullback:
         """See `ddfw.engine.inner.Steps`."""
 
         def pull(*inputs: Tensor) -> tuple[Tensor, ...]:
             found = self._steps.pull(*inputs, through_theta=through_theta)
+            assert found.targets is not None  # always asked for, so that one capture serves every caller
             point = () if found.theta is None else (found.theta,)
             return found.s, found.images, found.targets, *point
 

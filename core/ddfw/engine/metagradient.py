@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.contracts.executor import MetaGradient
-from ddfw.engine.inner import EagerSteps, Network, StepGraph
+from ddfw.engine.inner import EagerSteps, Network, StepGraph, StepPullback
 from ddfw.errors import PluginError
 
 if TYPE_CHECKING:
@@ -145,67 +145,69 @@ class _Unroll:
     steps: Steps
     through_theta: bool
 
-    def forward(self, start: Tensor, held: int) -> tuple[list[_Held], list[Tensor]]:
-        """The last `held` steps with their graphs, and the path of N + 1 points."""
-        path, kept = [start], list[_Held]()
+    def forward(self, start: Tensor, held: int) -> tuple[list[StepGraph], list[Tensor]]:
+        """The graphs of the last `held` steps, and the path of N + 1 points."""
+        path, graphs = [start], list[StepGraph]()
         steps = len(self.schedule.batches)
+        if isinstance(self.steps, EagerSteps):
+            held = max(held, 1)  # the last step is pulled back at once: holding it takes no more than making it anew
         for i in range(steps):
-            targets = self.problem.targets[self.schedule.batches[i]]
+            rows = self.schedule.batches[i]
+            images, targets = self.problem.images[rows], self.problem.targets[rows]
             if i >= steps - held:
-                batch = self._augmented(i)
-                kept.append(_Held(batch=batch, graph=StepGraph(self.network, path[-1], batch.augmented, targets)))
-                gradient = kept[-1].graph.gradient
+                graphs.append(
+                    StepGraph(
+                        self.network,
+                        path[-1],
+                        self._augmented(i, images.requires_grad_()),
+                        targets,
+                        learn_targets=self.problem.learn_targets,
+                        leaf=images,
+                    )
+                )
+                gradient = graphs[-1].gradient
             else:
-                images = self.augmentation.apply(self.problem.images[self.schedule.batches[i]], self.schedule.draws[i])
-                gradient = self.steps.gradient(path[-1], images, targets)
+                gradient = self.steps.gradient(path[-1], self._augmented(i, images), targets)
             path.append(path[-1] - self.problem.step_size * gradient)
-        return kept, path
+        return graphs, path
 
-    def backward(self, path: list[Tensor], kept: list[_Held], read: dict[int, Tensor], sums: Accumulators) -> None:
-        """The reverse recursion; adds to `sums`, and empties `kept` as it goes."""
+    def backward(
+        self, path: list[Tensor], graphs: list[StepGraph], read: dict[int, Tensor], sums: Accumulators
+    ) -> None:
+        """The reverse recursion; adds to `sums`, and empties `graphs` as it goes."""
         steps, a = len(self.schedule.batches), self.problem.step_size
         cotangent = read.get(steps, torch.zeros_like(path[-1]))
         for i in reversed(range(steps)):
             rows = self.schedule.batches[i]
-            if kept:
-                step = kept.pop()
-                batch, pulled = step.batch, step.graph.pull(cotangent, through_theta=self.through_theta)
-                del step
+            if graphs:
+                pulled = graphs.pop().pull(cotangent, through_theta=self.through_theta)
             else:
-                batch, targets = self._augmented(i), self.problem.targets[rows]
-                pulled = self.steps.pull(
-                    path[i], batch.augmented.detach(), targets, cotangent, through_theta=self.through_theta
-                )
+                pulled = self._recomputed(i, path[i], cotangent)
             sums.step_size.sub_(pulled.s)
-            sums.targets.index_add_(0, rows, a * pulled.targets, alpha=-1)
-            sums.images.index_add_(0, rows, batch.pull(a * pulled.images), alpha=-1)
+            sums.images.index_add_(0, rows, a * pulled.images, alpha=-1)
+            if pulled.targets is not None and self.problem.learn_targets:
+                sums.targets.index_add_(0, rows, a * pulled.targets, alpha=-1)
             if pulled.theta is not None:
                 cotangent = cotangent - a * pulled.theta
             if i in read:
                 cotangent = cotangent + read[i]
 
-    def _augmented(self, i: int) -> _Augmented:
-        """Step i's batch with the graph of its augmentation."""
-        batch = self.problem.images[self.schedule.batches[i]].requires_grad_()
+    def _recomputed(self, i: int, theta: Tensor, cotangent: Tensor) -> StepPullback:
+        """Step i's pullback; the augmentation's comes after it, first order and outside the step."""
+        rows = self.schedule.batches[i]
+        batch: Tensor = self.problem.images[rows].requires_grad_()
+        augmented = self._augmented(i, batch)
+        pulled = self.steps.pull(
+            theta,
+            augmented.detach(),
+            self.problem.targets[rows],
+            cotangent,
+            through_theta=self.through_theta,
+            learn_targets=self.problem.learn_targets,
+        )
+        return evolve(pulled, images=torch.autograd.grad(augmented, batch, pulled.images)[0])
+
+    def _augmented(self, i: int, images: Tensor) -> Tensor:
+        """A batch [b, C, H, W] as step i sees it, with a graph if the batch asks for one."""
         with torch.enable_grad():
-            return _Augmented(batch=batch, augmented=self.augmentation.apply(batch, self.schedule.draws[i]))
-
-
-@frozen(kw_only=True)
-class _Augmented:
-    """A batch [b, C, H, W] and what the augmentation makes of it: first order, outside the step."""
-
-    batch: Tensor
-    augmented: Tensor
-
-    def pull(self, cotangent: Tensor) -> Tensor:
-        """A cotangent of the augmented batch, pulled back to the batch."""
-        return torch.autograd.grad(self.augmented, self.batch, cotangent)[0]
-
-
-@frozen(kw_only=True)
-class _Held:
-    """A step whose graph is held, with its batch's."""
-
-    batch: _Augmented
-    graph: StepGraph
+            return self.augmentation.apply(images, self.schedule.draws[i])

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import group_norm
 
+from ddfw.engine.pooling import SMALLEST, HalvingPool2d, halves
+
 
 class TwiceGroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` with the same values and gradients, and a closed second derivative; a third one is refused."""
@@ -30,7 +32,7 @@ class TwiceGroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalises maps [B, C, …]."""
         plain = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
-        plain = plain or self.weight is None or self.bias is None or input.numel() == 0
+        plain = plain or self.weight is None or self.bias is None or input.numel() < SMALLEST
         # Under autocast maps come in a lower precision than parameters, which group_norm alone reconciles on a GPU.
         if plain or input.dtype != self.weight.dtype:
             return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
@@ -39,7 +41,9 @@ class TwiceGroupNorm(nn.GroupNorm):
 
 
 def twice_differentiable(module: nn.Module) -> nn.Module:
-    """The module with its `nn.GroupNorm` layers exchanged, in place; names and parameters stay.
+    """The module with layers exchanged for ones that are cheaper to differentiate twice, in place.
+
+    `nn.GroupNorm` becomes `TwiceGroupNorm`, 2×2 average pooling `HalvingPool2d`; names and parameters stay.
 
     Args:
         module: not used elsewhere.
@@ -47,6 +51,8 @@ def twice_differentiable(module: nn.Module) -> nn.Module:
     for layer in module.children():
         if type(layer) is nn.GroupNorm and layer.affine:
             layer.__class__ = TwiceGroupNorm
+        elif halves(layer):
+            layer.__class__ = HalvingPool2d
         else:
             twice_differentiable(layer)
     return module

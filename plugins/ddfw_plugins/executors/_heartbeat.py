@@ -25,6 +25,8 @@ from ddfw.ranks import Launch, real_stderr
 
 #: Seconds between two signs of life.
 BEAT_S = 2.0
+#: The same until all have met.
+MEET_S = 0.2
 #: After how many seconds of silence a rank is gone.
 SILENCE_S = 20.0
 #: The same where something else speaks for it: a connection broke, or the launcher ends this process.
@@ -151,7 +153,7 @@ class Heartbeat:
                     self._store = self._connect()
             if self._verdict is not None:
                 self._leave(self._verdict)
-            self._wake.wait(BEAT_S)
+            self._wake.wait(BEAT_S if self._met.is_set() else MEET_S)
             self._wake.clear()
 
     def _beat(self) -> None:

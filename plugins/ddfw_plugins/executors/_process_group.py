@@ -136,13 +136,14 @@ def assembled(launch: Launch, device: torch.device) -> Iterator[ProcessCrew]:
     if _crew is not None:
         yield _crew
         return
-    number, store = next(_numbers), _store(launch)
+    number = next(_numbers)
+    store = PrefixStore(f"ddfw/{launch.name}/{number}/group", _store(launch))
     heartbeat = Heartbeat(launch, number) if launch.size > 1 else None
     try:
         with _telling(heartbeat):
             if heartbeat is not None:
                 heartbeat.meet()
-            _crew = _group(launch, device, PrefixStore(f"ddfw/{launch.name}/{number}/group", store))
+            _crew = _group(launch, device, store)
             try:
                 yield _crew
                 if heartbeat is not None:
@@ -194,12 +195,15 @@ def _abandon() -> None:
 
 
 def _store(launch: Launch) -> Store:
-    """The launcher's store, or the one that rank 0 serves from now on; kept, since other ranks may outlive a crew."""
-    if launch.name not in _stores:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=START_S)))
-        store.set_timeout(_FOREVER)
+    """The launcher's store, or the one that rank 0 serves from now on and keeps, since others may outlive a crew."""
+    if launch.name in _stores:
+        return _stores[launch.name]
+    found: tuple[Store, int, int] = next(rendezvous("env://", timeout=timedelta(seconds=START_S)))
+    store = found[0]
+    store.set_timeout(_FOREVER)
+    if not launch.agent:
         _stores[launch.name] = store
-    return _stores[launch.name]
+    return store
 
 
 def _group(launch: Launch, device: torch.device, store: Store) -> ProcessCrew:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import attrs
 import numpy as np
 import pytest
+import torch
 
 from ddfw import ImageSpec, testing
 from ddfw.app.catalog import catalog
@@ -42,7 +45,12 @@ VARIANTS = {
     ],
     ("model", "resnet18"): [{"width": 2, "norm": "layer", "downsampling": "average"}],
     ("augment", "dsa"): [{"families": ("scale", "rotate")}],
-    ("executor", "cpu"): [{"threads": 1}],
+    ("executor", "cpu"): [{"threads": 1}, {"compile": True}],
+    ("executor", "cuda"): [
+        {"compile": False, "graphs": False, "together": 3},
+        {"compile": False, "channels_last": False},
+    ],
+    ("executor", "torchrun"): [{"device": "cpu", "threads": 1}],  # a crew of one, without torchrun
     ("observer", "progress"): [{"every_s": 1e-9}],
     ("data", "digits"): [{"test": 0.5, "validation": 0.3, "space": "none"}],
     ("data", "npz"): [{"per_class": 8, "class_names": ("a", "b", "c")}],
@@ -54,6 +62,12 @@ REQUIRED = {
     ("model", "torchvision"): {"arch": "squeezenet1_1"},
     **{("model", name): {"width": 8} for name in ("alexnet", "resnet18", "vgg11")},  # their defaults take seconds
 }
+#: What a machine may lack, and whether it is there.
+NEEDS = {
+    ("executor", "cuda"): ("a GPU that PyTorch can use", torch.cuda.is_available),
+    ("executor", "ray"): ("the package ray", lambda: importlib.util.find_spec("ray") is not None),
+}
+SLOW = {("executor", "ray")}
 SPECS = {("param", "lss"): ImageSpec(channels=3, height=8, width=8, num_classes=3)}
 
 
@@ -62,12 +76,16 @@ def cases():
     for kind in KINDS:
         for entry in catalog().entries(kind.id):
             for number, options in enumerate([{}, *VARIANTS.get((kind.id, entry.name), [])]):
-                yield pytest.param(kind.id, entry.cls, options, id=f"{kind.id}-{entry.name}-{number}")
+                marks = [pytest.mark.slow] if (kind.id, entry.name) in SLOW or "compile" in options else []
+                yield pytest.param(kind.id, entry.cls, options, id=f"{kind.id}-{entry.name}-{number}", marks=marks)
 
 
 @pytest.mark.parametrize(("kind", "cls", "options"), list(cases()))
 def test_it_keeps_its_contract(kind, cls, options, tmp_path, official_files, monkeypatch):
     """Broken: a built-in breaks the contract, or its check has a false alarm."""
+    what, is_there = NEEDS.get((kind, cls.name), ("", lambda: True))
+    if not is_there():
+        pytest.skip(f"{cls.name} needs {what}")
     check = getattr(testing, f"check_{kind}")
     options = {**REQUIRED.get((kind, cls.name), {}), **options}
     if kind == "data":

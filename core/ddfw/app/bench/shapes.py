@@ -104,7 +104,8 @@ class Work:
         return evolve(
             self,
             plain=self.plain.to(device),
-            problem=Problem(
+            problem=evolve(
+                problem,
                 images=problem.images.to(device),
                 targets=problem.targets.to(device),
                 step_size=problem.step_size.to(device),
@@ -173,6 +174,7 @@ def work(shape: Shape, dtype: torch.dtype = torch.float32, steps: int | None = N
             targets=one_hot(labels, CLASSES).to(dtype),
             step_size=torch.tensor(0.01, dtype=dtype),
             schedules=(schedule,),
+            learn_targets=False,  # as in the plain loop
         ),
         segment=Segment(
             start=start,
