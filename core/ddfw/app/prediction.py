@@ -23,9 +23,11 @@ from ddfw.app.footprint import (
     sample_problem,
 )
 from ddfw.app.judging import cross_contexts
+from ddfw.app.plan import at
 from ddfw.app.subjects import REAL
 from ddfw.contracts.executor import LabelledImages
 from ddfw.engine.distill import batch_sizes
+from ddfw_registry import ConfigError
 
 if TYPE_CHECKING:
     from ddfw.app.plan import Plan
@@ -107,14 +109,19 @@ def predict(plan: Plan, *, clock: Clock = time.perf_counter) -> Prediction:
     Args:
         plan: what was configured.
         clock: in seconds.
+
+    Raises:
+        ConfigError: the executor refuses its options here, as it would refuse the run.
     """
     executor, peak = plan.config.executor, highest_bytes()
     try:
-        with executor.assemble() as crew:
+        with at("executor"), executor.assemble() as crew:
             if crew.size > 1:
                 return _nothing(f"a crew of {crew.size} processes is not measured")
             with executor.open(plan.context()) as session:
                 return _predicted(plan, session, executor.open, clock, peak)
+    except ConfigError:
+        raise
     except Exception as error:
         return _nothing(_one_line(error))
 

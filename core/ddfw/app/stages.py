@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -292,7 +293,8 @@ class Stages:
             "device": device,
         }
         self.directory.write_json(SUMMARY, summary)
-        checkpoint.remove(self.directory.checkpoints)
+        with suppress(OSError):  # the run is finished; they go when the same command looks at it again
+            checkpoint.remove(self.directory.checkpoints)
         self.announce(RunFinished(status="finished", directory=self.directory.path, summary=summary))
         return summary
 
@@ -343,8 +345,11 @@ class Stages:
         self.announce(RunFinished(status="diverged", directory=self.directory.path, summary={"reason": str(error)}))
 
     def tell_failure(self, error: Exception) -> None:
-        """A manifest and a last report for a run that ended in an error; there is no summary."""
-        if not self._writes:
+        """A manifest and a last report for a run that ended in an error; there is no summary.
+
+        A run that has its summary is finished, and stays so whatever goes wrong afterwards.
+        """
+        if not self._writes or (self.directory.path / SUMMARY).exists():
             return
         reason = f"{type(error).__name__}: {error}"
         self.directory.write_json(

@@ -67,7 +67,8 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
 
 def markdown(record: Mapping[str, Any]) -> str:
     """sweep.md: the table for documents."""
-    return plain_tables.markdown(record["sweep"], record["summary"], _columns(record), _lines(record), _notes(record))
+    columns = _columns(record["paths"])
+    return plain_tables.markdown(record["sweep"], record["summary"], columns, _lines(record), _notes(record))
 
 
 def table(record: Mapping[str, Any]) -> RenderableType:

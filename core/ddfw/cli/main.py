@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from ddfw import ranks
+from ddfw.allocator import keep_freed_memory
 from ddfw.cli.bench import bench_command
 from ddfw.cli.compare import compare_command
 from ddfw.cli.describe import describe_command
@@ -68,6 +69,7 @@ for _command in (
 
 def main() -> NoReturn:
     """Entry point of the console script."""
+    keep_freed_memory()
     sys.exit(invoke(sys.argv[1:]))
 
 

@@ -79,8 +79,10 @@ def graph_bytes(network: Network, theta: Tensor, images: Tensor, targets: Tensor
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
-        keep.append(tensor)  # or its address could be used again before the count is over
-        return tensor
+        # Kept, or its address could be used again before the count is over; without its own graph, which would keep
+        # itself alive for ever through what it saves.
+        keep.append(tensor.detach())
+        return keep[-1]
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         graph = StepGraph(network, theta, images, targets)

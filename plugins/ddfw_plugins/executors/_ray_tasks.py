@@ -81,8 +81,10 @@ class Progress:
 
 def _outcome(work: Callable[[], Any]) -> dict[str, Any]:
     """The result, or the error as data: Ray would wrap it into a class and a traceback of its own."""
+    from ddfw.allocator import keep_freed_memory
     from ddfw.app import tasks
 
+    keep_freed_memory()  # a worker's process is Ray's and ours, not a user's
     try:
         return {"value": work(), "error": None}
     except Exception as error:

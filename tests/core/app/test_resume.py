@@ -497,3 +497,22 @@ def test_checkpoints_of_a_run_that_died_right_after_it_had_finished_go(tmp_path,
         go(config, out, experts)
     assert (out / "checkpoints" / "latest.json").is_file()
     assert go(config, out, experts).already_finished and not (out / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("error", [PermissionError("held by another"), RuntimeError("a rank is gone")])
+def test_a_run_that_has_its_summary_stays_finished_whatever_goes_wrong_afterwards(
+    tmp_path, experts, monkeypatch, error
+):
+    """Broken: an error after the last file would write a failed run's manifest over a finished one's, for good."""
+    config, out = config_of({}), tmp_path / "run"
+
+    def fails(folder):
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr("ddfw.artifacts.checkpoint.remove", fails)
+        expected = contextlib.nullcontext() if isinstance(error, OSError) else pytest.raises(RuntimeError, match="rank")
+        with expected:
+            go(config, out, experts)
+    assert json.loads((out / "manifest.json").read_text())["status"] == "finished"
+    assert go(config, out, experts).already_finished and not (out / "checkpoints").exists()

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from ddfw.errors import OptionError
 from ddfw_plugins.executors import cpu
 from ddfw_plugins.executors.cpu import Cpu
 
@@ -59,6 +60,21 @@ def test_an_executor_that_cannot_be_measured_leaves_the_rest(ddfw, tiny, here, m
     assert facts["predicted_seconds"] is None and facts["predicted_bytes"] is None
     assert facts["predicted_seconds_note"] == facts["predicted_bytes_note"] == "the device is gone"
     assert facts["outer_steps"] == 3
+
+
+def test_an_executor_that_refuses_the_run_refuses_its_dry_run(ddfw, tiny, here, monkeypatch):
+    """Broken: a dry run would end well where the same command without `--dry-run` is refused at once."""
+
+    def refused(self, *arguments):
+        raise OptionError("no such device here", "device")
+
+    for method in ("open", "assemble"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Cpu, method, refused)
+            for more in ([], ["--json"]):
+                said = ddfw(*tiny, "--dry-run", *more)
+                assert said.code == 2 and said.out == ""
+                assert said.err.endswith("error: executor.device: no such device here\n")
 
 
 def test_a_manifest_says_how_many_graphs_were_held_and_why(finished):

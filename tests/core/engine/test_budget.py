@@ -98,6 +98,21 @@ def test_a_graph_is_never_larger_than_its_estimate(model, side):
     assert live <= one <= 1.3 * live + budget.NODES
 
 
+def test_measuring_a_graph_leaves_nothing_behind():
+    """Broken: each session would keep the graph that it measured until the process ends."""
+    case = make(ConvNet(width=4, depth=1))
+
+    def there():
+        gc.collect()
+        return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+    graph_bytes(case.network, case.segment.start, *case.batch)
+    before = there()
+    for _ in range(3):
+        graph_bytes(case.network, case.segment.start, *case.batch)
+    assert there() == before
+
+
 HOLDER = """
 import gc, json, sys
 import torch

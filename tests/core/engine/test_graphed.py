@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -43,7 +45,7 @@ class Static:
     """Replays as a CUDA graph does: from tensors of its own into tensors of its own, which the next replay reuses."""
 
     def __init__(self, fail=None):
-        self.captures, self.replays, self._fail = [], 0, fail
+        self.captures, self.memory, self.replays, self._fail = [], [], 0, fail
 
     def __call__(self, function, inputs):
         if self._fail is not None and len(self.captures) >= self._fail[0]:
@@ -51,6 +53,7 @@ class Static:
         self.captures.append([tuple(t.shape) for t in inputs])
         own = [t.detach().clone() for t in inputs]
         outputs = [t.clone() for t in function(*own)]
+        self.memory += [weakref.ref(t) for t in (*own, *outputs)]
 
         def replay(*given):
             self.replays += 1
@@ -226,6 +229,8 @@ def test_where_capturing_fails_one_line_says_so_and_numbers_stay_right(network, 
         wanted = exact.pull(theta, images, targets, cotangent, through_theta=True)
         assert all(torch.equal(getattr(found, n), getattr(wanted, n)) for n in NAMES)
     assert not steps.captured and len(static.captures) == after
+    gc.collect()
+    assert [kept for kept in static.memory if kept() is not None] == [], "memory of captures that are not used again"
     assert len(said) == 1 and "\n" not in said[0] and len(said[0]) < 400
     assert said[0].startswith(
         "the student's step could not be captured in a CUDA graph and runs without (RuntimeError:"
