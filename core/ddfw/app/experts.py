@@ -82,9 +82,11 @@ def ensure_experts(
             ready(seed, True, index[seed].validation_accuracy)
     told = itertools.count(1)
     mine, over = set(), False
-    # Only together can the ranks of a crew stop: after each round, where there is a time to look at.
-    rounds = crew.size > 1 and any(crew.gather(stopping.timed))
-    at_once = crew.size if rounds else max(1, len(missing))
+    # Where there is a time to look at, it is looked at after rounds: the ranks of a crew can only stop together, and
+    # experts that are trained several at a time are ready together.
+    rounds = any(crew.gather(stopping.timed))
+    together = max(1, int(getattr(ground.config.executor, "together", 1)))
+    at_once = crew.size * together if rounds and crew.size * together > 1 else max(1, len(missing))
     for first in range(0, len(missing), at_once):
         trained = session.train_experts(
             settings.training,
@@ -98,7 +100,7 @@ def ensure_experts(
             stored = roster.store.add(expert, ground.network)
             ready(expert.seed, False, stored.validation_accuracy)
             mine.add(expert.seed)
-            if crew.size == 1 and stopping.time_is_over:
+            if crew.size * together == 1 and stopping.time_is_over:
                 break
         # When everybody is here, all that was trained is in the store.
         if over := any(crew.gather(stopping.time_is_over)):

@@ -95,11 +95,11 @@ def sample_problem(plan: Plan, steps: int, device: torch.device) -> tuple[Proble
 def expected_hold(plan: Plan, session: ExecutorSession) -> Hold:
     """How many step graphs the run will hold, once its data are in memory.
 
-    A session that describes what it found (`graph_bytes`, `memory_seen`) is believed.
+    A session that describes what it found (`graph_bytes`, `memory_seen`), or that it holds none, is believed.
     """
     described, device, settings = session.describe(), session.device, plan.config.gradient
     one, steps = described.get("graph_bytes"), plan.config.outer.syn_steps
-    if settings.memory == 0:
+    if settings.memory == 0 or described.get("held_steps") == 0:
         return Hold(steps=0, graph_bytes=one if isinstance(one, int) else _graph_bytes(plan, device))
     if not isinstance(one, int):
         one = _graph_bytes(plan, device)

@@ -173,6 +173,7 @@ def predict_seconds(
     """
     watch = Stopwatch(clock=clock)
     config, missing = plan.config, len(missing_experts(plan))
+    compiling = time_compiling(plan, session, clock)
     outer = time_outer(plan, session, reopen, watch)
     own = time_networks(plan, session, watch)
     expert = time_expert(plan, session, own, watch) if missing else 0.0
@@ -186,7 +187,7 @@ def predict_seconds(
     selection = settings.select_networks * own.network(images, select_epochs, validation)
     found = {
         "experts": missing * expert,
-        "distill": config.outer.steps * outer + selections(config.outer.steps, settings.every) * selection,
+        "distill": compiling + config.outer.steps * outer + selections(config.outer.steps, settings.every) * selection,
         "evaluate": _evaluation(plan, own, others),
     }
     return {**found, "total": sum(found.values())}
@@ -252,6 +253,16 @@ class Stopwatch:
         began = self.clock()
         work()
         return self.clock() - began
+
+
+def time_compiling(plan: Plan, session: ExecutorSession, clock: Clock) -> float:
+    """Seconds that compiling the student's step takes, once in a run; 0 where nothing is compiled."""
+    if not session.describe().get("compiled"):
+        return 0.0
+    problem, segment = sample_problem(plan, min(3, plan.config.outer.syn_steps), session.device)
+    began = clock()
+    float(session.meta_gradient(problem, [segment]).loss)
+    return clock() - began
 
 
 def time_outer(plan: Plan, session: ExecutorSession, reopen: Open, watch: Stopwatch) -> float:

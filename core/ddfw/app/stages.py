@@ -135,6 +135,8 @@ class Stages:
             with self.watch.timed("evaluate"):
                 images, targets = distillation.decoded(best.learned)
                 subject = distilled(plan, images, targets, float(best.learned.step_size), best.step)
+                # A part of this run that was killed in its evaluation has read the test split, too.
+                before = checkpoint.begin_evaluation(self.directory.checkpoints) if self._writes else 0
                 verdict = final(self.judge, subject, teachers, train, validation)
         except DivergedError as error:
             self._keep_diverged(distillation, state, best, error)
@@ -147,7 +149,8 @@ class Stages:
             * plan.network.num_parameters
             * plan.dtype.itemsize,
         }
-        facts = {} if warm is None else {"init_from_sha256": warm.sha256}
+        facts: dict[str, Any] = {} if warm is None else {"init_from_sha256": warm.sha256}
+        facts["test_reads"] = before + plan.splits.test.reads
         summary = self._write(distillation, best, verdict, storage, skipped, facts) if self._writes else None
         return RunResult(directory=self.directory.path, summary=self.crew.share(summary))
 
@@ -237,7 +240,7 @@ class Stages:
         verdict: Verdict,
         storage: Mapping[str, int],
         skipped: int,
-        facts: Mapping[str, str],
+        facts: Mapping[str, Any],
     ) -> dict[str, Any]:
         """All files of a finished run; the summary last, since it says that the run is finished; returns it."""
         assert best.learned is not None
@@ -260,7 +263,6 @@ class Stages:
                 device=device,
                 outputs=outputs,
                 selected_step=best.step,
-                test_reads=plan.splits.test.reads,
                 **facts,
                 **({"resumed_from": self.facts.resumed_from} if self.resumed is not None else {}),
                 seconds=self.watch.seconds,

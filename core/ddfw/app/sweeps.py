@@ -23,9 +23,9 @@ from ddfw.app.sources import Settings
 from ddfw.app.sweep_files import Sweep, words
 from ddfw.app.sweep_tables import markdown
 from ddfw.app.sweep_trials import Trial, folder_of, grid, probe
-from ddfw.artifacts import atomic
+from ddfw.artifacts import atomic, checkpoint
 from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
-from ddfw.errors import DivergedError, OptionError
+from ddfw.errors import DivergedError, OptionError, ResumeError
 from ddfw_registry import ConfigError, UnknownComponentError
 
 if TYPE_CHECKING:
@@ -56,7 +56,12 @@ def run_trial(payload: Mapping[str, Any]) -> dict[str, Any]:
         data_root=None if payload["data_root"] is None else Path(payload["data_root"]),
     )
     try:
-        return _finished(compose.run(config, places, quiet=payload["quiet"]).summary)
+        try:
+            result = compose.run(config, places, quiet=payload["quiet"])
+        except ResumeError:  # begun with other threads or versions, on another node perhaps: from the start, then
+            checkpoint.remove(RunDirectory(Path(payload["out"])).checkpoints)
+            result = compose.run(config, places, quiet=payload["quiet"])
+        return _finished(result.summary)
     except DivergedError as error:
         return _without("diverged", str(error))
     except (ConfigError, OptionError) as error:

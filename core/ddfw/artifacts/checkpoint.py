@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SCHEMA = 1
 LATEST = "latest.json"
+#: Says how often the final evaluation began, which reads the test split.
+EVALUATION = "evaluation.json"
 _FILE = re.compile(r"step-\d{6,}\.safetensors")
 
 
@@ -119,11 +121,22 @@ def read(folder: Path, pointer: Pointer) -> Checkpoint:
         raise _unusable(error, folder) from error
 
 
+def begin_evaluation(folder: Path) -> int:
+    """Notes that the final evaluation begins, before the test split is read; how often it had begun before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / EVALUATION
+    begun = atomic.read_json(path).get("begun") if path.is_file() else 0
+    before = begun if isinstance(begun, int) and begun >= 0 else 0
+    atomic.write_json(path, {"schema": CHECKPOINT_SCHEMA, "begun": before + 1})
+    return before
+
+
 def remove(folder: Path) -> None:
     """Removes the checkpoints of a run that is finished; files of others stay."""
     if not folder.is_dir():
         return
     (folder / LATEST).unlink(missing_ok=True)
+    (folder / EVALUATION).unlink(missing_ok=True)
     _tidy(folder, keep=None)
     with contextlib.suppress(OSError):  # it is not empty, or another process was faster
         folder.rmdir()

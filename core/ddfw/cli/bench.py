@@ -92,7 +92,8 @@ def _show(rows: list[Row], about: dict[str, Any]) -> None:
     console.print(grid, width=None if console.is_terminal else 120, crop=False)
     console.print()
     device = about["device"]
-    where = device.get("gpu") or f"{about['processor']}, {device.get('threads', about['cores'])} threads"
+    threads = device.get("threads", about["cores"])
+    where = device.get("gpu") or f"{about['processor']}, {threads} thread{'' if threads == 1 else 's'}"
     console.print(f"{where}; torch {about['torch']}, Python {about['python']}", highlight=False)
     console.print(
         "ratio: ddfw's seconds (memory: bytes) over the plain loop's on the same work, median of interleaved pairs",
@@ -102,7 +103,7 @@ def _show(rows: list[Row], about: dict[str, Any]) -> None:
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str]:
-    bound = "" if row.bound is None else f"≤ {row.bound:.3g}"
+    bound = "" if row.bound is None else f"{'not ' if row.kept is False else ''}≤ {row.bound:.3g}"
     if row.ratio is None:
         assert row.bytes is not None
         mine, theirs = (f"{size / 2**20:,.0f} MB" for size in row.bytes)

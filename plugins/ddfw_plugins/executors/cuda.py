@@ -138,11 +138,12 @@ def require_gpu(device: str) -> None:
 @contextmanager
 def arithmetic(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
     """How float32 products and convolutions are computed on a GPU, inside; put back afterwards."""
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    kinds: Any = torch.backends.cudnn
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, kinds.conv, kinds.rnn)
     before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = precision
     try:
+        for place in places:
+            place.fp32_precision = precision
         yield
     finally:
         for place, value in zip(places, before, strict=True):

@@ -211,6 +211,22 @@ def test_a_large_network_is_measured_in_few_calls(tmp_path):
     assert quick.clock() < 30
 
 
+def test_compiling_counts_once_and_not_for_each_step(tmp_path):
+    """Broken: half a minute of compiling would be multiplied by the number of outer steps, or held graphs expected."""
+
+    class Compiling(Scripted):
+        def meta_gradient(self, problem, segments):
+            self.time.now += 32.0 * (not self.calls)
+            return super().meta_gradient(problem, segments)
+
+    made = make(tmp_path)
+    plain, compiled = Scripted(), Compiling({"type": "scripted", "compiled": True, "held_steps": 0})
+    without = predict_seconds(made, plain, reopen=None, clock=plain.clock)
+    found = predict_seconds(made, compiled, reopen=None, clock=compiled.clock)
+    assert 32.0 < found["distill"] - without["distill"] < 34.0
+    assert expected_hold(made, compiled).steps == 0
+
+
 def test_a_stopwatch_warms_up_and_takes_the_median():
     """Broken: the first call, which compiles or allocates, or one that was disturbed would be the measurement."""
     now = [0.0]

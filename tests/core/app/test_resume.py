@@ -202,6 +202,9 @@ def test_a_run_that_dies_in_the_evaluation_goes_on_there(tmp_path, experts, cloc
             go(config, tmp_path / "run", experts, clock)
     go(config, tmp_path / "run", experts, clock)
     assert clock.steps == list(range(1, 8))
+    # The part that died had begun to evaluate; whether it had read the test split nobody knows.
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["test_reads"] == 2
+    assert not (tmp_path / "run" / "checkpoints").exists()
     events = [e["event"] for e in lines(tmp_path / "run")]
     assert events.count("run_finished") == 1 and events[-1] == "run_finished"
 

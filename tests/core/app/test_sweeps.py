@@ -14,7 +14,7 @@ import pytest
 
 from ddfw.app import compose, sweep_files, sweep_tables, sweep_trials, sweeps
 from ddfw.app.compose import Places
-from ddfw.errors import DirectoryInUseError
+from ddfw.errors import DirectoryInUseError, ResumeError
 from ddfw_registry import ConfigError, UnknownComponentError
 
 needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="optuna is not installed")
@@ -130,6 +130,27 @@ def test_a_grid_goes_on_where_it_was_interrupted(tmp_path, places, runs):
     assert record["trials"][:2] == half["trials"][:2]
 
 
+def test_a_trial_that_cannot_go_on_starts_anew(tmp_path, places, monkeypatch):
+    """Broken: one trial that another node began, with other threads, ends the whole sweep, each time."""
+    real, asked = compose.run, []
+
+    def other_node(config, places, **options):
+        asked.append(places.out.name)
+        checkpoints = places.out / "checkpoints"
+        if len(asked) == 1:
+            checkpoints.mkdir(parents=True)
+            (checkpoints / "latest.json").write_text("{}")
+        if checkpoints.exists():
+            raise ResumeError("threads 1, not 2")
+        return real(config, places, **options)
+
+    sweep = written(tmp_path, GRID)
+    monkeypatch.setattr(compose, "run", other_node)
+    _, record = sweeps.run(sweep, places, quiet=True)
+    assert [t["status"] for t in record["trials"]] == ["finished"] * 4
+    assert asked == ["0000", "0000", "0001", "0002", "0003"]
+
+
 def test_the_selected_accuracy_is_the_best_on_the_validation_split(tmp_path, places):
     """Broken: trials would be ranked by another figure than the one that chose the step."""
     sweep = written(tmp_path, GRID.replace("[1.0, 1000.0]", "[1000.0]").replace("[0.01, 0.02]", "[0.02]"))
@@ -194,6 +215,7 @@ def test_a_trial_that_diverges_is_recorded_and_not_tried_again(tmp_path, places,
         assert one["validation_accuracy"] is one["test"] is one["seconds"] is None
     text = (places.out / "sweep.md").read_text()
     assert text.index("| 0001 |") < text.index("| 0000 |") and "trial 0000 diverged: " in text
+    assert f"| trial | {' | '.join(record['paths'])} | validation % | test % | step | seconds | status |" in text
     before = list(runs)
     assert sweeps.run(sweep, places, quiet=True)[1] == record and runs == before
 

@@ -190,6 +190,8 @@ def _memory(executor: AbstractExecutor, shape: Shape, tick: Tick) -> Iterator[Ro
         variant, memory = modes(executor)[mode]
         made = work(shape, steps=MEMORY_STEPS, memory=memory)
         with variant.open(made.context) as session:
+            if mode == "compiled" and session.device.type != "cuda":
+                continue  # tensors are counted on a CPU as operations are dispatched, and compiled ones are not
             there = made.to(session.device)
             tick(f"memory, {shape.name}, {mode}")
             session.meta_gradient(there.problem, [there.segment])
