@@ -337,13 +337,16 @@ def run(
     Returns:
         The folder and what its comparison.json says.
     """
-    began, root, record = now(), folder_of(whole, places), dict[str, Any]()
+    began, root, record, first = now(), folder_of(whole, places), dict[str, Any](), True
     planned = jobs(comparison, places)
     finished = _already(whole, comparison, places)
     for job in planned:
         started(job)
         left = None if max_seconds is None else max_seconds - (now() - began)
+        if left is not None and first:
+            left = max(left, 1e-3)  # however short the time, a command gets somewhere
         result = compose.run(job.config, job.places, quiet=quiet, max_seconds=left)
+        first = first and result.already_finished
         finished[job.variant.name, job.config.run.seed] = (job, result)
         record = _record(whole, finished)
         atomic.write_json(root / "comparison.json", record)

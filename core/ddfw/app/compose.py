@@ -262,7 +262,8 @@ def run(
         places: where things are.
         extra_observers: sessions beside the configuration's own, which are no part of it.
         quiet: leave out the configuration's progress observer; how a run is shown is no part of its configuration.
-        max_seconds: stop in order when they are over, after the next trained expert or outer step.
+        max_seconds: stop in order when they are over, after the next trained expert or outer step, so that each part
+            of a run gets somewhere; none are left (0 or less): stop before anything is done.
 
     Raises:
         ConfigError, DataError, DirectoryInUseError, DivergedError, ResumeError: see there.
@@ -275,7 +276,8 @@ def run(
         stopping = Stopping(crew, None if max_seconds is None else max_seconds - (now() - began))
         shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.name == "progress")]
         observers = [*shown, *extra_observers] if crew.rank == 0 else []
-        return _run(config, places or Places(), observers, crew, stopping)
+        none_left = any(crew.gather(max_seconds is not None and max_seconds <= 0))
+        return _run(config, places or Places(), observers, crew, stopping, none_left=none_left)
 
 
 def _run(
@@ -284,6 +286,8 @@ def _run(
     observers: Sequence[tuple[str, AbstractObserver]],
     crew: Crew,
     stopping: Stopping,
+    *,
+    none_left: bool,
 ) -> RunResult:
     """The same on one rank of a crew; rank 0 looks what the directory holds, and has it to itself."""
     there = finished(config, places) if crew.rank == 0 else None
@@ -295,8 +299,8 @@ def _run(
             with suppress(OSError):  # left by a process that died right after it had finished
                 checkpoint.remove(directory.checkpoints)
         return RunResult(directory=directory.path, summary=looked["summary"], already_finished=True)
-    if (reason := stopping.wanted()) is not None:
-        stopping.stop(reason, f"time is over: stopped before {directory.path}; the same command goes on from there")
+    if none_left:
+        raise StoppedError(f"time is over: stopped before {directory.path}; the same command goes on from there")
     made = plan(config, places)
     with ExitStack() as stack:
         if crew.rank == 0:

@@ -203,6 +203,12 @@ def _executor(name: str) -> AbstractExecutor | None:
         found: AbstractExecutor = named_component("executor", name)
     except UnknownComponentError as error:
         raise error.at("--on") from None
+    try:
+        with found.assemble() as crew:
+            if crew.size > 1:
+                raise OptionError("every process would run every trial; --on is for an executor that sends them out")
+    except OptionError as error:
+        raise problem("--on", str(error)) from error
     return found
 
 

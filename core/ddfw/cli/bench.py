@@ -19,7 +19,7 @@ GROUPS = ("outer", "memory", "augment", "expert", "ensemble")
 @click.command("bench")
 @component_flags("executor")
 @click.option("--only", type=click.Choice(GROUPS), multiple=True, help="Only this (may be given several times).")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME", help="Only outer steps of this shape.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME", help="Only this shape (of --only outer).")
 @click.option("--pairs", type=click.IntRange(min=1), default=9, show_default=True, help="Interleaved pairs per ratio.")
 @set_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
@@ -55,6 +55,8 @@ def bench_command(
             close = suggest(name, tuple(SHAPES))
             hint = f" Did you mean {close!r}?" if close else ""
             raise click.UsageError(f"unknown shape {name!r}.{hint} Known: {', '.join(SHAPES)}")
+    if strange := [text for text in assignments if not text.startswith("executor.")]:
+        raise click.UsageError(f"bench has its own work; --set takes executor.… alone, not {strange[0]}")
     chosen = structure(gather(None, flag_tables({"executor": executor}), assignments)).executor
     rows: list[Row] = []
     with at("executor"):

@@ -152,12 +152,17 @@ def _run_one(config: RunConfig, places: Places, quiet: bool, as_json: bool, unti
     _show(_run(config, places, quiet, as_json, until), as_json)
 
 
-def _run(config: RunConfig, places: Places, quiet: bool, as_json: bool, until: float | None) -> Any:
+def _run(
+    config: RunConfig, places: Places, quiet: bool, as_json: bool, until: float | None, *, first: bool = True
+) -> Any:
+    """One run; the first one of a command gets somewhere, however short the time."""
     from ddfw.app.compose import run
     from ddfw.app.json_stream import JsonStream
 
     stream = [("--json", JsonStream(stream=sys.stdout))] if as_json else []
     left = None if until is None else until - time.monotonic()
+    if left is not None and first:
+        left = max(left, 1e-3)
     result = run(config, places, stream, quiet=quiet or as_json, max_seconds=left)
     if result.already_finished:
         click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
@@ -189,11 +194,12 @@ def _run_seeds(
 
     from ddfw.app.results import over_seeds, seeds_table
 
-    summaries = []
+    summaries, first = [], True
     for number in numbers:
         one = evolve(config, run=evolve(config.run, seed=number))
         place = evolve(places, out=None if places.out is None else places.out / f"seed-{number}")
-        result = _run(one, place, quiet, as_json, until)
+        result = _run(one, place, quiet, as_json, until, first=first)
+        first = first and result.already_finished
         _show(result, as_json)
         summaries.append(result.summary)
     if as_json:

@@ -10,8 +10,10 @@ Shapes: B images in a batch, C channels, H rows, W columns, m classes, P paramet
 from __future__ import annotations
 
 import copy
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -50,6 +52,7 @@ class CompiledSteps:
         self._eager = EagerSteps(network)
         self._say = say
         self._failed: str | None = None
+        self._begun = False
         student = Network(with_products(copy.deepcopy(network.module)))
 
         def gradient(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
@@ -105,8 +108,12 @@ class CompiledSteps:
     def _try(self, compiled: Callable[[], Any], eager: Callable[[], Any]) -> Any:
         if self._failed is not None:
             return eager()
+        if not self._begun and sys.stderr.isatty():
+            sys.stderr.write("compiling the student's step, which takes up to a minute …\n")
+        self._begun = True
         try:
-            return compiled()
+            with _without_chatter():
+                return compiled()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -114,6 +121,18 @@ class CompiledSteps:
             self._failed = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             self._say(f"the student's step could not be compiled and runs uncompiled ({self._failed})")
             return eager()
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Torch's extension builder says on every machine without a GPU that there is none."""
+    log = logging.getLogger("torch.utils.cpp_extension")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:

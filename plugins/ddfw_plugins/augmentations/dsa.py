@@ -127,7 +127,9 @@ class Siamese(AbstractAugmentation):
     def scales(self, values: Mapping[str, Tensor]) -> Tensor:
         """The matrices [B, 2, 2] of `scale` for draws x, y [B]."""
         low = 1 / self.scale
-        return torch.diag_embed(torch.stack([values["x"], values["y"]], dim=1) * (self.scale - low) + low)
+        x, y = (values[key] * (self.scale - low) + low for key in ("x", "y"))
+        zero = torch.zeros_like(x)
+        return torch.stack([x, zero, zero, y], dim=1).view(-1, 2, 2)
 
     def rotations(self, values: Mapping[str, Tensor]) -> Tensor:
         """The matrices [B, 2, 2] of `rotate` for draws u [B]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from ddfw import Crew
 from ddfw.app import compose, sweep_files, sweep_tables, sweep_trials, sweeps
 from ddfw.app.compose import Places
 from ddfw.errors import DirectoryInUseError, ResumeError
@@ -235,6 +237,9 @@ class Elsewhere:
     def __init__(self):
         self.tasks, self.sizes, self.closed = [], [], 0
 
+    def assemble(self):
+        return contextlib.nullcontext(Crew())
+
     def scatter(self, task, payloads):
         self.tasks.append(task)
         self.sizes.append(len(payloads))
@@ -301,6 +306,14 @@ def test_columns_have_the_ends_of_paths_that_tell_them_apart():
     """Broken: two columns would have one heading."""
     short = list(sweep_tables._short(["param.lr", "labels.lr", "param", "outer.step_size", "experts.gsam.lr", "lr"]))
     assert short == ["param.lr", "labels.lr", "param", "step_size", "gsam.lr", "lr"]
+
+
+def test_an_executor_that_has_nowhere_to_send_trials_is_refused(tmp_path, places, monkeypatch):
+    """Broken: `--on torchrun` without torchrun runs everything here without a word."""
+    for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(ConfigError, match=r"--on: .*torchrun --nproc-per-node"):
+        sweeps.run(written(tmp_path, GRID), places, on="torchrun", quiet=True)
 
 
 def test_an_executor_that_no_plugin_offers_is_refused(tmp_path, places):
