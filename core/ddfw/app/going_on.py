@@ -25,7 +25,7 @@ from ddfw.errors import DataError, ResumeError
 from ddfw_registry import Structurer
 
 if TYPE_CHECKING:
-    from ddfw.app.plan import Plan, Roster
+    from ddfw.app.plan import Plan
     from ddfw.contracts.executor import Crew, ExecutorSession
 
 #: What a session may describe and bits do not depend on: how large a cluster is, and what a checkpoint fixes itself.
@@ -189,11 +189,13 @@ def circumstances(plan: Plan, session: ExecutorSession, crew: Crew) -> dict[str,
     }
 
 
-def materials(roster: Roster, init_from_sha256: str | None) -> dict[str, Any]:
-    """What a run learns from: the bytes of its experts, and of the set that it starts from."""
+def materials(plan: Plan, init_from_sha256: str | None) -> dict[str, Any]:
+    """What a run learns from: the bytes of its data, of its experts, and of the set that it starts from."""
+    roster = plan.roster
     index = roster.store.index()
     files = [roster.store.digest, [[seed, index[seed].sha256] for seed in roster.seeds]]
     return {
+        "data": plan.data_sha256,
         "experts": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "outer.init_from": init_from_sha256,
     }

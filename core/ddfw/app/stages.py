@@ -160,7 +160,7 @@ class Stages:
 
     def _require_materials(self, init_from_sha256: str | None) -> None:
         """Refuses to go on from other experts, or another set to start from."""
-        here = going_on.materials(self.plan.roster, init_from_sha256)
+        here = going_on.materials(self.plan, init_from_sha256)
         if self.resumed is not None:
             self.resumed.require(self.resumed.facts.materials, here)
         self.facts = evolve(self.facts, materials=here)
