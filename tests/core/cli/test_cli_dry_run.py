@@ -35,7 +35,7 @@ def test_people_read_two_lines_and_hear_that_it_takes_a_moment(ddfw, tiny, here)
     """Broken: a silent wait, a raw table of numbers, or progress among the output."""
     said = ddfw(*tiny, "--dry-run")
     assert said.code == 0 and said.err == "measuring short steps, for some seconds …\n"
-    assert re.search(r"^peak memory +about \d+ MB in \w+ \(.*program \d+.*\)", said.out, re.MULTILINE), said.out
+    assert re.search(r"^peak memory +about [\d.]+ [MG]B in \w+ \(.*program \d+.*\)", said.out, re.MULTILINE), said.out
     assert re.search(
         r"^time +about [\d.]+ (s|min) \(experts .+, distillation .+, evaluation .+\), extrapolated from short",
         said.out,

@@ -18,6 +18,14 @@ from ddfw.contracts.observer import StepReport
 SET = ("params.safetensors", "images.safetensors", "labels.safetensors", "card.json")
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """SIGINT does what it does in a terminal; shells start background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def bytes_of(run):
     return {name: (run / "synthetic" / name).read_bytes() for name in SET}
 
