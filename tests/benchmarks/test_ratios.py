@@ -30,14 +30,14 @@ def test_memory_stays_flat():
     assert rows and not [(row.mode, row.value) for row in rows if row.kept is False]
 
 
-def test_the_augmentation_keeps_its_bounds():
+@pytest.mark.parametrize(("what", "bound"), [("rotate matrices", 1 / 50), ("scale matrices", 1 / 25)])
+def test_the_augmentation_makes_its_matrices_at_once(what, bound):
     """Broken: DSA loops over images where public codes do, in making its matrices.
 
-    Whole warps cannot keep the same bound: sampling alone takes longer (docs/speed.md).
+    Whole warps cannot be fifty times faster, nor can seven operations on 500 numbers (docs/speed.md).
     """
-    rows = [row for row in suite.run(Cpu(), [], ["augment"], 5 * PAIRS) if row.shape.endswith("matrices")]
-    assert len(rows) == 2
-    assert not [(row.shape, row.value) for row in rows if row.kept is False]
+    (row,) = (row for row in suite.run(Cpu(), [], ["augment"], 5 * PAIRS) if row.shape == what)
+    assert row.value <= bound
 
 
 def test_an_expert_epoch_keeps_its_bound():
