@@ -1,7 +1,7 @@
 """The C library's allocator, told to keep what training frees.
 
 A training step frees and asks for the same megabytes over and over. glibc gives large blocks back to the system in
-between and gets them anew, page by page: of an expert's epoch on a processor that was 45 % of the time.
+between and gets them anew, page by page: that was 45 % of an expert's CPU time.
 """
 
 from __future__ import annotations
