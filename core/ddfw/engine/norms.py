@@ -1,7 +1,7 @@
 """Group normalisation whose second derivative is as cheap as its first.
 
-PyTorch differentiates `group_norm` a second time operation by operation: some forty passes over each map, which is half
-of what an unrolled student spends outside its convolutions. All that is needed is a linear combination of three maps,
+PyTorch differentiates `group_norm` a second time operation by operation, some ninety of them: the largest part of
+what an unrolled student spent outside its convolutions. All that is needed is a linear combination of three maps,
 with coefficients for each channel, and five sums over each channel; that is what stands here.
 
 With x̂ = (x − μ) r, r = 1/√(var + ε), u = w · dy and m(·) the mean over a group's L values:
