@@ -186,6 +186,21 @@ class AbstractParameterization(ABC):
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
         """Which tensors are learned, and how."""
 
+    def direction(self, params: Params, gradients: Params) -> Params:
+        """What the optimisers take in place of the gradient, before learning rate and momentum.
+
+        The default is the gradient. A parameterisation whose factors determine an image only together may answer with
+        the change of its factors that moves the decoded images as the pixels' own gradient would.
+
+        Args:
+            params: as they are before the step.
+            gradients: ∂L/∂φ for the floating tensors of `params` that have one, same keys and shapes.
+
+        Returns:
+            The same keys and shapes; what is left out keeps its gradient.
+        """
+        return gradients
+
     def stored_floats(self, params: Params) -> int:
         """Number of floats that have to be stored to decode again: every floating tensor's size."""
         return sum(t.numel() for t in params.values() if t.is_floating_point())

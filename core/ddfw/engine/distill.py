@@ -305,6 +305,7 @@ class Distillation(Generic[PreparedT]):
 
     def _update(self, state: OuterState, leaves: Params, label_leaves: Params, step_size_grad: Tensor) -> None:
         learned, before = state.learned, state.learned.snapshot()
+        self._redirect(learned.params, leaves)
         for tensors, gradients in ((learned.params, leaves), (learned.label_params, label_leaves)):
             for key, tensor in tensors.items():
                 tensor.grad = gradients[key].grad
@@ -319,6 +320,17 @@ class Distillation(Generic[PreparedT]):
                     f"the synthetic set stopped being finite at outer step {state.step + 1}; lower the learning rates",
                     step=state.step,
                 )
+
+
+    def _redirect(self, params: Params, leaves: Params) -> None:
+        """Puts the parameterisation's direction in place of the gradients of its tensors."""
+        gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
+        with torch.no_grad():
+            directions = self.param.direction(params, gradients)
+        for key, direction in directions.items():
+            if key not in gradients or direction.shape != gradients[key].shape:
+                raise PluginError(f"param {self.param.name} gave a direction for {key!r} that fits no gradient")
+            leaves[key].grad = direction
 
 
 def batch_sizes(num_images: int, batch_syn: int, steps: int) -> list[int]:

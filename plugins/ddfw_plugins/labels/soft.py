@@ -34,7 +34,11 @@ class Soft(AbstractLabels):
   year = {2024}
 }"""
 
-    lr: float = option(2.0, validator=ge(0.0), help="learning rate of the logits")
+    lr: float = option(
+        1.0,
+        validator=ge(0.0),
+        help="learning rate of the logits, per image: times the number n of images, as for the images themselves",
+    )
     momentum: float = option(0.9, validator=[ge(0.0), le(1.0)], help="their momentum")
     confidence: float = option(
         10.0, validator=gt(0.0), help="the class's logit where no expert recognises the image (the others are 0)"
@@ -68,7 +72,7 @@ class Soft(AbstractLabels):
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
         """One group: the logits; classes are fixed."""
-        return (ParamGroup(keys=("logits",), lr=self.lr, momentum=self.momentum),)
+        return (ParamGroup(keys=("logits",), lr=self.lr * len(params["logits"]), momentum=self.momentum),)
 
 
 def mean_of_correct(logits: Tensor, classes: Tensor, confidence: float) -> Tensor:

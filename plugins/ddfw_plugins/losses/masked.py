@@ -60,5 +60,5 @@ def smallest(values: Tensor, count: int) -> Tensor:
         count: 0 … P.
     """
     mask = torch.zeros_like(values, dtype=torch.bool)
-    mask[values.argsort(stable=True)[:count]] = True
-    return mask
+    # Not mask[…] = True: that hands a tensor from the processor to the device.
+    return mask.index_fill_(0, values.argsort(stable=True)[:count], True)

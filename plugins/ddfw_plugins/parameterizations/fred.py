@@ -17,6 +17,7 @@ from attrs.validators import ge, le
 from torch import Tensor
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, OptionError, ParamGroup, option
+from ddfw_plugins.parameterizations._pixel_step import PER_IMAGE
 
 if TYPE_CHECKING:
     from ddfw import RealImages
@@ -41,10 +42,11 @@ class FrequencyCoefficients(AbstractParameterization):
 
     coefficients: int = option(64, validator=ge(1), help="J, coefficients that one channel of an image keeps")
     lr: float = option(
-        100.0,
+        10.0,
         validator=ge(0.0),
-        help="learning rate of the coefficients, in units of `pixel`'s since the transform here is orthonormal; the "
-        "published 1e8 for an un-normalised one is 2.4e4 here on AC coefficients (32 × 32 pixels)",
+        help=f"learning rate of the coefficients, {PER_IMAGE}; the transform here is orthonormal, so that a step is as "
+        "long as `pixel`'s, and the published 1e8 for an un-normalised one is 2.4e4 / n on AC coefficients of 32 × 32 "
+        "pixels",
     )
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the coefficients")
 
@@ -101,7 +103,8 @@ class FrequencyCoefficients(AbstractParameterization):
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
         """One group."""
-        return (ParamGroup(keys=("coefficients",), lr=self.lr, momentum=self.momentum),)
+        coefficients = params["coefficients"]
+        return (ParamGroup(keys=("coefficients",), lr=self.lr * len(coefficients), momentum=self.momentum),)
 
 
 def cosines(size: int) -> Tensor:

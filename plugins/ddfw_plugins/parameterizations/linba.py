@@ -2,8 +2,8 @@
 
     x_n = upsample(Σ_k a_nk b_k)      bilinear, corners not aligned; the combination comes first
 
-The start from real images and the learning rates are our reading: bases are the leading right singular vectors of real
-images, and both factors are scaled so that a step of the bases moves images as far as a step of `pixel` would.
+The start from real images and the steps are our reading: bases are the leading right singular vectors of real images,
+and a step moves the images as a step of `pixel` would, as far as the bases allow.
 
 Shapes: m classes, n images in class order, K bases, C channels, H rows, W columns, h = ⌈H/s⌉ and w = ⌈W/s⌉ rows and
 columns of a basis, D = C·h·w, B images of a batch.
@@ -19,7 +19,8 @@ from attrs.validators import ge, in_, le, optional
 from torch import Tensor
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, OptionError, ParamGroup, option
-from ddfw_plugins.parameterizations._resampling import least_squares, upsample
+from ddfw_plugins.parameterizations._pixel_step import PER_IMAGE, damped
+from ddfw_plugins.parameterizations._resampling import least_squares, upsample, upsampling
 
 if TYPE_CHECKING:
     from ddfw import RealImages
@@ -49,12 +50,9 @@ class LinearBases(AbstractParameterization):
         validator=in_(("real", "random")),
         help="bases are singular vectors of real images and coefficients their projections, or both are noise",
     )
-    lr: float = option(100.0, validator=ge(0.0), help="learning rate of the bases")
+    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
     lr_coefficients: float | None = option(
-        None,
-        validator=optional(ge(0.0)),
-        help="learning rate of the coefficients; the default is lr · K / (n · D) for n images and K bases of D floats, "
-        "which moves images about as far as the bases' steps do",
+        None, validator=optional(ge(0.0)), help="the same where coefficients move them; the default is lr"
     )
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of bases and coefficients")
 
@@ -114,15 +112,34 @@ class LinearBases(AbstractParameterization):
         height, width = params["image_shape"].tolist()
         return upsample(small, height, width)
 
+    def direction(self, params: Params, gradients: Params) -> Params:
+        """The change of bases and coefficients that moves images as `pixel` would, as far as the bases allow.
+
+        Coefficients move images within the bases' span, bases turn out of it.
+        """
+        wide = {key: gradient.double() for key, gradient in gradients.items()}
+        bases, coefficients = params["bases"].double(), params["coefficients"].double()
+        height, width = params["image_shape"].tolist()
+        rows, columns = upsampling(bases.shape[2], height).to(bases), upsampling(bases.shape[3], width).to(bases)
+        rows, columns = rows.T @ rows, columns.T @ columns
+        flat, seen = bases.flatten(1), (rows @ bases @ columns).flatten(1)
+        gram = flat @ seen.T
+        change = torch.linalg.inv(rows) @ wide["bases"] @ torch.linalg.inv(columns)
+        inside = torch.linalg.solve(gram, wide["bases"].flatten(1) @ flat.T, left=False) @ flat
+        energy = damped((coefficients.T @ coefficients).unsqueeze(0), gram.unsqueeze(0))[0]
+        moved = {
+            "bases": torch.linalg.solve(energy, change.flatten(1) - inside).view_as(bases),
+            "coefficients": torch.linalg.solve(gram, wide["coefficients"], left=False),
+        }
+        return {key: value.to(gradients[key].dtype) for key, value in moved.items()}
+
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
         """Bases and coefficients, each with their own learning rate."""
-        lr = self.lr_coefficients
-        if lr is None:
-            bases = params["bases"]
-            lr = self.lr * len(bases) / (len(params["coefficients"]) * bases[0].numel())
+        images = len(params["coefficients"])
+        lr = self.lr if self.lr_coefficients is None else self.lr_coefficients
         return (
-            ParamGroup(keys=("bases",), lr=self.lr, momentum=self.momentum),
-            ParamGroup(keys=("coefficients",), lr=lr, momentum=self.momentum),
+            ParamGroup(keys=("bases",), lr=self.lr * images, momentum=self.momentum),
+            ParamGroup(keys=("coefficients",), lr=lr * images, momentum=self.momentum),
         )
 
     def _basis_size(self, spec: ImageSpec) -> tuple[int, int]:

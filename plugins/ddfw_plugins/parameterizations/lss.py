@@ -13,6 +13,7 @@ columns, r_c/r_h/r_w ranks, F floats of a core, B images of a batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import torch
@@ -21,6 +22,7 @@ from attrs.validators import ge, in_, le, optional
 from torch import Tensor
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, OptionError, ParamGroup, option
+from ddfw_plugins.parameterizations._pixel_step import PER_IMAGE, TuckerBlocks, conjugate_gradients, normal_matrix
 
 if TYPE_CHECKING:
     from ddfw import RealImages
@@ -90,11 +92,11 @@ class LowRankSpace(AbstractParameterization):
     perturb: float = option(
         0.1, validator=ge(0.0), help="pairing all: relative size of the noise that tells subspaces apart at the start"
     )
-    lr: float = option(100.0, validator=ge(0.0), help="learning rate of the cores")
+    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
     lr_mappers: float | None = option(
         None,
         validator=optional(ge(0.0)),
-        help="learning rate of the mappers; the default is lr / n, since a mapper's gradient sums over its samples",
+        help="the same where mappers move them, 0 keeps the subspaces as they are; the default is lr",
     )
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of cores and mappers")
 
@@ -211,8 +213,7 @@ class LowRankSpace(AbstractParameterization):
         if self.pairing == "all":
             core, subspace = index // self.subspaces, index % self.subspaces
         else:
-            numbers = torch.arange(self.subspaces, device=counts.device).repeat(len(counts))
-            core, subspace = index, numbers.repeat_interleave(counts.flatten())[index]
+            core, subspace = index, self._owner(counts)[index]
         shape = params["core_shape"].tolist()
         # index_select: the gradient of [subspace] adds up in whatever order threads come, and has other bits each time.
         images = _unflatten_cores(params["cores"].index_select(0, core), shape, self.ranks)
@@ -226,14 +227,53 @@ class LowRankSpace(AbstractParameterization):
             images = torch.einsum("njhw,cj->nchw", images, _cosine_basis(shape[0]).to(images))
         return images
 
+    def direction(self, params: Params, gradients: Params) -> Params:
+        """The change of cores and mappers that moves the decoded images as `pixel` would, as far as ranks allow.
+
+        In closed form where each core has its own subspace: mappers turn out of their span only, cores do the rest.
+        Otherwise the least-squares problem is solved by conjugate gradients.
+        """
+        modes = [mode for mode in ("c", "h", "w") if f"map_{mode}" in params]
+        if not modes:
+            return gradients
+        shape, own = params["core_shape"].tolist(), self.pairing == "own"
+        maps = {mode: params[f"map_{mode}"].double() for mode in modes}
+        cores = _unflatten_cores(params["cores"].double(), shape, self.ranks)
+        kept = [(min(r, shape[1]), min(r, shape[2])) for r in self.ranks or ()] or None
+        blocks = TuckerBlocks(cores, maps, self._owner(params["counts"]) if own else None, kept)
+
+        def solve(right: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            full = blocks.solve_cores(_unflatten_cores(right["cores"], shape, self.ranks))
+            mappers = {f"map_{mode}": blocks.solve_map(mode, right[f"map_{mode}"]) for mode in modes}
+            return {"cores": _flatten_cores(full, self.ranks), **mappers}
+
+        wide = {key: gradient.double() for key, gradient in gradients.items()}
+        if own and self.ranks is None:
+            outside = {f"map_{mode}": blocks.outside(mode, wide[f"map_{mode}"]) for mode in modes}
+            found = solve({**wide, **outside})
+        else:
+            tables = {key: value for key, value in params.items() if not value.is_floating_point()}
+            images = int(params["counts"].sum()) * self._images_per_core
+            index = torch.arange(images, device=params["counts"].device)
+            at = {key: params[key].double() for key in wide}
+            jtj = normal_matrix(lambda floats: self.decode({**floats, **tables}, index), at)
+            found = conjugate_gradients(jtj, wide, solve, gradients["cores"].dtype)
+        return {key: value.to(gradients[key].dtype) for key, value in found.items()}
+
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
         """Cores and mappers, each with their own learning rate."""
         mappers = tuple(key for key in ("map_c", "map_h", "map_w") if key in params)
-        groups = [ParamGroup(keys=("cores",), lr=self.lr, momentum=self.momentum)]
+        images = len(params["cores"]) * self._images_per_core
+        groups = [ParamGroup(keys=("cores",), lr=self.lr * images, momentum=self.momentum)]
         if mappers:
-            lr = self.lr / len(params["cores"]) if self.lr_mappers is None else self.lr_mappers
-            groups.append(ParamGroup(keys=mappers, lr=lr, momentum=self.momentum))
+            lr = self.lr if self.lr_mappers is None else self.lr_mappers
+            groups.append(ParamGroup(keys=mappers, lr=lr * images, momentum=self.momentum))
         return tuple(groups)
+
+    def _owner(self, counts: Tensor) -> Tensor:
+        """The subspace [n] of each core, from the table of counts [m, S]."""
+        numbers = torch.arange(self.subspaces, device=counts.device).repeat(len(counts))
+        return numbers.repeat_interleave(counts.flatten())
 
     def _low_modes(self, spec: ImageSpec, ranks: Ranks) -> dict[str, int]:
         """The modes that have a stored mapper, with their ranks, in the order c, h, w."""

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, OptionError, ParamGroup, option
-from ddfw_plugins.parameterizations._resampling import upsample
+from ddfw_plugins.parameterizations._pixel_step import PER_IMAGE
+from ddfw_plugins.parameterizations._resampling import upsample, upsampling
 
 if TYPE_CHECKING:
     from ddfw import RealImages
@@ -42,7 +43,7 @@ class MultiFormation(AbstractParameterization):
 }"""
 
     factor: int = option(2, validator=ge(1), help="f: a stored image is cut into f×f patches; 1 is `pixel`")
-    lr: float = option(100.0, validator=ge(0.0), help="learning rate of the stored images")
+    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the stored images")
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
@@ -91,9 +92,26 @@ class MultiFormation(AbstractParameterization):
         number = torch.arange(len(index), device=index.device)
         return upsample(patches[number, :, patch // factor, :, patch % factor], height, width)
 
+    def direction(self, params: Params, gradients: Params) -> Params:
+        """The change of the stored images that moves the decoded ones as `pixel` would, as far as upsampling allows."""
+        gradient = gradients["images"]
+        rows, columns = (self._inverse_gram(side).to(gradient) for side in gradient.shape[2:])
+        return {"images": rows @ gradient @ columns}
+
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
         """One group."""
-        return (ParamGroup(keys=("images",), lr=self.lr, momentum=self.momentum),)
+        lr = self.lr * len(params["images"]) * self.factor**2
+        return (ParamGroup(keys=("images",), lr=lr, momentum=self.momentum),)
+
+    def _inverse_gram(self, side: int) -> Tensor:
+        """(RᵀR)⁻¹ [side, side] (float64) of the matrix R that upsamples each patch of a column of a stored image."""
+        patch = -(-side // self.factor)
+        enlarge = upsampling(patch, side)
+        grams = []
+        for first in range(0, side, patch):
+            there = enlarge[:, : min(patch, side - first)]  # the last patch may end in padding, which is not stored
+            grams.append(torch.linalg.inv(there.T @ there))
+        return torch.block_diag(*grams)
 
 
 def _every_patch_has_pixels(factor: int, spec: ImageSpec) -> bool:

@@ -12,6 +12,7 @@ from attrs.validators import ge, le
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, ParamGroup, option
 from ddfw_plugins.citations import MTT
+from ddfw_plugins.parameterizations._pixel_step import PER_IMAGE
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ class Pixel(AbstractParameterization):
     name: ClassVar[str] = "pixel"
     citation: ClassVar[str] = MTT
 
-    lr: float = option(100.0, validator=ge(0.0), help="learning rate of the images")
+    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the images, {PER_IMAGE}")
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the images")
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
@@ -54,4 +55,4 @@ class Pixel(AbstractParameterization):
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
         """One group."""
-        return (ParamGroup(keys=("images",), lr=self.lr, momentum=self.momentum),)
+        return (ParamGroup(keys=("images",), lr=self.lr * len(params["images"]), momentum=self.momentum),)
