@@ -29,7 +29,7 @@ SPECS = {
 }
 METHODS = ("mtt", "mct", "mct-official", "mct-best", "lss", "lss-mct", "datm", "tesla", "ftd", "fred")
 
-#: N, M, (earliest, first, last) upper ends of the window, lr, lr of a, a₀, images per inner step (0: all), space.
+#: N, M, (earliest, first, last) upper ends of the window, lr times images, lr of a, a₀, images per inner step (0: all), space.
 Figures = tuple[int, int, tuple[int, int, int], float, float, float, int, str]
 PUBLISHED: dict[str, Figures] = {
     "mtt-cifar10-ipc1": (50, 2, (0, 2, 2), 100, 1e-7, 0.01, 0, "zca"),
@@ -67,7 +67,7 @@ PUBLISHED: dict[str, Figures] = {
     "fred-svhn-ipc10": (30, 2, (0, 15, 15), 2.4e4, 1e-5, 0.01, 256, "standard"),
     "fred-svhn-ipc50": (40, 2, (0, 40, 40), 2.4e4, 1e-5, 0.001, 256, "standard"),
 }
-#: Steps until the window is grown, the labels' learning rate, the threshold, the images to start from.
+#: Steps until the window is grown, the labels' learning rate times images, the threshold, the images to start from.
 DATM = {
     "datm-cifar10-ipc1": (1, 5, 1.1, "recognised"),
     "datm-cifar10-ipc10": (1000, 2, 1.0, "recognised"),
@@ -119,7 +119,9 @@ def test_a_recipe_holds_the_figures_of_its_source(name):
     assert (made.data.name, made.data.space, made.budget.ipc) == (data, space, ipc)
     assert (made.outer.syn_steps, made.traj.expert_epochs) == (steps, epochs)
     assert (made.window.min_start, made.window.start, made.window.max_start) == (least, first, last)
-    assert (made.param.lr, made.outer.step_size_lr, made.outer.step_size) == (lr, lr_step_size, step_size)
+    # Papers' rates are of the gradient itself, ours are per image.
+    assert made.param.lr * layout(made).num_images == pytest.approx(lr, rel=1e-12)
+    assert (made.outer.step_size_lr, made.outer.step_size) == (lr_step_size, step_size)
     assert (made.outer.batch_syn, made.outer.steps) == (batch, STEPS.get(method, 5_000))
     assert made.param.momentum == made.outer.step_size_momentum == 0.5
 
@@ -194,7 +196,8 @@ def test_datm_grows_its_window_learns_labels_and_skips_as_its_files_say(name):
     """Broken: DATM without its schedule, its labels or its threshold."""
     grown, lr, threshold, images = DATM[name]
     made = config(name)
-    assert (made.labels.lr, made.labels.momentum) == (lr, 0.9)
+    assert made.labels.lr * layout(made).num_images == pytest.approx(lr, rel=1e-12)
+    assert made.labels.momentum == 0.9
     assert (made.outer.skip_above, made.outer.images) == (threshold, images)
     assert made.budget.accounting == "pixels"
     if grown is None:

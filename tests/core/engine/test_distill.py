@@ -139,11 +139,51 @@ def test_steps_move_images_labels_and_step_size_as_sgd_with_momentum_does():
         seen.append({k: (v.detach().clone(), v.grad.clone()) for k, v in tensors.items()})
 
     _, _, reports = run(param, labels=labels, outer=outer, after=after)
-    for key, lr, momentum in (("images", 3.0, 0.4), ("logits", 2.0, 0.9), ("a", 1e-4, 0.7)):
+    # Six images: rates of images and labels are per image.
+    for key, lr, momentum in (("images", 6 * 3.0, 0.4), ("logits", 6 * 2.0, 0.9), ("a", 1e-4, 0.7)):
         (first, g1), (second, g2) = (s[key] for s in seen)
         assert torch.allclose(second, first - lr * (momentum * g1 + g2), rtol=1e-12, atol=1e-15)
         assert float(g2.abs().max()) > 0
     assert [r.step for r in reports] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [Pixel, lambda **o: LowRankSpace(rank=4, **o)], ids=["pixel", "lss"])
+def test_copies_of_every_image_move_as_the_image_does(kind):
+    """Broken: a change of ipc, rank or batch changes how far an image moves in a step, so that a rate fits one size."""
+    ends = []
+    for copies in (1, 3):
+        distillation, state, _ = run(
+            Copied(kind(lr=2.0, momentum=0.4), copies),
+            labels=Soft(lr=1.0),
+            outer=OuterSettings(steps=3, syn_steps=4, step_size_lr=1e-3),
+            budget=Budget(ipc=2 * copies, accounting="pixels"),
+        )
+        images, targets = distillation.decoded(state.learned)
+        ends.append((images[::copies], targets[::copies], state.learned.step_size))
+    for some, others in zip(*ends, strict=True):
+        assert float((some - others).abs().max()) <= 1e-9
+
+
+class Copied:
+    """A parameterisation that starts from copies of a smaller one's images."""
+
+    def __init__(self, inner, copies):
+        self.inner, self.copies, self.name = inner, copies, inner.name
+        self.decode, self.param_groups = inner.decode, inner.param_groups
+        self.direction, self.penalty = inner.direction, inner.penalty
+
+    def layout(self, spec, budget, label_floats):
+        self.small = self.inner.layout(spec, evolve(budget, ipc=budget.ipc // self.copies), label_floats)
+        count = self.small.images_per_class * self.copies
+        return evolve(self.small, budget=budget, images_per_class=count, samples_per_class=count)
+
+    def init(self, layout, real, rng):
+        params = dict(self.inner.init(self.small, real, rng))
+        key = "cores" if "cores" in params else "images"
+        params[key] = params[key].repeat_interleave(self.copies, dim=0)
+        if "counts" in params:
+            params["counts"] = params["counts"] * self.copies
+        return params
 
 
 def test_the_step_size_never_falls_below_its_floor():
@@ -214,7 +254,7 @@ def test_a_penalty_reaches_the_parameters_beside_the_matching_loss():
 
     class Decaying:
         def __init__(self, weight):
-            self._inner, self._weight = Pixel(lr=1.0, momentum=0.0), weight
+            self._inner, self._weight = Pixel(lr=1 / 6, momentum=0.0), weight
 
         def __getattr__(self, name):
             return getattr(self._inner, name)
@@ -232,7 +272,7 @@ def test_a_penalty_reaches_the_parameters_beside_the_matching_loss():
 def test_several_segments_per_step_average_their_gradients():
     """Broken: k segments on one rank would differ from one segment on k ranks."""
     outer = OuterSettings(steps=1, syn_steps=3, segments_per_step=2)
-    moved = run(Pixel(lr=1.0, momentum=0.0), outer=outer)[1].learned.params["images"]
+    moved = run(Pixel(lr=1 / 6, momentum=0.0), outer=outer)[1].learned.params["images"]
     start = run(Pixel(), outer=evolve(outer, steps=0))[1].learned.params["images"]
     distillation, _, _ = run(Pixel(), outer=evolve(outer, steps=0))
     from ddfw.contracts.executor import Problem

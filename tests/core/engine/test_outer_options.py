@@ -43,6 +43,9 @@ class Shuffled:
     def param_groups(self, params):
         return (self.group,)
 
+    def direction(self, params, gradients):
+        return gradients
+
     def penalty(self, params):
         return None
 
