@@ -281,7 +281,7 @@ def test_the_plugin_on_the_page_works_when_pasted(page, tmp_path):
 
 @pytest.mark.parametrize(
     ("page", "check", "made"),
-    [("README.md", "check_loss", "L1()"), ("docs/plugins.md", "check_param", "HalfSize(lr=10.0)")],
+    [("README.md", "check_loss", "L1()"), ("docs/plugins.md", "check_param", "HalfSize(lr=3.0)")],
 )
 def test_the_plugin_of_a_page_passes_the_check_that_the_page_names(page, check, made, tmp_path):
     """Broken: the documented example would fail the documented test."""

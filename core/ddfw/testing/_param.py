@@ -265,6 +265,7 @@ class _Case:
         learned = learned_keys(subject, groups, params)
         moved = perturbed(params, self.seed + 2)
         check_gradients(subject, "decode", lambda p: param.decode(p, self.everything), moved, learned)
+        self.check_direction(moved)
         penalty = subject.call("penalty", lambda: param.penalty(leaves_of(moved)))
         if penalty is None:
             return
@@ -276,6 +277,27 @@ class _Case:
             return found
 
         check_gradients(subject, "penalty", value, moved, ())
+
+    def check_direction(self, params: Tensors) -> None:
+        """What the optimisers follow: of the gradients' shape and dtype, finite, and not uphill."""
+        subject, param = self.subject, self.param
+        leaves = leaves_of(params)
+        images = param.decode(leaves, self.everything)
+        floating = [key for key, value in leaves.items() if value.is_floating_point()]
+        seen = torch.randn(images.shape, generator=generator(self.seed + 3), dtype=images.dtype)
+        found = torch.autograd.grad(images, [leaves[key] for key in floating], seen, allow_unused=True)
+        gradients = {key: g for key, g in zip(floating, found, strict=True) if g is not None}
+        before = clones(params), clones(gradients)
+        direction = subject.call("direction", lambda: param.direction(clones(params), clones(gradients)))
+        again = param.direction(params, gradients)
+        subject.require(same((params, gradients), before), "direction changes what it is given; work on a copy")
+        for key, value in direction.items():
+            if key not in gradients or value.shape != gradients[key].shape or value.dtype != gradients[key].dtype:
+                subject.fail(f"direction answers for {key!r} with something else than the gradient's shape and dtype")
+            subject.require(bool(value.isfinite().all()), f"direction is not finite for {key!r}")
+        subject.require(same(dict(again), dict(direction)), "direction gives another answer for the same gradients")
+        downhill = sum(float((direction.get(key, g) * g).sum()) for key, g in gradients.items())
+        subject.require(downhill >= 0, "direction points uphill: optimisers subtract it, as they do a gradient")
 
     def check_device(self, device: torch.device) -> None:
         """Decoding, the penalty and their gradients where the parameters are."""
