@@ -75,7 +75,7 @@ def recipe(args: argparse.Namespace, steps: int) -> dict[str, Any]:
         "augment": {"name": "dsa", "families": ["crop", "scale"]},
         "param": {"name": "lss", "rank": args.rank, "subspaces": 1, "lr": args.param_lr},
         "traj": {"name": "mtt", "expert_epochs": 2},
-        "labels": {"name": "soft", "lr": 2.0},
+        "labels": {"name": "soft", "lr": 0.1},
         "experts": {"count": args.experts, "epochs": 8, "lr": 0.02, "batch_size": 64},
         "window": {"start": 1, "max_start": 3},
         "outer": {"steps": steps, "syn_steps": 15, "step_size": 0.02, "images": "recognised", "ema": 0.9},
@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--per-class", type=int, help="real images of each class; default all")
     parser.add_argument("--ipc", type=int, default=1, help="budget of a task's set, in images per class")
     parser.add_argument("--rank", type=int, default=8, help="of the distilled images' subspace")
-    parser.add_argument("--param-lr", type=float, default=10.0, help="outer learning rate of the images")
+    parser.add_argument("--param-lr", type=float, default=0.6, help="outer learning rate of the images, per image")
     parser.add_argument("--experts", type=int, default=3, help="experts of each task")
     parser.add_argument("--steps", type=int, default=18, help="outer steps of each task")
     parser.add_argument("--seed", type=int, default=0, help="of the distillation and of the random real images")

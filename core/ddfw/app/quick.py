@@ -25,7 +25,7 @@ IMAGES, LEAST_PER_CLASS = 10_000, 20
 CAPS: Mapping[str, Mapping[str, int]] = {
     "model": {"width": 32},
     "experts": {"count": 3, "epochs": 10, "batch_size": 64},
-    "traj": {"expert_epochs": 2},
+    "traj": {"expert_epochs": 4},
     "outer": {"steps": 60, "syn_steps": 20, "batch_syn": 50, "segments_per_step": 1},
     "eval": {"networks": 3, "epochs": 100, "select_epochs": 100, "every": 20, "select_networks": 1, "full_epochs": 10},
 }

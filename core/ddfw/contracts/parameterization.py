@@ -33,8 +33,8 @@ class ParamGroup:
 
     Args:
         keys: names of tensors in the Params.
-        lr: learning rate of the outer loop, of the gradient itself. Built-in parameterisations state their rates per image
-            and give n times them here, for n learned images.
+        lr: learning rate of the outer loop, of the gradient itself. Built-in parameterisations state their rates per
+            image and give n times them here, for n learned images.
         momentum: of SGD; the first-moment decay of Adam.
         optimiser: `sgd` or `adam`.
     """

@@ -321,7 +321,6 @@ class Distillation(Generic[PreparedT]):
                     step=state.step,
                 )
 
-
     def _redirect(self, params: Params, leaves: Params) -> None:
         """Puts the parameterisation's direction in place of the gradients of its tensors."""
         gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}

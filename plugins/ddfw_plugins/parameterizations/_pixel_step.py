@@ -19,12 +19,13 @@ ill-conditioned low-rank matrix estimation via scaled gradient descent" (JMLR 20
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-#: A direction that carries less than about this part of the cores' mean energy turns more slowly than least squares asks
-#: for: there a small step of the images is a large one of the mapper, and the linear picture ends.
+#: A direction that carries less than about this part of the cores' mean energy turns more slowly than least squares
+#: asks for: there a small step of the images is a large one of the mapper, and the linear picture ends.
 DAMPING = 1e-3
 #: Conjugate gradients end after so many steps at the latest. Few steps leave weak directions as they are, which is what
 #: damping does in closed forms.
@@ -37,6 +38,8 @@ _APPLY = {"c": "nrhw,nsr->nshw", "h": "ncrw,nsr->ncsw", "w": "nchr,nsr->nchs"}
 _GRAM = {"c": "nrhw,nshw->nrs", "h": "ncrw,ncsw->nrs", "w": "nchr,nchs->nrs"}
 
 Tensors = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    _Pulled = tuple[Tensor, Callable[[Any], Any]]
 
 
 def apply(cores: Tensor, mode: str, matrices: Tensor) -> Tensor:
@@ -54,7 +57,8 @@ def damped(energy: Tensor, gram: Tensor) -> Tensor:
     """
     mean = torch.einsum("srq,sqr->s", energy, gram) / energy.shape[1]
     added = DAMPING * mean + torch.finfo(energy.dtype).tiny
-    return energy + added[:, None, None] * torch.linalg.inv(gram)
+    found: Tensor = energy + added[:, None, None] * torch.linalg.inv(gram)
+    return found
 
 
 class TuckerBlocks:
@@ -98,12 +102,14 @@ class TuckerBlocks:
 
     def solve_map(self, mode: str, gradient: Tensor) -> Tensor:
         """The change of a mode's mappers [S, size, r] that moves images best while all else stays."""
-        return torch.linalg.solve(self._blocks[mode], gradient, left=False)
+        solved: Tensor = torch.linalg.solve(self._blocks[mode], gradient, left=False)
+        return solved
 
     def outside(self, mode: str, change: Tensor) -> Tensor:
         """The part of a change of mappers that leaves their span; what stays inside, cores can do."""
         u = self._maps[mode]
-        return change - u @ (self._inverse[mode] @ (u.transpose(1, 2) @ change))
+        outside: Tensor = change - u @ (self._inverse[mode] @ (u.transpose(1, 2) @ change))
+        return outside
 
     def _energy(self, cores: Tensor, mode: str, grams: Tensors) -> Tensor:
         """Σ_n B_n (VᵀV ⊗ QᵀQ) B_nᵀ [S, r, r] over each subspace's cores, unfolded along a mode."""
@@ -152,10 +158,10 @@ def conjugate_gradients(
 
 
 def normal_matrix(decode: Callable[[Tensors], Tensor], at: Tensors) -> Callable[[Tensors], Tensors]:
-    """d ↦ JᵀJ·d for J = ∂decode/∂φ at the named float64 tensors `at`."""
-    images, pull = torch.func.vjp(decode, dict(at))
+    """The map d ↦ JᵀJ·d for J = ∂decode/∂φ at the named float64 tensors `at`."""
+    images, pull = cast("_Pulled", torch.func.vjp(decode, dict(at)))
     # u ↦ Jᵀu is linear, so its own pullback is d ↦ J·d; forward mode would do the same and warns in some versions.
-    _, push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(images))
+    _, push = cast("_Pulled", torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(images)))
 
     def multiply(change: Tensors) -> Tensors:
         (moved,) = push(dict(change))

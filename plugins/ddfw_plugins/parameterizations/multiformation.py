@@ -111,7 +111,8 @@ class MultiFormation(AbstractParameterization):
         for first in range(0, side, patch):
             there = enlarge[:, : min(patch, side - first)]  # the last patch may end in padding, which is not stored
             grams.append(torch.linalg.inv(there.T @ there))
-        return torch.block_diag(*grams)
+        inverse: Tensor = torch.block_diag(*grams)
+        return inverse
 
 
 def _every_patch_has_pixels(factor: int, spec: ImageSpec) -> bool:

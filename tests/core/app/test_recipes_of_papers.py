@@ -29,7 +29,8 @@ SPECS = {
 }
 METHODS = ("mtt", "mct", "mct-official", "mct-best", "lss", "lss-mct", "datm", "tesla", "ftd", "fred")
 
-#: N, M, (earliest, first, last) upper ends of the window, lr times images, lr of a, a₀, images per inner step (0: all), space.
+#: N, M, (earliest, first, last) upper ends of the window, lr times images, lr of a, a₀, images per inner step (0: all),
+#: space.
 Figures = tuple[int, int, tuple[int, int, int], float, float, float, int, str]
 PUBLISHED: dict[str, Figures] = {
     "mtt-cifar10-ipc1": (50, 2, (0, 2, 2), 100, 1e-7, 0.01, 0, "zca"),
@@ -234,7 +235,7 @@ def test_lss_starts_where_the_literature_on_parametrised_matching_does(name):
     assert made.window.start == made.window.max_start // 2
     assert (made.outer.step_size_lr, made.outer.step_size) == (1e-5, 1e-2)
     assert 64 <= made.outer.batch_syn <= 380
-    assert (made.param.rank, made.param.subspaces, made.labels.lr) == (8, 4, 2.0)
+    assert (made.param.rank, made.param.subspaces, made.param.lr, made.labels.lr) == (8, 4, 2.0, 0.2)
     assert made.budget.accounting == "strict"
     assert not layout(made).over_budget
     # Eight rows and columns keep 88 % of the energy of normalised images, and 38 % of that of whitened ones.
@@ -309,9 +310,9 @@ def test_a_quick_run_takes_the_rates_of_small_trials():
         made, low_rank = small(name), name.startswith("lss-")
         assert (made.experts.lr, made.outer.step_size, made.outer.step_size_lr) == (0.02, 0.02, 1e-5), name
         epochs = 2 if low_rank or made.traj.name == "mct" else 1
-        assert (made.param.lr, made.traj.expert_epochs) == (30.0 if low_rank else 100.0, epochs), name
+        assert (made.param.lr, made.traj.expert_epochs) == (2.0 if low_rank else 10.0, epochs), name
         if low_rank:
-            assert (made.param.subspaces, made.labels.lr) == (2, 2.0)
+            assert (made.param.subspaces, made.labels.lr) == (2, 0.2)
             assert (made.outer.images, made.outer.ema) == ("recognised", 0.9)
 
 

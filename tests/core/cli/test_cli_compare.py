@@ -33,7 +33,7 @@ eval = { networks = 2, epochs = 3, full_epochs = 1, baselines = [] }
 
 [variants.pixels]
 title = "pixels on checkpoints"
-param = { name = "pixel", lr = 30.0 }
+param = { name = "pixel", lr = 3.0 }
 traj = "mtt"
 labels = "hard"
 eval = { baselines = ["random_real"] }

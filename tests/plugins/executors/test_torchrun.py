@@ -93,8 +93,8 @@ def test_two_ranks_of_one_segment_are_one_process_of_two(tmp_path, torchrun):
 
 def test_two_ranks_of_two_segments_are_one_process_of_four(tmp_path, torchrun):
     """Broken: gradients would be weighed wrongly, or a second start would do the work again or fail on a rank."""
-    alone(tmp_path, *PIXEL, outer__segments_per_step=4, param__lr=300)
-    arguments = together(*PIXEL, outer__segments_per_step=2, param__lr=300)
+    alone(tmp_path, *PIXEL, outer__segments_per_step=4, param__lr=30)
+    arguments = together(*PIXEL, outer__segments_per_step=2, param__lr=30)
     done = torchrun(tmp_path, *arguments, "--json")
     assert done.returncode == 0, done.stderr
     require_same(tmp_path)

@@ -28,7 +28,13 @@ ANY_BASIS = (
     LinearBases(bases=4),
     LinearBases(bases=3, downsample=1),
 )
-EVERY = (*ANY_BASIS, Pixel(), FrequencyCoefficients(coefficients=20), MultiFormation(factor=2), MultiFormation(factor=3))
+EVERY = (
+    *ANY_BASIS,
+    Pixel(),
+    FrequencyCoefficients(coefficients=20),
+    MultiFormation(factor=2),
+    MultiFormation(factor=3),
+)
 
 
 def name_of(param):
