@@ -157,7 +157,7 @@ USED = set(
         "param-lss",
         "traj-mct",
         "loss-ratio",
-        "labels-soft",
+        "labels-hard",
         "data-digits",
         "model-convnet",
         "augment-dsa",

@@ -149,7 +149,7 @@ def _sha256(found: ImageSet) -> str:
 
 def _decodes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two tables name one parameterisation with the same options, learning rates apart."""
-    rates = ("lr", "momentum", "source", "from")
+    rates = ("lr", "lr_mappers", "lr_coefficients", "momentum", "source", "from")
     return {k: v for k, v in one.items() if k not in rates} == {k: v for k, v in other.items() if k not in rates}
 
 

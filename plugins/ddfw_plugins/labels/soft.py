@@ -35,9 +35,9 @@ class Soft(AbstractLabels):
 }"""
 
     lr: float = option(
-        1.0,
+        0.5,
         validator=ge(0.0),
-        help="learning rate of the logits, per image: times the number n of images, as for the images themselves",
+        help="learning rate of the logits, per image: multiplied by the number of images, as that of the images is",
     )
     momentum: float = option(0.9, validator=[ge(0.0), le(1.0)], help="their momentum")
     confidence: float = option(

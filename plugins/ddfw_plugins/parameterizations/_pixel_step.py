@@ -32,7 +32,7 @@ DAMPING = 1e-3
 ITERATIONS = 30
 
 #: What all learning rates of parameterisations mean.
-PER_IMAGE = "per image: times the number n of images, because an image's gradient is a share 1/n of a mean's"
+PER_IMAGE = "per image: multiplied by the number of images, since each has only its share in the mean over a batch"
 
 _APPLY = {"c": "nrhw,nsr->nshw", "h": "ncrw,nsr->ncsw", "w": "nchr,nsr->nchs"}
 _GRAM = {"c": "nrhw,nshw->nrs", "h": "ncrw,ncsw->nrs", "w": "nchr,nchs->nrs"}
