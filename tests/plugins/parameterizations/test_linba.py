@@ -110,22 +110,21 @@ def test_images_that_a_few_bases_can_hold_are_held_exactly(downsample):
 
 
 @pytest.mark.parametrize("init_from", ["real", "random"])
-def test_both_factors_move_images_equally_far_at_the_default_rates(init_from):
-    """Broken: one learning rate would fit only one of the factors, or mean something else than `pixel`'s."""
-    spec = ImageSpec(channels=1, height=16, width=16, num_classes=2)
-    linba = LinearBases(bases=8, init_from=init_from)
-    layout, params = start(linba, Budget(ipc=6), spec=spec, real=real_images(spec, per_class=100))
-    bases, coefficients = linba.param_groups(params)
-    assert coefficients.lr == pytest.approx(100 * 8 / (layout.num_images * 64))
-    # A step of the bases moves images by lr·A·Aᵀ·gradient, one of the coefficients by lr·gradient·Bᵀ·B.
+def test_coefficients_move_images_within_the_bases_span_and_bases_out_of_it(init_from):
+    """Broken: both factors would take the same step, and images move twice as far as a rate says."""
+    linba = LinearBases(bases=4, downsample=1, init_from=init_from)
+    layout, params = start(linba, Budget(ipc=6))
+    wanted = torch.randn(layout.num_images, *SMALL.shape, generator=torch.Generator().manual_seed(0)).double()
     a, b = params["coefficients"], params["bases"].flatten(1)
-    exact = 1e-9 if init_from == "real" else 0.15
-    assert (bases.lr * a.square().sum() / 8).item() == pytest.approx(100, rel=exact)
-    assert (coefficients.lr * b.square().sum() / 8).item() == pytest.approx(
-        100 * (a @ b).square().mean().item(), rel=exact
+    found = linba.direction(
+        params, {"coefficients": wanted.flatten(1) @ b.T, "bases": (a.T @ wanted.flatten(1)).view_as(params["bases"])}
     )
-    assert init_from == "real" or (a @ b).square().mean().item() == pytest.approx(1, rel=0.3)
-    assert evolve(linba, lr_coefficients=0.25).param_groups(params)[1].lr == 0.25
+    span = torch.linalg.pinv(b) @ b
+    assert torch.allclose(found["coefficients"] @ b, wanted.flatten(1) @ span, atol=1e-9)
+    assert float((found["bases"].flatten(1) @ span).abs().max()) <= 1e-9 * float(found["bases"].abs().max())
+    both = linba.param_groups(params)
+    assert [group.lr for group in both] == [linba.lr * layout.num_images] * 2
+    assert evolve(linba, lr_coefficients=0.25).param_groups(params)[1].lr == 0.25 * layout.num_images
 
 
 def test_gradients_are_right_and_reach_only_the_coefficients_of_the_images_used():
