@@ -26,7 +26,7 @@ CAPS: Mapping[str, Mapping[str, int]] = {
     "model": {"width": 32},
     "experts": {"count": 3, "epochs": 10, "batch_size": 64},
     "traj": {"expert_epochs": 4},
-    "outer": {"steps": 60, "syn_steps": 20, "batch_syn": 50, "segments_per_step": 1},
+    "outer": {"steps": 120, "syn_steps": 20, "batch_syn": 50, "segments_per_step": 1},
     "eval": {"networks": 3, "epochs": 100, "select_epochs": 100, "every": 20, "select_networks": 1, "full_epochs": 10},
 }
 #: Classes where the data are not there to count them, at least.

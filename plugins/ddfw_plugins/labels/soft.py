@@ -35,7 +35,7 @@ class Soft(AbstractLabels):
 }"""
 
     lr: float = option(
-        0.2,
+        0.5,
         validator=ge(0.0),
         help="learning rate of the logits, per image: multiplied by the number of images, as that of the images is",
     )

@@ -42,7 +42,7 @@ class FrequencyCoefficients(AbstractParameterization):
 
     coefficients: int = option(64, validator=ge(1), help="J, coefficients that one channel of an image keeps")
     lr: float = option(
-        2.0,
+        10.0,
         validator=ge(0.0),
         help=f"learning rate of the coefficients, {PER_IMAGE}; the transform here is orthonormal, so that a step is as "
         "long as `pixel`'s, and the published 1e8 for an un-normalised one is 2.4e4 / n on AC coefficients of 32 × 32 "

@@ -50,7 +50,7 @@ class LinearBases(AbstractParameterization):
         validator=in_(("real", "random")),
         help="bases are singular vectors of real images and coefficients their projections, or both are noise",
     )
-    lr: float = option(2.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
+    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
     lr_coefficients: float | None = option(
         None, validator=optional(ge(0.0)), help="the same where coefficients move them; the default is lr"
     )

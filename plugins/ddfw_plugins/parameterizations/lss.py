@@ -92,7 +92,7 @@ class LowRankSpace(AbstractParameterization):
     perturb: float = option(
         0.1, validator=ge(0.0), help="pairing all: relative size of the noise that tells subspaces apart at the start"
     )
-    lr: float = option(2.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
+    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
     lr_mappers: float | None = option(
         None,
         validator=optional(ge(0.0)),

@@ -43,7 +43,7 @@ class MultiFormation(AbstractParameterization):
 }"""
 
     factor: int = option(2, validator=ge(1), help="f: a stored image is cut into f×f patches; 1 is `pixel`")
-    lr: float = option(2.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
+    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the stored images")
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:

@@ -30,7 +30,7 @@ class Pixel(AbstractParameterization):
     name: ClassVar[str] = "pixel"
     citation: ClassVar[str] = MTT
 
-    lr: float = option(2.0, validator=ge(0.0), help=f"learning rate of the images, {PER_IMAGE}")
+    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the images, {PER_IMAGE}")
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the images")
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
