@@ -75,7 +75,13 @@ def main() -> NoReturn:
 
 def invoke(arguments: list[str]) -> int:
     """Runs a command line and returns its exit code; every error is printed here, in one to six lines."""
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    came: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
     try:
         with ranks.first_rank_shows():
             code = cli.main(args=arguments, prog_name="ddfw", standalone_mode=False)
@@ -90,7 +96,8 @@ def invoke(arguments: list[str]) -> int:
         # click turns an interrupt into Abort and keeps the interrupt as its cause.
         interrupt = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__ or stop.__context__
         kept = "; ".join(getattr(interrupt, "__notes__", ())) or "finished experts are kept"
-        if not isinstance(interrupt, Terminated):
+        # Ray's calls turn whatever a handler raises into a plain interrupt.
+        if not came:
             return _say(f"interrupted; {kept}", INTERRUPTED)
         return _say(f"stopped by SIGTERM; {kept}", TERMINATED)
     except BrokenPipeError:
@@ -175,7 +182,3 @@ def _say(text: str, code: int) -> int:
         prefix = click.style("error:", fg="red", bold=True) if code not in (INTERRUPTED, TERMINATED) else "ddfw:"
         click.echo(f"{prefix} {text}", err=True)
     return code
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -57,6 +58,18 @@ def test_ctrl_c_is_130_and_sigterm_75(ddfw, tiny, monkeypatch):
     monkeypatch.setattr(compose, "run", run)
     ddfw(*tiny).refused(75, "SIGTERM")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_is_told_apart_where_a_library_makes_a_plain_interrupt_of_it(ddfw, tiny, monkeypatch):
+    """Broken: a signal that comes within a call of Ray's would pass for Ctrl-C, and a queue would not go on."""
+
+    def run(*args, **kwargs):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compose, "run", run)
+    ddfw(*tiny).refused(75, "stopped by SIGTERM")
 
 
 def test_a_bug_of_ours_is_70_with_its_place_and_the_whole_story_only_on_request(ddfw, tiny, monkeypatch):
