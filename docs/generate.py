@@ -22,7 +22,7 @@ def signature(name: str, function: Callable[..., object]) -> str:
 
 def components() -> str:
     """Every built-in component with its options."""
-    from ddfw.app.catalog import catalog
+    from ddfw.config.catalog import catalog
     from ddfw.kinds import KINDS
     from ddfw_registry import options
 

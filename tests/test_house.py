@@ -18,7 +18,7 @@ import pytest
 
 import ddfw
 from ddfw import hookspecs
-from ddfw.app.catalog import catalog, plugins
+from ddfw.config.catalog import catalog, plugins
 from ddfw.kinds import KINDS
 from ddfw_registry import options
 

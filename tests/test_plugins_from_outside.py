@@ -168,8 +168,8 @@ USED = set(
 
 def test_disabling_any_built_in_leaves_the_rest_working(tmp_path, monkeypatch, capsys):
     """Broken: some part of the program needs a plugin that the run does not use."""
-    from ddfw.app import catalog
     from ddfw.cli.main import invoke
+    from ddfw.config import catalog
 
     monkeypatch.chdir(tmp_path)
     names = [p.name for p in catalog.plugins().plugins if p.distribution == "ddfw"]

@@ -12,10 +12,6 @@ from ddfw.hookspecs import HOOK_API
 from ddfw.markers import hookimpl
 
 if TYPE_CHECKING:
-    from ddfw.app.compose import distill as distill
-    from ddfw.app.compose import plan as plan
-    from ddfw.app.loading import load as load
-    from ddfw.app.reevaluate import evaluate as evaluate
     from ddfw.artifacts.synthetic import SyntheticSet as SyntheticSet
     from ddfw.contracts.augmentation import AbstractAugmentation as AbstractAugmentation
     from ddfw.contracts.augmentation import Draws as Draws
@@ -34,6 +30,8 @@ if TYPE_CHECKING:
     from ddfw.contracts.executor import MetaGradient as MetaGradient
     from ddfw.contracts.executor import Problem as Problem
     from ddfw.contracts.executor import TrainingSettings as TrainingSettings
+    from ddfw.contracts.extensions import Command as Command
+    from ddfw.contracts.extensions import Format as Format
     from ddfw.contracts.labels import AbstractLabels as AbstractLabels
     from ddfw.contracts.labels import Teachers as Teachers
     from ddfw.contracts.matching import AbstractMatchingLoss as AbstractMatchingLoss
@@ -57,13 +55,17 @@ if TYPE_CHECKING:
     from ddfw.errors import OptionError as OptionError
     from ddfw.options import option as option
     from ddfw.options import required_option as required_option
+    from ddfw.pipeline.evaluation.any_set import evaluate as evaluate
+    from ddfw.pipeline.loading import load as load
+    from ddfw.pipeline.runner import distill as distill
+    from ddfw.pipeline.runner import plan as plan
     from ddfw.randomness import Stream as Stream
     from ddfw.randomness import generator as generator
 
 _HOME = {
-    "app.compose": ("distill", "plan"),
-    "app.loading": ("load",),
-    "app.reevaluate": ("evaluate",),
+    "pipeline.runner": ("distill", "plan"),
+    "pipeline.loading": ("load",),
+    "pipeline.evaluation.any_set": ("evaluate",),
     "artifacts.synthetic": ("SyntheticSet",),
     "contracts.augmentation": ("AbstractAugmentation", "Draws"),
     "contracts.dataset": ("AbstractDataset", "ImageSpec", "RealImages", "Split", "Splits"),
@@ -71,6 +73,7 @@ _HOME = {
         *("AbstractExecutor", "EvalSettings", "ExpertSettings", "GradientSettings"),
         *("Crew", "ExecutorContext", "LabelledImages", "MetaGradient", "Problem", "TrainingSettings"),
     ),
+    "contracts.extensions": ("Command", "Format"),
     "contracts.labels": ("AbstractLabels", "Teachers"),
     "contracts.matching": ("AbstractMatchingLoss",),
     "contracts.model": ("AbstractModel",),

@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
+
+from ddfw_registry import (
+    ConfigError,
+    ConfigProblem,
+    DuplicateComponentError,
+    RegistryError,
+    UnknownComponentError,
+    did_you_mean,
+)
+
+__all__ = [
+    "ConfigError",
+    "ConfigProblem",
+    "DataError",
+    "DdfwError",
+    "DirectoryInUseError",
+    "DivergedError",
+    "DuplicateComponentError",
+    "OptionError",
+    "PluginError",
+    "RegistryError",
+    "ResumeError",
+    "StoppedError",
+    "UnknownComponentError",
+    "config_error",
+    "did_you_mean",
+    "option_errors_at",
+]
 
 
 class DdfwError(Exception):
@@ -63,3 +93,26 @@ class OptionError(ValueError):
     def __init__(self, message: str, option: str = "") -> None:
         super().__init__(message)
         self.option = option
+
+
+def config_error(path: str, message: str) -> ConfigError:
+    """An error about one place in a configuration or in another file that users write.
+
+    Args:
+        path: the place, `param.rank` or a file's name.
+        message: what is wrong there, and what would be right.
+    """
+    return ConfigError((ConfigProblem(path=path, message=message),))
+
+
+@contextmanager
+def option_errors_at(table: str) -> Iterator[None]:
+    """Turns an OptionError that arises in the block into a ConfigError at its place in the configuration.
+
+    Args:
+        table: the configuration table of the component at work, `param`.
+    """
+    try:
+        yield
+    except OptionError as error:
+        raise config_error(f"{table}.{error.option}" if error.option else table, str(error)) from error

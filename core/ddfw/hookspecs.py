@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ddfw.markers import hookspec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ddfw.contracts.augmentation import AbstractAugmentation
     from ddfw.contracts.dataset import AbstractDataset
     from ddfw.contracts.executor import AbstractExecutor
+    from ddfw.contracts.extensions import Command, Format
     from ddfw.contracts.labels import AbstractLabels
     from ddfw.contracts.matching import AbstractMatchingLoss
     from ddfw.contracts.model import AbstractModel
@@ -23,7 +26,35 @@ if TYPE_CHECKING:
     from ddfw.contracts.trajectory import AbstractTrajectory
 
 #: The version of this file's contracts; it grows when a plugin written for the old ones would stop working.
-HOOK_API = 1
+HOOK_API = 2
+
+
+@hookspec
+def ddfw_register_commands() -> list[Command]:  # type: ignore[empty-body]
+    """Called when `ddfw` lists its commands or looks one up.
+
+    Returns:
+        Commands: each a name, a summary and the place of a `click.Command`, which is imported only when it is called.
+    """
+
+
+@hookspec
+def ddfw_register_recipes() -> list[Path]:  # type: ignore[empty-body]
+    """Called when recipes are looked up.
+
+    Returns:
+        Folders. Every `*.toml` in one is a recipe, every `comparisons/*.toml` below it a comparison. A recipe whose
+        name or selection another one has already is refused.
+    """
+
+
+@hookspec
+def ddfw_register_formats() -> list[Format]:  # type: ignore[empty-body]
+    """Called when a learned set is exported, or read from a path that is no run of ddfw's own.
+
+    Returns:
+        Formats: each a name, file suffixes, and the places of a reader and a writer.
+    """
 
 
 @hookspec

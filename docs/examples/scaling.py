@@ -14,9 +14,9 @@ from typing import Any
 
 from charts import COLOURS, INK, Axis, Chart, Panel
 
-from ddfw.app.bench.shapes import SHAPES
-from ddfw.app.bench.suite import scaling
-from ddfw.app.catalog import named_component
+from ddfw.config.catalog import named_component
+from ddfw_plugins.commands.bench.shapes import SHAPES
+from ddfw_plugins.commands.bench.suite import scaling
 
 #: Who is drawn, with the words and the colour of the line.
 WHO = {

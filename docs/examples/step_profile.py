@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 from torch.profiler import ProfilerActivity, profile
 
-from ddfw.app.bench.shapes import SHAPES, work
-from ddfw.app.bench.suite import modes
-from ddfw.app.catalog import named_component
+from ddfw.config.catalog import named_component
+from ddfw_plugins.commands.bench.shapes import SHAPES, work
+from ddfw_plugins.commands.bench.suite import modes
 
 #: Parts of a step, by words in the names of PyTorch's operations; the first that fits takes it.
 PARTS = {

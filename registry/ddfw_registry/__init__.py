@@ -9,10 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddfw_registry.catalog import Catalog, Entry, KindInfo, suggest
+from ddfw_registry._words import did_you_mean, suggest
+from ddfw_registry.catalog import Catalog, Entry, KindInfo
 from ddfw_registry.describe import OptionInfo, options
 from ddfw_registry.discovery import DisabledPlugin, Discovery, Plugin, PluginFailure, discover
-from ddfw_registry.errors import ConfigError, DuplicateComponentError, Problem, RegistryError, UnknownComponentError
+from ddfw_registry.errors import (
+    ConfigError,
+    ConfigProblem,
+    DuplicateComponentError,
+    RegistryError,
+    UnknownComponentError,
+)
+from ddfw_registry.offers import Offer, Offers, collect
 
 if TYPE_CHECKING:
     from ddfw_registry.structure import Structurer
@@ -20,18 +28,22 @@ if TYPE_CHECKING:
 __all__ = [
     "Catalog",
     "ConfigError",
+    "ConfigProblem",
     "DisabledPlugin",
     "Discovery",
     "DuplicateComponentError",
     "Entry",
     "KindInfo",
+    "Offer",
+    "Offers",
     "OptionInfo",
     "Plugin",
     "PluginFailure",
-    "Problem",
     "RegistryError",
     "Structurer",
     "UnknownComponentError",
+    "collect",
+    "did_you_mean",
     "discover",
     "options",
     "suggest",

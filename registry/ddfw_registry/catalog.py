@@ -5,19 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import attrs
-import pluggy
 from attrs import frozen
 
-from ddfw_registry._words import error_line, one_line, show, suggest
-from ddfw_registry.discovery import DISABLED_PLUGINS, Discovery, PluginFailure, variable
-from ddfw_registry.errors import DuplicateComponentError, UnknownComponentError
-
-__all__ = ["Catalog", "Entry", "KindInfo", "suggest"]
+from ddfw_registry._words import error_line, show
+from ddfw_registry.discovery import Discovery, PluginFailure
+from ddfw_registry.offers import Offer, Offers, collect
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -66,14 +62,6 @@ class Entry:
         return lines[0] if lines else ""
 
 
-@frozen
-class _Offers:
-    """What the plugins offered for one kind."""
-
-    entries: dict[str, Entry]
-    duplicates: dict[str, tuple[str, ...]]
-
-
 class Catalog:
     """The components of all plugins, by kind and name.
 
@@ -96,10 +84,7 @@ class Catalog:
         if len(self._kinds) != len(kinds):
             raise ValueError("two kinds have the same id")
         self._discovery = discovery
-        self._disable_variable = variable(discovery.manager.project_name, DISABLED_PLUGINS)
-        self._plugins = {plugin.identity: plugin for plugin in discovery.plugins}
-        self._offers: dict[str, _Offers] = {}
-        self._failures: list[PluginFailure] = []
+        self._offers: dict[str, Offers[type]] = {}
         for kind in kinds:
             caller = getattr(discovery.manager.hook, kind.hook, None)
             if caller is None or not caller.has_spec():
@@ -113,7 +98,7 @@ class Catalog:
     @property
     def failures(self) -> tuple[PluginFailure, ...]:
         """Everything that does not work, as far as it is known: kinds nobody has asked for yet are not included."""
-        return (*self._discovery.failures, *self._failures)
+        return (*self._discovery.failures, *(f for offers in self._offers.values() for f in offers.failures))
 
     def kind(self, id: str) -> KindInfo:
         """The kind of this id.
@@ -135,7 +120,7 @@ class Catalog:
 
     def entries(self, kind: str) -> tuple[Entry, ...]:
         """The components of a kind, sorted by name; names that are taken twice are left out."""
-        return tuple(self._ask(kind).entries.values())
+        return tuple(_entry(kind, offer) for offer in self._ask(kind).entries.values())
 
     def duplicates(self, kind: str) -> dict[str, tuple[str, ...]]:
         """Names that are taken twice, each with the identities of the plugins that offer it."""
@@ -147,79 +132,41 @@ class Catalog:
         Args:
             kind: id of the kind.
             name: what the user typed.
-            path: where, for the message.
+            path: where in the configuration it stands, for the message.
 
         Raises:
             UnknownComponentError: no plugin offers the name.
             DuplicateComponentError: more than one does; none is chosen silently.
         """
-        offers, title = self._ask(kind), self.kind(kind).title
-        if name in offers.entries:
-            return offers.entries[name]
-        if name in offers.duplicates:
-            raise DuplicateComponentError(kind, name, offers.duplicates[name], path, title, self._disable_variable)
-        known = tuple(sorted([*offers.entries, *offers.duplicates]))
-        raise UnknownComponentError(kind, title, name, known, path)
+        return _entry(kind, self._ask(kind).get(name, path))
 
-    def _ask(self, kind: str) -> _Offers:
+    def _ask(self, kind: str) -> Offers[type]:
         if kind not in self._offers:
-            base = self.base(kind)
-            caller: pluggy.HookCaller = getattr(self._discovery.manager.hook, self.kind(kind).hook)
-            offered: dict[str, list[Entry]] = defaultdict(list)
-            # Each implementation on its own: through the hook caller the first to raise would silence the others.
-            for implementation in sorted(caller.get_hookimpls(), key=lambda impl: impl.plugin_name):
-                for cls in self._call(kind, implementation):
-                    entry = self._entry(kind, cls, base, implementation.plugin_name)
-                    if entry is not None and entry not in offered[entry.name]:
-                        offered[entry.name].append(entry)
-            self._offers[kind] = _Offers(
-                entries={name: found[0] for name, found in sorted(offered.items()) if len(found) == 1},
-                duplicates={
-                    name: tuple(dict.fromkeys(entry.plugin for entry in found))
-                    for name, found in sorted(offered.items())
-                    if len(found) > 1
-                },
+            info, base = self.kind(kind), self.base(kind)
+            self._offers[kind] = collect(
+                self._discovery, info.hook, kind, info.title, lambda cls: _named(cls, base), "classes"
             )
         return self._offers[kind]
 
-    def _call(self, kind: str, implementation: pluggy.HookImpl) -> list[object]:
-        identity = implementation.plugin_name
-        hook = self.kind(kind).hook
-        if implementation.hookwrapper or implementation.wrapper:
-            self._fail(identity, "hook", f"{hook}: this hook collects classes and cannot be wrapped")
-            return []
-        try:
-            returned: object = implementation.function()
-            if not isinstance(returned, Iterable) or isinstance(returned, type | str):
-                self._fail(identity, "hook", f"{hook}: returned {show(returned)} instead of a list of classes")
-                return []
-            return list(returned)  # here, because a generator runs the plugin's code only now
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            self._fail(identity, "hook", f"{hook}: {error_line(error)}")
-            return []
 
-    def _entry(self, kind: str, cls: object, base: type, identity: str) -> Entry | None:
-        try:
-            wrong = _complaint(cls, base)
-        except Exception as error:  # a metaclass of the plugin's may do anything
-            wrong = error_line(error)
-        if wrong or not isinstance(cls, type):
-            name = getattr(cls, "__name__", None) if isinstance(cls, type) else None
-            self._fail(identity, "component", f"{self.kind(kind).title} {name or show(cls)}: {wrong}")
-            return None
-        plugin = self._plugins[identity]
-        name = str(cls.name)  # type: ignore[attr-defined]  # checked above
-        return Entry(kind, name, cls, identity, plugin.distribution, plugin.version)
+def _entry(kind: str, offer: Offer[type]) -> Entry:
+    return Entry(kind, offer.name, offer.item, offer.plugin, offer.distribution, offer.version)
 
-    def _fail(self, identity: str, stage: Literal["hook", "component"], error: str) -> None:
-        plugin = self._plugins[identity]
-        self._failures.append(
-            PluginFailure(
-                identity, plugin.name, plugin.distribution, plugin.version, plugin.value, stage, one_line(error)
-            )
-        )
+
+def _named(cls: object, base: type) -> tuple[str, type]:
+    """A class with the name that users type.
+
+    Raises:
+        ValueError: what keeps the class out of the catalogue.
+    """
+    try:
+        wrong = _complaint(cls, base)
+    except Exception as error:  # a metaclass of the plugin's may do anything
+        wrong = error_line(error)
+    if wrong or not isinstance(cls, type):
+        name = getattr(cls, "__name__", None) if isinstance(cls, type) else None
+        raise ValueError(f"{name or show(cls)}: {wrong}")
+    return str(cls.name), cls  # type: ignore[attr-defined]  # checked above
 
 
 def _complaint(cls: object, base: type) -> str:

@@ -97,7 +97,7 @@ class DuplicateComponentError(RegistryError):
 
 
 @frozen
-class Problem:
+class ConfigProblem:
     """One thing that is wrong in a config.
 
     Args:
@@ -120,7 +120,7 @@ class ConfigError(RegistryError):
         causes: the errors behind those problems that are about components, paths included.
     """
 
-    def __init__(self, problems: tuple[Problem, ...], causes: tuple[RegistryError, ...] = ()) -> None:
+    def __init__(self, problems: tuple[ConfigProblem, ...], causes: tuple[RegistryError, ...] = ()) -> None:
         super().__init__(problems, causes)
         self.problems = tuple(problems)
         self.causes = tuple(causes)

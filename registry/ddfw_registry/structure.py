@@ -22,7 +22,7 @@ from ddfw_registry._tables import build_table
 from ddfw_registry._types import TypeForm
 from ddfw_registry._words import did_you_mean, got, show, with_article
 from ddfw_registry.catalog import Catalog, KindInfo
-from ddfw_registry.errors import ConfigError, DuplicateComponentError, Problem, UnknownComponentError
+from ddfw_registry.errors import ConfigError, ConfigProblem, DuplicateComponentError, UnknownComponentError
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class Structurer:
         except Invalid as invalid:
             issues = [issue.below(path) for issue in invalid.issues]
         raise ConfigError(
-            tuple(Problem(issue.path, issue.message) for issue in issues),
+            tuple(ConfigProblem(issue.path, issue.message) for issue in issues),
             tuple(issue.cause.at(issue.path) for issue in issues if issue.cause is not None),
         )
 

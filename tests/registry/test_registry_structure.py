@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from ddfw_registry import (
     Catalog,
     ConfigError,
+    ConfigProblem,
     Discovery,
     KindInfo,
     Plugin,
-    Problem,
     RegistryError,
     Structurer,
     UnknownComponentError,
@@ -486,10 +486,10 @@ def test_a_base_class_that_cannot_be_imported_is_an_error_of_the_program(catalog
 
 def test_a_long_list_of_problems_is_cut_to_six_lines():
     """A wrong file would scroll its own first problem out of sight."""
-    many = tuple(Problem(f"a{index}", "wrong") for index in range(9))
+    many = tuple(ConfigProblem(f"a{index}", "wrong") for index in range(9))
     assert str(ConfigError(many[:6])).count("\n") == 5
     assert str(ConfigError(many)).splitlines() == [*(str(problem) for problem in many[:5]), "... and 4 more"]
-    assert str(ConfigError((Problem("", "no table"),))) == "no table"
+    assert str(ConfigError((ConfigProblem("", "no table"),))) == "no table"
 
 
 def test_the_way_back_is_what_a_file_can_hold(structurer):

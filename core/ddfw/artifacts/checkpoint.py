@@ -56,7 +56,7 @@ class Checkpoint:
     record: Mapping[str, Any]
 
 
-def write(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Writes a checkpoint, which takes the place of the one before.
 
     Args:
@@ -97,7 +97,7 @@ def latest(folder: Path) -> Pointer | None:
     return pointer
 
 
-def read(folder: Path, pointer: Pointer) -> Checkpoint:
+def read_checkpoint(folder: Path, pointer: Pointer) -> Checkpoint:
     """Reads and verifies a checkpoint.
 
     Raises:

@@ -88,7 +88,7 @@ def export(learned: SyntheticSet, form: Format, out: Path) -> dict[str, Any]:
     return card
 
 
-def read(path: Path) -> ImageSet:
+def read_images(path: Path) -> ImageSet:
     """A set from a run directory, an export, an MTT- or DATM-style `.pt` file or folder, or a folder of class folders.
 
     Args:
@@ -123,7 +123,7 @@ def _read(path: Path) -> ImageSet:
     raise DataError(f"{path} is {'no set of images' if path.exists() else 'missing'}; {expected}")
 
 
-def load(path: Path) -> SyntheticSet:
+def load_set(path: Path) -> SyntheticSet:
     """A run's set or an export of one as a `SyntheticSet`; only these say what training space they live in.
 
     Raises:
@@ -137,7 +137,7 @@ def load(path: Path) -> SyntheticSet:
         )
     folder = path if path.is_dir() else path.parent
     if (folder / "synthetic").is_dir() or "format" not in (card := read_card(folder)):
-        return synthetic.load(folder)
+        return synthetic.read_set(folder)
     found = _read_export(folder, card)
     assert found.space is not None and found.step_size is not None and found.step is not None
     targets = _rows(found.targets, len(found.class_names or ()))
@@ -155,7 +155,7 @@ def load(path: Path) -> SyntheticSet:
 def _of_run(folder: Path) -> ImageSet:
     from ddfw.artifacts import synthetic
 
-    found = synthetic.load(folder)
+    found = synthetic.read_set(folder)
     return ImageSet(
         images=found.images,
         targets=found.targets,

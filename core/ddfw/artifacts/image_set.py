@@ -142,7 +142,7 @@ def _tensor(path: Path) -> Tensor:
     import torch
 
     torch_file.check_archive(path)
-    found = torch_file.load(path, "a file of one tensor")
+    found = torch_file.read_torch_file(path, "a file of one tensor")
     if (
         not isinstance(found, torch.Tensor)
         or found.layout != torch.strided

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddfw.artifacts import atomic
-from ddfw.artifacts.torch_file import check_archive, identity, load, opened, plain
+from ddfw.artifacts.torch_file import check_archive, identity, opened, plain, read_torch_file
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ReplayBuffer:
         self.path = path
         self._network = network
         self._identity = check_archive(path)
-        self._experts, self._epochs = _Structure(path, network).check(load(path, "a replay buffer"))
+        self._experts, self._epochs = _Structure(path, network).check(read_torch_file(path, "a replay buffer"))
 
     @property
     def num_experts(self) -> int:
@@ -110,7 +110,7 @@ class ReplayBuffer:
         with opened(self.path) as file:
             if identity(file) != self._identity:
                 raise DataError(f"{self.path} was changed while it was in use; start again")
-        snapshots = load(self.path, "a replay buffer")[number]
+        snapshots = read_torch_file(self.path, "a replay buffer")[number]
         out = torch.empty(self._epochs + 1, self._network.num_parameters, dtype=torch.float32, device="cpu")
         for row, snapshot in zip(out, snapshots, strict=True):
             for piece, tensor in zip(row.split(self._network.sizes), snapshot, strict=True):

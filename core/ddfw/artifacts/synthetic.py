@@ -106,7 +106,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         return repr(self.card.get("components", {}).get(kind, {}).get("name", "?"))
 
 
-def write(
+def write_set(
     folder: Path,
     params: Mapping[str, Tensor],
     label_params: Mapping[str, Tensor],
@@ -148,7 +148,7 @@ def _card_sha256(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load(run: str | Path) -> SyntheticSet:
+def read_set(run: str | Path) -> SyntheticSet:
     """Loads the synthetic set of a run.
 
     Args:
@@ -181,7 +181,7 @@ def load(run: str | Path) -> SyntheticSet:
         raise DataError(f"{folder / 'card.json'} lacks or garbles {error}") from error
 
 
-def learned_tensors(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What a run stored: the tensors of its parameterisation, and those of its labels.
 
     Raises:

@@ -62,7 +62,7 @@ def _fault(archive: zipfile.ZipFile) -> str:
     return ""
 
 
-def load(path: Path, what: str) -> Any:
+def read_torch_file(path: Path, what: str) -> Any:
     """The content of a file as torch's restricted reader gives it: lists, numbers, texts and mapped tensors.
 
     Args:

@@ -16,8 +16,8 @@ def describe_command(kind: str, name: str, as_json: bool) -> None:
     """Show a component's options, source and citation."""
     import inspect
 
-    from ddfw.app.catalog import catalog
     from ddfw.cli.words import require_kind
+    from ddfw.config.catalog import catalog
     from ddfw_registry import options
 
     entry = catalog().get(require_kind(kind), name)

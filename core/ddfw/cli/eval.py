@@ -19,7 +19,7 @@ from ddfw.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from ddfw.app.reevaluate import Evaluation
+    from ddfw.pipeline.evaluation.any_set import Evaluation
 
 
 @click.command("eval")
@@ -74,8 +74,8 @@ def eval_command(
         raise click.UsageError(f"--lr wants a finite number, got {lr}")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)  # asked now, and not after all training
-    from ddfw.app.reevaluate import evaluate, write_again
     from ddfw.artifacts.atomic import write_json
+    from ddfw.pipeline.evaluation.any_set import evaluate, write_again
 
     flags = flag_tables({**components, "cross": cross})
     numbers: dict[str, Any] = {k: v for k, v in (("networks", networks), ("seed", seed)) if v is not None}
@@ -112,7 +112,8 @@ def eval_command(
 def _show(found: Evaluation) -> None:
     from rich.console import Console
 
-    from ddfw.app.results import SUBJECTS, cross_table, eval_record, percent
+    from ddfw.pipeline.report.summary import SUBJECTS, eval_record
+    from ddfw.pipeline.report.tables import cross_table, percent
 
     for report in found.reports:
         click.echo(

@@ -17,10 +17,11 @@ from ddfw.cli.shared import (
     flag_tables,
     set_option,
 )
+from ddfw.config.load import configure
 
 if TYPE_CHECKING:
-    from ddfw.app.config import RunConfig
     from ddfw.artifacts.expert_store import StoreSummary
+    from ddfw.config.run_config import RunConfig
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -65,18 +66,18 @@ def experts_train(
     ddfw experts train --set experts.optimiser=gsam --set data.space=zca
     ddfw experts train mtt-cifar10-ipc1 --quick --data-root ~/data
     """
-    from ddfw.app import compose
-    from ddfw.app.experts import train
     from ddfw.artifacts.expert_store import summarise
+    from ddfw.pipeline import runner
+    from ddfw.pipeline.experts import train_missing
 
     flags = flag_tables(components)
     numbers = {k: v for k, v in (("count", count), ("epochs", epochs)) if v is not None}
     if numbers:
         flags["experts"] = numbers
     if download:
-        compose.download(_config(recipe, flags, assignments), data_root)
-    config = compose.configure(recipe, flags, assignments, data_root, quick=quick).config
-    store = train(config, experts_dir, data_root, quiet=quiet or as_json)
+        runner.download(_config(recipe, flags, assignments), data_root)
+    config = configure(recipe, flags, assignments, data_root, quick=quick).config
+    store = train_missing(config, experts_dir, data_root, quiet=quiet or as_json)
     _show(summarise(store.folder), as_json)
 
 
@@ -155,8 +156,8 @@ def experts_import(
     ddfw experts import buffers/ --data npz --set data.path=mine.npz --set model.depth=3 --zca
     ddfw experts import replay_buffer_0.pt --data digits --model convnet --set model.width=8 --as mct
     """
-    from ddfw.app.experts import import_buffers
     from ddfw.artifacts.expert_store import summarise
+    from ddfw.pipeline.expert_import import import_buffers
 
     for kind in ("data", "model"):
         if components[kind] is None and not any(a.split("=")[0].split(".")[0].strip() == kind for a in assignments):
@@ -217,10 +218,10 @@ def experts_rm(name: str, experts_dir: Path, yes: bool) -> None:
 
 
 def _config(recipe: str | None, flags: dict[str, Any], assignments: tuple[str, ...]) -> RunConfig:
-    from ddfw.app.compose import structure
-    from ddfw.app.sources import gather
+    from ddfw.config.layers import gather
+    from ddfw.config.load import structured_config
 
-    return structure(gather(recipe, flags, assignments))
+    return structured_config(gather(recipe, flags, assignments))
 
 
 def _facts(store: StoreSummary) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def export_command(run: Path, form: str, out: Path | None, as_json: bool) -> Non
     from ddfw.errors import OptionError
 
     out = run / "export" / form if out is None else out
-    learned = exchange.load(run)
+    learned = exchange.load_set(run)
     try:
         card = exchange.export(learned, form, out)  # type: ignore[arg-type]
     except OptionError as error:

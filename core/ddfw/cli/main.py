@@ -12,29 +12,93 @@ from typing import NoReturn
 
 import click
 
-from ddfw import ranks
-from ddfw.allocator import keep_freed_memory
-from ddfw.cli.bench import bench_command
-from ddfw.cli.compare import compare_command
-from ddfw.cli.describe import describe_command
-from ddfw.cli.eval import eval_command
-from ddfw.cli.experts import experts_group
-from ddfw.cli.export import export_command
-from ddfw.cli.gradient import gradient_command
-from ddfw.cli.list import list_command
-from ddfw.cli.plugins import plugins_command
-from ddfw.cli.recipes import recipes_group
-from ddfw.cli.run import run_command
-from ddfw.cli.sweep import sweep_command
+from ddfw.config.extensions import commands, imported
+from ddfw.contracts.extensions import Command
+from ddfw.errors import PluginError
+from ddfw.process import ranks
+from ddfw.process.allocator import keep_freed_memory
+from ddfw_registry import DuplicateComponentError
 
 USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
+
+
+#: The core's own commands; the summary of each is the first line of its help.
+CORE_COMMANDS = {
+    name: Command(
+        name=name,
+        summary=summary,
+        target=f"ddfw.cli.{name}:{name}_{'group' if name in ('experts', 'recipes') else 'command'}",
+    )
+    for name, summary in (
+        ("describe", "Show a component's options, source and citation."),
+        ("eval", "Train fresh networks on a set of images and test them."),
+        ("experts", "Networks whose training is matched: train, list, show, import, remove."),
+        ("export", "Write the learned set of RUN for other programs."),
+        ("list", "List components, of one KIND or of all."),
+        ("plugins", "List installed plugins and whether they work."),
+        ("recipes", "Settings that ship with ddfw, each with its source; `ddfw run NAME` runs one."),
+        ("run", "Distil a data set."),
+    )
+}
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came; like an interrupt, so that nothing that shields itself from errors swallows it."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands whose modules are imported when they are called: the core's own, and those of plugins."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, sorted."""
+        return sorted({*CORE_COMMANDS, *commands().entries, *commands().duplicates})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of this name, imported now; None if there is none.
+
+        Raises:
+            DuplicateComponentError: two plugins, or a plugin and the core, offer the name.
+            PluginError: a plugin's command cannot be imported.
+        """
+        owners = [offer.plugin for offer in [commands().entries.get(name)] if offer is not None]
+        if name in CORE_COMMANDS:
+            if owners := [*owners, *commands().duplicates.get(name, ())]:
+                raise DuplicateComponentError("command", name, ("ddfw", *owners), "", "command")
+            found: click.Command = imported(CORE_COMMANDS[name].target, "ddfw")
+            return found
+        if not owners and name not in commands().duplicates:
+            return None
+        offer = commands().get(name)
+        command: object = imported(offer.item.target, offer.plugin)
+        if not isinstance(command, click.Command):
+            raise PluginError(f"plugin {offer.plugin} names {offer.item.target}, which is no click.Command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the commands with their summaries, without importing them."""
+        summaries = {name: command.summary for name, command in CORE_COMMANDS.items()}
+        for name, offer in commands().entries.items():
+            summaries.setdefault(name, offer.item.summary)
+        for name, owners in commands().duplicates.items():
+            summaries.setdefault(name, f"Offered by {' and '.join(owners)}: disable all but one of them.")
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(summaries.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first argument names.
+
+        Raises:
+            NoSuchCommand: there is none of that name; the nearest ones are suggested.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=self.list_commands(ctx), ctx=ctx) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ddfw", prog_name="ddfw")
 @click.option("--traceback", "show_traceback", is_flag=True, help="Show the whole traceback of an internal error.")
 def cli(show_traceback: bool) -> None:
@@ -49,22 +113,6 @@ def cli(show_traceback: bool) -> None:
     Exit codes: 0 done, 1 run failed or directory in use, 2 usage or configuration, 3 plugin, 4 data, 5 diverged,
     70 internal error, 74 disk, 75 stopped by SIGTERM or --max-time (the same command goes on), 130 interrupted.
     """
-
-
-for _command in (
-    *(
-        bench_command,
-        run_command,
-        compare_command,
-        sweep_command,
-        eval_command,
-        export_command,
-        experts_group,
-        gradient_command,
-    ),
-    *(recipes_group, list_command, describe_command, plugins_command),
-):
-    cli.add_command(_command)
 
 
 def main() -> NoReturn:
@@ -138,7 +186,7 @@ def _known(error: Exception, arguments: list[str]) -> int:
 
 def _say_what_is_missing() -> None:
     """Plugins that could have offered an unknown component, were they not disabled or broken."""
-    from ddfw.app.catalog import plugins
+    from ddfw.config.catalog import plugins
 
     if not ranks.speaks(USAGE):
         return
@@ -165,7 +213,7 @@ def _internal(error: Exception, arguments: list[str]) -> int:
 
 def _plugin_in(error: Exception) -> str | None:
     """The plugin of a third party in whose code an error arose (the innermost one), None if there is none."""
-    from ddfw.app.catalog import catalog
+    from ddfw.config.catalog import catalog
     from ddfw.kinds import KINDS
 
     found = catalog()

@@ -13,8 +13,8 @@ def plugins_command(as_json: bool) -> None:
     DDFW_DISABLE_PLUGINS leaves plugins out (by identity, entry point or distribution); DDFW_PLUGINS adds modules or
     .py files. Both take names separated by commas.
     """
-    from ddfw.app.catalog import plugins
     from ddfw.cli.output import show_rows
+    from ddfw.config.catalog import plugins
 
     found = plugins()
     rows = [

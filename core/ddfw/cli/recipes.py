@@ -23,8 +23,8 @@ def recipes_group(context: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON array on standard output.")
 def recipes_list(words: tuple[str, ...] = (), as_json: bool = False) -> None:
     """List the recipes, or those whose name or summary holds all of WORDS."""
-    from ddfw.app.sources import recipes
     from ddfw.cli.output import show_rows
+    from ddfw.config.recipes import recipes
 
     rows = [
         {"name": r.name, "summary": r.summary, "source": r.source, "extends": r.extends, "selects": dict(r.selects)}
@@ -43,9 +43,9 @@ def recipes_show(name: str, quick: bool, data_root: Path | None, as_json: bool) 
     """Show the recipe NAME: where its settings come from, and all of them, as `ddfw run` takes them from a file."""
     import json
 
-    from ddfw.app.compose import config_document, configure
-    from ddfw.app.sources import recipes
-    from ddfw.app.toml import dumps
+    from ddfw.config.load import config_document, configure
+    from ddfw.config.recipes import recipes
+    from ddfw.config.toml import dumps
 
     made = configure(name, {}, (), data_root, quick=quick)
     settings, recipe = made.settings, recipes()[made.settings.recipe]

@@ -22,12 +22,13 @@ from ddfw.cli.shared import (
     seed_numbers,
     set_option,
 )
+from ddfw.config.load import configure
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
-    from ddfw.app.compose import Places
-    from ddfw.app.config import RunConfig
-    from ddfw.app.sources import Settings
+    from ddfw.config.layers import Settings
+    from ddfw.config.run_config import RunConfig
+    from ddfw.pipeline.runner import Places
 
 
 @click.command("run")
@@ -81,7 +82,7 @@ def run_command(
     ddfw run lss-mct-cifar10-ipc1 --quick --data-root ~/data
     """
     until = None if max_time is None else time.monotonic() + max_time
-    from ddfw.app import compose
+    from ddfw.pipeline import runner
 
     flags = flag_tables({**components, "cross": cross})
     if ipc is not None:
@@ -94,10 +95,10 @@ def run_command(
         raise click.UsageError("--seed and --seeds exclude each other")
     numbers = seed_numbers(seeds)
     if download and not dry_run:
-        compose.download(compose.configure(recipe, flags, assignments).config, data_root)
-    made = compose.configure(recipe, flags, assignments, data_root, quick=quick)
+        runner.download(configure(recipe, flags, assignments).config, data_root)
+    made = configure(recipe, flags, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
-    places = compose.Places(out=out, experts=experts_dir, data_root=data_root)
+    places = runner.Places(out=out, experts=experts_dir, data_root=data_root)
     if made.changes:
         click.echo(_in_lines("quick: ", made.changes), err=True)
     if print_config:
@@ -124,8 +125,8 @@ def _in_lines(head: str, items: Sequence[str]) -> str:
 
 
 def _print_config(config: RunConfig, settings: Settings) -> None:
-    from ddfw.app.compose import config_document
-    from ddfw.app.toml import dumps
+    from ddfw.config.load import config_document
+    from ddfw.config.toml import dumps
 
     click.echo(f"# {config.title()}")
     click.echo(dumps(config_document(config), lambda path: settings.origins.get(path, "")), nl=False)
@@ -134,7 +135,7 @@ def _print_config(config: RunConfig, settings: Settings) -> None:
 def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
     import json
 
-    from ddfw.app.compose import outlined
+    from ddfw.forecast.dry_run import outlined
 
     def measuring() -> None:
         click.echo("measuring short steps, for some seconds …", err=True)
@@ -156,8 +157,8 @@ def _run(
     config: RunConfig, places: Places, quiet: bool, as_json: bool, until: float | None, *, first: bool = True
 ) -> Any:
     """One run; the first one of a command gets somewhere, however short the time."""
-    from ddfw.app.compose import run
-    from ddfw.app.json_stream import JsonStream
+    from ddfw.pipeline.observers import JsonStream
+    from ddfw.pipeline.runner import run
 
     stream = [("--json", JsonStream(stream=sys.stdout))] if as_json else []
     left = None if until is None else until - time.monotonic()
@@ -174,7 +175,7 @@ def _run(
 def _show(result: Any, as_json: bool) -> None:
     from rich.console import Console
 
-    from ddfw.app.results import table
+    from ddfw.pipeline.report.tables import table
 
     if as_json:
         return
@@ -192,7 +193,8 @@ def _run_seeds(
     from attrs import evolve
     from rich.console import Console
 
-    from ddfw.app.results import over_seeds, seeds_table
+    from ddfw.pipeline.report.summary import over_seeds
+    from ddfw.pipeline.report.tables import seeds_table
 
     summaries, first = [], True
     for number in numbers:

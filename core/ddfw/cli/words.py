@@ -7,17 +7,15 @@ import click
 from ddfw.kinds import KINDS
 
 
-def require_kind(kind: str) -> str:
-    """The kind's id.
+def require_kind(kind: str, others: tuple[str, ...] = ()) -> str:
+    """The kind's id, or one of the other words that are allowed.
 
     Raises:
         click.UsageError: no such kind; suggests one.
     """
-    from ddfw_registry import suggest
+    from ddfw_registry import did_you_mean
 
-    known = tuple(k.id for k in KINDS)
+    known = (*(k.id for k in KINDS), *others)
     if kind in known:
         return kind
-    close = suggest(kind, known)
-    hint = f" Did you mean {close!r}?" if close else ""
-    raise click.UsageError(f"unknown kind {kind!r}.{hint} Known: {', '.join(known)}.")
+    raise click.UsageError(f"unknown kind {kind!r}.{did_you_mean(kind, known)} Known: {', '.join(known)}.")

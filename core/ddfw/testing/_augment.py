@@ -7,7 +7,7 @@ from attrs import frozen
 from torch import Tensor
 
 from ddfw.contracts.augmentation import AbstractAugmentation, Draws
-from ddfw.testing._common import Subject, checking, generator, same
+from ddfw.testing._common import Checked, checking, generator, same
 from ddfw.testing._devices import elsewhere, require_there
 from ddfw.testing._tensors import check_gradients
 
@@ -28,7 +28,7 @@ def check_augment(
     Raises:
         ConformanceError: the first fault found.
     """
-    subject = Subject("augment", augment)
+    subject = Checked("augment", augment)
     with checking(subject, AbstractAugmentation):
         for shape in shapes:
             case = _Case(subject=subject, augment=augment, shape=shape, seed=seed)
@@ -51,7 +51,7 @@ def _described(draws: Draws) -> str:
 class _Case:
     """One shape of batches."""
 
-    subject: Subject
+    subject: Checked
     augment: AbstractAugmentation
     shape: tuple[int, int, int, int]
     seed: int

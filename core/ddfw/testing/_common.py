@@ -26,7 +26,7 @@ class _ImportedSomething(ConformanceError):
 
 
 @frozen
-class Subject:
+class Checked:
     """The component under check, and how its faults are told.
 
     Args:
@@ -201,7 +201,7 @@ def _put_back(generators: Mapping[str, Any], settings: Mapping[str, Any]) -> Non
 
 
 @contextmanager
-def checking(subject: Subject, base: type, *, allow: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def checking(subject: Checked, base: type, *, allow: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Checks the class, then runs a check of its methods; puts global state back whatever happens.
 
     Args:
@@ -226,7 +226,7 @@ def checking(subject: Subject, base: type, *, allow: tuple[type[Exception], ...]
 
 
 @contextmanager
-def undisturbed(subject: Subject, what: str, seed: int = 1, *, ignore: tuple[str, ...] = ()) -> Iterator[None]:
+def undisturbed(subject: Checked, what: str, seed: int = 1, *, ignore: tuple[str, ...] = ()) -> Iterator[None]:
     """Seeds the global generators, watches them and the global settings, and puts everything back.
 
     Args:
@@ -259,7 +259,7 @@ def undisturbed(subject: Subject, what: str, seed: int = 1, *, ignore: tuple[str
         _put_back(generators, settings)
 
 
-def check_component(subject: Subject, base: type) -> None:
+def check_component(subject: Checked, base: type) -> None:
     """The class is its own configuration: final, frozen, with documented options that survive a config file.
 
     Raises:
@@ -289,7 +289,7 @@ def check_component(subject: Subject, base: type) -> None:
     _check_config(subject)
 
 
-def _check_frozen(subject: Subject) -> None:
+def _check_frozen(subject: Checked) -> None:
     component: Any = subject.component
     try:
         component.a_name_that_is_new = 1
@@ -299,7 +299,7 @@ def _check_frozen(subject: Subject) -> None:
     subject.fail("can be changed; use @frozen(kw_only=True), since a component is a value and holds no state")
 
 
-def _check_equal(subject: Subject) -> None:
+def _check_equal(subject: Checked) -> None:
     copy = attrs.evolve(subject.component)
     try:
         alike = copy == subject.component and hash(copy) == hash(subject.component)
@@ -308,9 +308,9 @@ def _check_equal(subject: Subject) -> None:
     subject.require(alike, "differs from a copy with the same options; leave == to attrs")
 
 
-def _check_config(subject: Subject) -> None:
+def _check_config(subject: Checked) -> None:
     """Options → TOML text → options gives an equal component."""
-    from ddfw.app.catalog import through_toml
+    from ddfw.config.catalog import through_toml
 
     try:
         found = through_toml(subject.component)

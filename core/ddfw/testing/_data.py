@@ -10,7 +10,7 @@ from attrs import evolve
 from torch import Tensor
 
 from ddfw.contracts.dataset import AbstractDataset, SealedSplit, Split, Splits
-from ddfw.testing._common import Subject, checking, same
+from ddfw.testing._common import Checked, checking, same
 
 
 def check_data(data: AbstractDataset, root: Path | None = None, *, official_validation: bool = False) -> None:
@@ -24,7 +24,7 @@ def check_data(data: AbstractDataset, root: Path | None = None, *, official_vali
     Raises:
         ConformanceError: the first fault found.
     """
-    subject = Subject("data", data)
+    subject = Checked("data", data)
     with checking(subject, AbstractDataset):
         hint = "pass the data root that it needs as `root`" if root is None else ""
         splits = subject.once("load", lambda: data.splits(root), hint=hint)
@@ -39,7 +39,7 @@ def check_data(data: AbstractDataset, root: Path | None = None, *, official_vali
         _check_seeds(subject, data, root, parts, official_validation)
 
 
-def _check_sealed(subject: Subject, splits: Splits) -> None:
+def _check_sealed(subject: Checked, splits: Splits) -> None:
     subject.require(isinstance(splits.test, SealedSplit), "the test split is not a SealedSplit; readings are counted")
     subject.require(
         splits.test.reads == 0,
@@ -47,7 +47,7 @@ def _check_sealed(subject: Subject, splits: Splits) -> None:
     )
 
 
-def _check_facts(subject: Subject, splits: Splits) -> None:
+def _check_facts(subject: Checked, splits: Splits) -> None:
     names = splits.class_names
     subject.require(
         isinstance(names, tuple) and len(names) == splits.spec.num_classes and len(set(names)) == len(names),
@@ -61,7 +61,7 @@ def _check_facts(subject: Subject, splits: Splits) -> None:
         )
 
 
-def _check_split(subject: Subject, name: str, split: Split, splits: Splits) -> None:
+def _check_split(subject: Checked, name: str, split: Split, splits: Splits) -> None:
     images, labels, spec = split.images, split.labels, splits.spec
     shape = (len(labels), *spec.shape)
     if tuple(images.shape) != shape or labels.ndim != 1 or not len(labels):
@@ -97,7 +97,7 @@ def _contents(images: Tensor) -> Counter[bytes]:
     return Counter(image.tobytes() for image in images.contiguous().numpy())
 
 
-def _check_disjoint(subject: Subject, parts: dict[str, Split]) -> None:
+def _check_disjoint(subject: Checked, parts: dict[str, Split]) -> None:
     """No image in two splits, by content; data that repeat themselves are let through."""
     contents = {name: _contents(split.images) for name, split in parts.items()}
     for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
@@ -110,7 +110,7 @@ def _check_disjoint(subject: Subject, parts: dict[str, Split]) -> None:
 
 
 def _check_seeds(
-    subject: Subject, data: AbstractDataset, root: Path | None, parts: dict[str, Split], official_validation: bool
+    subject: Checked, data: AbstractDataset, root: Path | None, parts: dict[str, Split], official_validation: bool
 ) -> None:
     """The same split_seed gives the same splits, another one another validation split."""
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ddfw.testing._common import ConformanceError, Subject
+from ddfw.testing._common import Checked, ConformanceError
 
 _ELSEWHERE = torch.device("meta")
 _CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ def _accelerator() -> Iterator[torch.device]:
     yield torch.device("cuda")
 
 
-def elsewhere(subject: Subject, what: str, check: Callable[[torch.device], None]) -> None:
+def elsewhere(subject: Checked, what: str, check: Callable[[torch.device], None]) -> None:
     """Runs a check off the CPU: on the stand-in, and on a GPU where there is one.
 
     Args:
@@ -134,7 +134,7 @@ def elsewhere(subject: Subject, what: str, check: Callable[[torch.device], None]
                 ) from error
 
 
-def require_there(subject: Subject, what: str, tensor: Tensor, device: torch.device) -> None:
+def require_there(subject: Checked, what: str, tensor: Tensor, device: torch.device) -> None:
     """Requires that a result is on the device of what it was made from.
 
     Raises:

@@ -27,7 +27,7 @@ from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network, build_module
 from ddfw.engine.metagradient import meta_gradient
 from ddfw.errors import OptionError
-from ddfw.testing._common import Subject, checking, generator, same, undisturbed
+from ddfw.testing._common import Checked, checking, generator, same, undisturbed
 from ddfw.testing._fakes import Brighten, EndAndMiddle, TinyModel, real_images
 
 SPEC = ImageSpec(channels=1, height=6, width=6, num_classes=3)
@@ -45,7 +45,7 @@ def check_executor(executor: AbstractExecutor, *, seed: int = 0) -> None:
         ConformanceError: the first fault found.
         OptionError: this machine cannot do what the options ask for; a test may skip then.
     """
-    subject = Subject("executor", executor)
+    subject = Checked("executor", executor)
     with checking(subject, AbstractExecutor, allow=(OptionError,)):
         case = _Case(subject=subject, executor=executor, seed=seed)
         with undisturbed(subject, "a session", ignore=("Python's",)), executor.open(case.context()) as session:
@@ -61,7 +61,7 @@ class _Wanted(Exception):
 class _Case:
     """One executor and one small run."""
 
-    subject: Subject
+    subject: Checked
     executor: AbstractExecutor
     seed: int
 

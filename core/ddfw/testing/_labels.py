@@ -11,7 +11,7 @@ from torch import Tensor
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.labels import AbstractLabels
 from ddfw.contracts.parameterization import Budget, Layout
-from ddfw.testing._common import Subject, checking, clones, generator, same
+from ddfw.testing._common import Checked, checking, clones, generator, same
 from ddfw.testing._devices import elsewhere, require_there
 from ddfw.testing._fakes import LinearTeachers, class_levels
 from ddfw.testing._tensors import (
@@ -45,7 +45,7 @@ def check_labels(labels: AbstractLabels, *, spec: ImageSpec | None = None, seed:
     Raises:
         ConformanceError: the first fault found.
     """
-    subject = Subject("labels", labels)
+    subject = Checked("labels", labels)
     with checking(subject, AbstractLabels):
         for shape in SPECS if spec is None else (spec,):
             price = subject.call("floats_per_image", lambda s=shape: labels.floats_per_image(s))  # type: ignore[misc]
@@ -75,7 +75,7 @@ def check_labels(labels: AbstractLabels, *, spec: ImageSpec | None = None, seed:
 class _Case:
     """One image shape."""
 
-    subject: Subject
+    subject: Checked
     labels: AbstractLabels
     layout: Layout
     seed: int

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddfw.contracts.matching import AbstractMatchingLoss
 from ddfw.contracts.trajectory import Segment
 from ddfw.engine.metagradient import Path
-from ddfw.testing._common import Subject, checking, generator, same
+from ddfw.testing._common import Checked, checking, generator, same
 from ddfw.testing._devices import elsewhere, require_there
 from ddfw.testing._tensors import require_scalar
 
@@ -28,7 +28,7 @@ def check_loss(loss: AbstractMatchingLoss, *, parameters: int = 40, seed: int = 
     Raises:
         ConformanceError: the first fault found.
     """
-    subject = Subject("loss", loss)
+    subject = Checked("loss", loss)
     with checking(subject, AbstractMatchingLoss):
         for dtype in (torch.float32, torch.float64):
             for steps in STEPS:
@@ -70,7 +70,7 @@ def _moved(segment: Segment, device: torch.device) -> Segment:
     )
 
 
-def _check_value(subject: Subject, loss: AbstractMatchingLoss, points: list[Tensor], segment: Segment) -> None:
+def _check_value(subject: Checked, loss: AbstractMatchingLoss, points: list[Tensor], segment: Segment) -> None:
     """A finite scalar, the same each time; path and segment stay as they are."""
     before = [p.clone() for p in points], segment.start.clone(), segment.target.clone()
     dtype = points[0].dtype
@@ -97,7 +97,7 @@ def _check_value(subject: Subject, loss: AbstractMatchingLoss, points: list[Tens
         require_scalar(subject, "loss of a path that ends nearer to the target", value(nearer), dtype)
 
 
-def _check_gradient(subject: Subject, loss: AbstractMatchingLoss, points: list[Tensor], segment: Segment) -> None:
+def _check_gradient(subject: Checked, loss: AbstractMatchingLoss, points: list[Tensor], segment: Segment) -> None:
     """The derivative with respect to the rows that it reads is the true one; central differences, row by row."""
     path = Path(points)
     gradients = path.cotangents(loss.loss(path, segment))

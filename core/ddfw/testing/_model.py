@@ -9,7 +9,7 @@ from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.model import AbstractModel
 from ddfw.engine.inner import Network, build_module, inner_loss
 from ddfw.errors import OptionError
-from ddfw.testing._common import Subject, checking, generator, same, undisturbed
+from ddfw.testing._common import Checked, checking, generator, same, undisturbed
 from ddfw.testing._devices import elsewhere, require_there
 
 #: Tried when no shape is given; networks may refuse small images with an OptionError.
@@ -35,7 +35,7 @@ def check_model(model: AbstractModel, spec: ImageSpec | None = None, *, seed: in
     Raises:
         ConformanceError: the first fault found.
     """
-    subject = Subject("model", model)
+    subject = Checked("model", model)
     with checking(subject, AbstractModel):
         fitting, refusal = 0, ""
         for shape in SPECS if spec is None else (spec,):
@@ -59,7 +59,7 @@ class _DoesNotFit(Exception):
     """The model refuses an image shape."""
 
 
-def _build(subject: Subject, model: AbstractModel, spec: ImageSpec) -> nn.Module:
+def _build(subject: Checked, model: AbstractModel, spec: ImageSpec) -> nn.Module:
     """The module, if the shape fits and every step of it can be replayed."""
     # Constructors of torch.nn draw from torch's global generator, which build_module puts back; so here.
     with undisturbed(subject, "build", ignore=("Python's",)):
@@ -76,7 +76,7 @@ def _build(subject: Subject, model: AbstractModel, spec: ImageSpec) -> nn.Module
             subject.fail(f"build gives a network that cannot be replayed: {error}")
 
 
-def _check_init(subject: Subject, model: AbstractModel, spec: ImageSpec, module: nn.Module, seed: int) -> Tensor:
+def _check_init(subject: Checked, model: AbstractModel, spec: ImageSpec, module: nn.Module, seed: int) -> Tensor:
     """θ is a function of the generator alone."""
     before = {k: v.clone() for k, v in module.state_dict().items()}
     theta = subject.call("init", lambda: model.init(module, generator(seed)))
@@ -113,7 +113,7 @@ def _images(spec: ImageSpec, dtype: torch.dtype, seed: int) -> Tensor:
     return torch.randn(BATCH, *spec.shape, generator=generator(seed + 2), dtype=torch.float64).to(dtype)
 
 
-def _check_logits(subject: Subject, spec: ImageSpec, module: nn.Module, theta: Tensor, seed: int) -> None:
+def _check_logits(subject: Checked, spec: ImageSpec, module: nn.Module, theta: Tensor, seed: int) -> None:
     """Logits of the right shape in both dtypes, the same each time."""
     network = Network(module)
     before = {k: v.clone() for k, v in module.state_dict().items()}
@@ -139,7 +139,7 @@ def _check_logits(subject: Subject, spec: ImageSpec, module: nn.Module, theta: T
     )
 
 
-def _check_second_order(subject: Subject, spec: ImageSpec, module: nn.Module, theta: Tensor, seed: int) -> None:
+def _check_second_order(subject: Checked, spec: ImageSpec, module: nn.Module, theta: Tensor, seed: int) -> None:
     """The gradient of g·v exists, is finite, and matches differences of g; float64."""
     network, rng = Network(module), generator(seed + 3)
     images = _images(spec, torch.float64, seed)
@@ -182,7 +182,7 @@ def _check_second_order(subject: Subject, spec: ImageSpec, module: nn.Module, th
     )
 
 
-def _check_device(subject: Subject, spec: ImageSpec, module: nn.Module, theta: Tensor, seed: int) -> None:
+def _check_device(subject: Checked, spec: ImageSpec, module: nn.Module, theta: Tensor, seed: int) -> None:
     """Logits where θ and the images are."""
     network = Network(module)
 

@@ -20,7 +20,7 @@ from ddfw.contracts.observer import (
     RunStarted,
     StepReport,
 )
-from ddfw.testing._common import ConformanceError, Subject, checking, undisturbed
+from ddfw.testing._common import Checked, ConformanceError, checking, undisturbed
 
 
 def check_observer(observer: AbstractObserver) -> None:
@@ -32,7 +32,7 @@ def check_observer(observer: AbstractObserver) -> None:
     Raises:
         ConformanceError: the first fault found.
     """
-    subject = Subject("observer", observer)
+    subject = Checked("observer", observer)
     with checking(subject, AbstractObserver), tempfile.TemporaryDirectory() as folder:
         outer = Path(folder).resolve()
         run, here = outer / "run", outer / "here"
@@ -63,7 +63,7 @@ class _Wanted(Exception):
 
 
 @contextmanager
-def _watched(subject: Subject, stream: io.StringIO, here: Path) -> Iterator[None]:
+def _watched(subject: Checked, stream: io.StringIO, here: Path) -> Iterator[None]:
     """Watches standard output, global state and threads, in a working directory that is not the run's."""
     output, threads = io.StringIO(), set(threading.enumerate())
     # Libraries for screens and trackers take their ids from Python's generator, which no run uses.
@@ -130,7 +130,7 @@ def _reports(run: Path) -> list[tuple[str, Report]]:
     ]
 
 
-def _tell(subject: Subject, observer: AbstractObserver, run: Path) -> None:
+def _tell(subject: Checked, observer: AbstractObserver, run: Path) -> None:
     """A whole run; every method returns None and none raises."""
     what = "open"
     try:
@@ -149,7 +149,7 @@ def _tell(subject: Subject, observer: AbstractObserver, run: Path) -> None:
         subject.fail(f"{what} raised {type(error).__name__}: {error}; a run would go on without this observer")
 
 
-def _check_exception(subject: Subject, observer: AbstractObserver, run: Path, here: Path) -> None:
+def _check_exception(subject: Checked, observer: AbstractObserver, run: Path, here: Path) -> None:
     """An exception of the run leaves the session."""
     raised = False
     with _watched(subject, io.StringIO(), here):

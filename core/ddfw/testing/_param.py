@@ -11,7 +11,7 @@ from torch import Tensor
 from ddfw.contracts.dataset import ImageSpec, RealImages
 from ddfw.contracts.parameterization import AbstractParameterization, Budget, Layout
 from ddfw.errors import OptionError
-from ddfw.testing._common import Subject, checking, clones, generator, same
+from ddfw.testing._common import Checked, checking, clones, generator, same
 from ddfw.testing._devices import elsewhere, require_there
 from ddfw.testing._fakes import class_levels, real_images
 from ddfw.testing._tensors import (
@@ -55,7 +55,7 @@ def check_param(
     Raises:
         ConformanceError: the first fault found.
     """
-    subject = Subject("param", param)
+    subject = Checked("param", param)
     with checking(subject, AbstractParameterization):
         layouts = _layouts(subject, param, SPECS if spec is None else (spec,), BUDGETS if budget is None else (budget,))
         seen: set[ImageSpec] = set()
@@ -76,7 +76,7 @@ def check_param(
 
 
 def _layouts(
-    subject: Subject, param: AbstractParameterization, specs: tuple[ImageSpec, ...], budgets: tuple[Budget, ...]
+    subject: Checked, param: AbstractParameterization, specs: tuple[ImageSpec, ...], budgets: tuple[Budget, ...]
 ) -> list[Layout]:
     """Every layout that fits; the larger shapes are tried only if no smaller one does."""
     found: list[Layout] = []
@@ -104,7 +104,7 @@ def _layouts(
     return found
 
 
-def _check_layout(subject: Subject, layout: Layout, spec: ImageSpec, budget: Budget, label_floats: int) -> None:
+def _check_layout(subject: Checked, layout: Layout, spec: ImageSpec, budget: Budget, label_floats: int) -> None:
     where = f"for {spec.channels}×{spec.height}×{spec.width}, ipc {budget.ipc}, {budget.accounting}"
     if not isinstance(layout, Layout) or layout.spec != spec or layout.budget != budget:
         subject.fail("layout has to return a Layout with the spec and the budget that it was given")
@@ -124,7 +124,7 @@ def _check_layout(subject: Subject, layout: Layout, spec: ImageSpec, budget: Bud
     )
 
 
-def _check_impossible(subject: Subject, param: AbstractParameterization, spec: ImageSpec) -> None:
+def _check_impossible(subject: Checked, param: AbstractParameterization, spec: ImageSpec) -> None:
     """Labels that eat the whole budget: refused with an OptionError, or announced as over budget."""
     try:
         layout = subject.once(
@@ -143,7 +143,7 @@ def _check_impossible(subject: Subject, param: AbstractParameterization, spec: I
 class _Case:
     """One layout."""
 
-    subject: Subject
+    subject: Checked
     param: AbstractParameterization
     layout: Layout
     seed: int

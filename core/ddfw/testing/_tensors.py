@@ -10,12 +10,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ddfw.contracts.parameterization import ParamGroup
-from ddfw.testing._common import Subject, clones, generator, is_scalar, same, storages
+from ddfw.testing._common import Checked, clones, generator, is_scalar, same, storages
 
 Tensors = Mapping[str, Tensor]
 
 
-def check_stored(subject: Subject, tensors: Tensors, dtype: torch.dtype, inputs: Tensor) -> None:
+def check_stored(subject: Checked, tensors: Tensors, dtype: torch.dtype, inputs: Tensor) -> None:
     """Named, finite tensors of the right dtype, each with storage of its own, that a file can hold."""
     subject.require(
         isinstance(tensors, Mapping) and all(isinstance(k, str) and k for k in tensors),
@@ -62,7 +62,7 @@ def integers_in(tensors: Tensors) -> int:
     return sum(t.numel() for t in tensors.values() if not t.is_floating_point())
 
 
-def learned_keys(subject: Subject, groups: Sequence[ParamGroup], tensors: Tensors) -> tuple[str, ...]:
+def learned_keys(subject: Checked, groups: Sequence[ParamGroup], tensors: Tensors) -> tuple[str, ...]:
     """The names in valid groups."""
     keys: list[str] = []
     for group in groups:
@@ -90,7 +90,7 @@ def learned_keys(subject: Subject, groups: Sequence[ParamGroup], tensors: Tensor
     return tuple(keys)
 
 
-def check_index(subject: Subject, what: str, read: Callable[[Tensor], Tensor], everything: Tensor) -> None:
+def check_index(subject: Checked, what: str, read: Callable[[Tensor], Tensor], everything: Tensor) -> None:
     """Rows are those that were asked for.
 
     Args:
@@ -141,7 +141,7 @@ def perturbed(tensors: Tensors, seed: int, size: float = 0.1) -> dict[str, Tenso
 
 
 def check_gradients(
-    subject: Subject,
+    subject: Checked,
     what: str,
     function: Callable[[Tensors], Tensor],
     tensors: Tensors,
@@ -178,7 +178,7 @@ def check_gradients(
 
 
 def _check_derivative(
-    subject: Subject,
+    subject: Checked,
     what: str,
     function: Callable[[Tensors], Tensor],
     tensors: Tensors,
@@ -207,7 +207,7 @@ def _check_derivative(
         )
 
 
-def require_scalar(subject: Subject, what: str, value: object, dtype: torch.dtype) -> None:
+def require_scalar(subject: Checked, what: str, value: object, dtype: torch.dtype) -> None:
     """A finite scalar of the right dtype."""
     if not is_scalar(value):
         subject.fail(f"{what} has to return a scalar floating tensor, got {_shown(value)}")

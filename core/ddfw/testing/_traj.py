@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddfw.contracts.trajectory import AbstractTrajectory, ExpertSource, Segment
 from ddfw.errors import OptionError
-from ddfw.testing._common import Subject, checking, generator, same
+from ddfw.testing._common import Checked, checking, generator, same
 from ddfw.testing._devices import elsewhere, require_there
 from ddfw.testing._fakes import FakeExperts
 
@@ -29,7 +29,7 @@ def check_traj(traj: AbstractTrajectory[Any], *, num_epochs: int = 6, seed: int 
     Raises:
         ConformanceError: the first fault found.
     """
-    subject = Subject("traj", traj)
+    subject = Checked("traj", traj)
     with checking(subject, AbstractTrajectory):
         high = subject.call("latest_high", lambda: traj.latest_high(num_epochs))
         if not 1 <= high <= num_epochs:
@@ -57,7 +57,7 @@ class _ElsewhereExperts(FakeExperts):
 class _Case:
     """Experts of one dtype."""
 
-    subject: Subject
+    subject: Checked
     traj: AbstractTrajectory[Any]
     num_epochs: int
     high: float

@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 from attrs import define, frozen
 from torch.distributed.distributed_c10d import PrefixStore
 
-from ddfw.ranks import Launch, real_stderr
+from ddfw.process.ranks import Launch, real_stderr
 
 #: Seconds between two signs of life.
 BEAT_S = 2.0

@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from ddfw import Crew, DdfwError, DivergedError
 from ddfw.errors import StoppedError
-from ddfw.ranks import Launch
+from ddfw.process.ranks import Launch
 from ddfw_plugins.executors._heartbeat import LEAVE_S, PATIENCE_S, SILENCE_S, START_S, Heartbeat
 
 #: Collectives wait for as long as the longest work on any rank takes; the heartbeat finds the dead.

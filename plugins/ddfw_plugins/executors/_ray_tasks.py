@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor
 
-    from ddfw.app.tasks import Given
+    from ddfw.remote.tasks import TaskData
 
 
 def expert(
@@ -27,10 +27,10 @@ def expert(
     *arrays: numpy.ndarray[Any, Any],
 ) -> dict[str, Any]:
     """Trains one expert; progress is told under `key`."""
-    from ddfw.app import tasks
+    from ddfw.remote import tasks
 
     def work() -> dict[str, Any]:
-        found = tasks.train_expert(
+        found = tasks.remote_expert(
             job, settings, _given(spec, arrays), seed, lambda epoch: progress.note.remote(key, epoch)
         )
         return {**found, "snapshots": found["snapshots"].numpy()}
@@ -48,14 +48,14 @@ def network(
     *arrays: numpy.ndarray[Any, Any],
 ) -> dict[str, Any]:
     """Trains and judges one network."""
-    from ddfw.app import tasks
+    from ddfw.remote import tasks
 
-    return _outcome(lambda: tasks.evaluate_network(job, settings, _given(spec, arrays), seed, number, purpose))
+    return _outcome(lambda: tasks.remote_accuracy(job, settings, _given(spec, arrays), seed, number, purpose))
 
 
 def call(task: str, payload: str, threads: int, folder: str) -> dict[str, Any]:
     """Calls a module's function, in the folder that it was asked for from, where this machine has that."""
-    from ddfw.app import tasks
+    from ddfw.remote import tasks
 
     def work() -> str:
         with contextlib.chdir(folder) if os.path.isdir(folder) else contextlib.nullcontext():
@@ -81,8 +81,8 @@ class Progress:
 
 def _outcome(work: Callable[[], Any]) -> dict[str, Any]:
     """The result, or the error as data: Ray would wrap it into a class and a traceback of its own."""
-    from ddfw.allocator import keep_freed_memory
-    from ddfw.app import tasks
+    from ddfw.process.allocator import keep_freed_memory
+    from ddfw.remote import tasks
 
     keep_freed_memory()  # a worker's process is Ray's and ours, not a user's
     try:
@@ -91,13 +91,13 @@ def _outcome(work: Callable[[], Any]) -> dict[str, Any]:
         return {"value": None, "error": tasks.error_record(error)}
 
 
-def _given(spec: tuple[int, int, int, int], arrays: tuple[numpy.ndarray[Any, Any], ...]) -> Given:
+def _given(spec: tuple[int, int, int, int], arrays: tuple[numpy.ndarray[Any, Any], ...]) -> TaskData:
     from ddfw import ImageSpec, LabelledImages
-    from ddfw.app.tasks import Given
+    from ddfw.remote.tasks import TaskData
 
     images, targets, judge_images, judge_targets = map(_tensor, arrays)
     channels, height, width, classes = spec
-    return Given(
+    return TaskData(
         train=LabelledImages(images=images, targets=targets),
         judge=LabelledImages(images=judge_images, targets=judge_targets),
         spec=ImageSpec(channels=channels, height=height, width=width, num_classes=classes),

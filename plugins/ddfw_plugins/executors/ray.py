@@ -74,7 +74,7 @@ class Ray(AbstractExecutor):
     @contextmanager
     def open(self, context: ExecutorContext) -> Iterator[RaySession]:
         """A session; a cluster that was started for it ends with the last session that is open."""
-        from ddfw.app.tasks import pack_job
+        from ddfw.remote.tasks import pack_job
 
         with _on(self.device).open(context) as here:
             job = pack_job(context, _on("cuda" if self.gpus else "cpu"), self._task_threads())
@@ -232,7 +232,7 @@ class _Cluster:
         return remote.remote(*job.arguments)
 
     def _result(self, job: _Job, reference: Any) -> Any:
-        from ddfw.app.tasks import error_from
+        from ddfw.remote.tasks import error_from
 
         try:
             outcome = self.ray.get(reference)
@@ -317,7 +317,7 @@ class RaySession:
         on_epoch: Callable[[int, int], None],
     ) -> Iterator[TrainedExpert]:
         """One task per seed; experts come in the order in which they are finished."""
-        from ddfw.app.tasks import expert_from
+        from ddfw.remote.tasks import expert_from
 
         if not seeds:
             return
@@ -384,7 +384,7 @@ class RaySession:
         return self._progress
 
     def _head(self, settings: TrainingSettings, data: LabelledImages) -> tuple[Any, ...]:
-        from ddfw.app.tasks import image_spec, pack_settings
+        from ddfw.remote.tasks import image_spec, pack_settings
 
         return self._job, pack_settings(settings), astuple(image_spec(self._module, data.images))
 

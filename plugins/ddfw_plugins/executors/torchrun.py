@@ -16,7 +16,7 @@ from attrs.validators import ge, in_, le, optional
 
 from ddfw import AbstractExecutor, Crew, DivergedError, MetaGradient, OptionError, option
 from ddfw.engine.budget import auto_memory, available_memory
-from ddfw.ranks import Launch, launch
+from ddfw.process.ranks import Launch, launch
 from ddfw_plugins.executors._process_group import ProcessCrew, assembled, current
 from ddfw_plugins.executors.cpu import Cpu
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from ddfw.app.compose import Places, run, structure
-from ddfw.app.sources import gather
+from ddfw.config.layers import gather
+from ddfw.config.load import structured_config
 from ddfw.contracts.executor import TrainedExpert
 from ddfw.engine.inner import Network
+from ddfw.pipeline.runner import Places, run
 
 #: A process of its own: one tensor file, and five experts that go into a store which others write to as well.
 WRITER = """
@@ -102,6 +103,6 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "executor": {"threads": 1},
         "run": {"seed": 5},
     }
-    config = structure(gather("default", flags, ()))
+    config = structured_config(gather("default", flags, ()))
     result = run(config, Places(out=place / "run", experts=place / "experts"))
     return SimpleNamespace(directory=result.directory, config=config, summary=result.summary, result=result)

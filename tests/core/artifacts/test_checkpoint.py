@@ -27,10 +27,10 @@ def tensors():
 
 def test_what_was_written_is_read_to_the_last_bit_and_stride(tmp_path):
     """Broken: a run that goes on would drift from the one that was not stopped."""
-    checkpoint.write(tmp_path / "c", 500, tensors(), RECORD)
+    checkpoint.write_checkpoint(tmp_path / "c", 500, tensors(), RECORD)
     pointer = checkpoint.latest(tmp_path / "c")
     assert (pointer.file, pointer.step) == ("step-000500.safetensors", 500)
-    found = checkpoint.read(tmp_path / "c", pointer)
+    found = checkpoint.read_checkpoint(tmp_path / "c", pointer)
     assert found.step == 500 and found.record == RECORD and set(found.tensors) == set(tensors())
     for name, tensor in tensors().items():
         assert found.tensors[name].dtype == tensor.dtype and found.tensors[name].stride() == tensor.stride(), name
@@ -39,10 +39,10 @@ def test_what_was_written_is_read_to_the_last_bit_and_stride(tmp_path):
 
 def test_only_the_newest_is_kept_and_leftovers_of_a_killed_process_go(tmp_path):
     """Broken: a long run would fill the disk."""
-    checkpoint.write(tmp_path, 5, tensors(), {})
+    checkpoint.write_checkpoint(tmp_path, 5, tensors(), {})
     (tmp_path / ".step-000010.safetensors.12.tmp").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
-    checkpoint.write(tmp_path, 10, tensors(), {})
+    checkpoint.write_checkpoint(tmp_path, 10, tensors(), {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest.json", "notes.txt", "step-000010.safetensors"]
     assert checkpoint.latest(tmp_path).step == 10
     checkpoint.remove(tmp_path)
@@ -53,7 +53,7 @@ def test_only_the_newest_is_kept_and_leftovers_of_a_killed_process_go(tmp_path):
 @pytest.mark.parametrize("fatal", ["write_tensors", "write_json", "_tidy"])
 def test_a_process_that_dies_while_it_writes_leaves_a_checkpoint_that_is_whole(tmp_path, monkeypatch, fatal):
     """Broken: a kill at the wrong moment would cost the whole run."""
-    checkpoint.write(tmp_path, 5, tensors(), {"n": 5})
+    checkpoint.write_checkpoint(tmp_path, 5, tensors(), {"n": 5})
     with monkeypatch.context() as broken:
 
         def die(*args, **kwargs):
@@ -61,11 +61,11 @@ def test_a_process_that_dies_while_it_writes_leaves_a_checkpoint_that_is_whole(t
 
         broken.setattr(checkpoint if fatal == "_tidy" else atomic, fatal, die)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.write(tmp_path, 10, tensors(), {"n": 10})
+            checkpoint.write_checkpoint(tmp_path, 10, tensors(), {"n": 10})
     pointer = checkpoint.latest(tmp_path)
-    assert checkpoint.read(tmp_path, pointer).record == {"n": pointer.step}
+    assert checkpoint.read_checkpoint(tmp_path, pointer).record == {"n": pointer.step}
     assert pointer.step == (10 if fatal == "_tidy" else 5)
-    checkpoint.write(tmp_path, 15, tensors(), {"n": 15})
+    checkpoint.write_checkpoint(tmp_path, 15, tensors(), {"n": 15})
     assert len(list(tmp_path.glob("step-*"))) == 1
 
 
@@ -78,15 +78,15 @@ def test_no_folder_and_an_empty_one_hold_no_checkpoint(tmp_path):
 def test_a_damaged_file_is_refused_with_the_way_out(tmp_path):
     """Broken: a run would go on from noise."""
     folder = tmp_path / "check points"
-    checkpoint.write(folder, 5, tensors(), {})
+    checkpoint.write_checkpoint(folder, 5, tensors(), {})
     pointer, path = checkpoint.latest(folder), folder / "step-000005.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(DataError, match=r"step-000005.*damaged.*rm -r '.*check points'"):
-        checkpoint.read(folder, pointer)
+        checkpoint.read_checkpoint(folder, pointer)
     path.unlink()
     with pytest.raises(DataError, match=r"missing.*rm -r"):
-        checkpoint.read(folder, pointer)
+        checkpoint.read_checkpoint(folder, pointer)
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     """Broken: some other safetensors file with the right hash would be an internal error."""
     digest = atomic.write_tensors(tmp_path / "step-000005.safetensors", tensors(), {"schema": 1})
     with pytest.raises(DataError, match=r"no checkpoint.*rm -r"):
-        checkpoint.read(tmp_path, checkpoint.Pointer(file="step-000005.safetensors", sha256=digest, step=5))
+        checkpoint.read_checkpoint(tmp_path, checkpoint.Pointer(file="step-000005.safetensors", sha256=digest, step=5))

@@ -123,12 +123,12 @@ def test_the_cost_of_8_bit_pictures_is_what_the_card_says(exported, learned):
 
 def test_the_class_of_every_picture_is_its_folder(exported, learned):
     """Broken: other programs, which see folders alone, would learn wrong classes."""
-    found = exchange.read(exported / "imagefolder").targets.argmax(dim=1)
+    found = exchange.read_images(exported / "imagefolder").targets.argmax(dim=1)
     assert torch.equal(found, learned.targets.argmax(dim=1))
     card = json.loads((exported / "imagefolder" / "card.json").read_text())
     (exported / "imagefolder" / "card.json").rename(exported / "aside.json")
     try:
-        bare = exchange.read(exported / "imagefolder")
+        bare = exchange.read_images(exported / "imagefolder")
     finally:
         (exported / "aside.json").rename(exported / "imagefolder" / "card.json")
     folders = sorted({row["file"].split("/")[0] for row in card["export"]["images"]})
@@ -323,34 +323,34 @@ def test_class_names_never_become_paths(learned, tmp_path):
 def test_logits_become_probabilities_with_a_note(bare):
     """Broken: networks would learn from logits as if they were probabilities."""
     logits = torch.tensor(np.random.default_rng(0).normal(size=(6, 3)), dtype=torch.float32)
-    found = exchange.read(bare(IMAGES, logits))
+    found = exchange.read_images(bare(IMAGES, logits))
     expected = np.exp(logits.double().numpy())
     expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found.targets.numpy(), expected, rtol=1e-6)
     assert any("softmax" in note for note in found.notes)
-    certain = exchange.read(bare(IMAGES, torch.from_numpy(expected)))
+    certain = exchange.read_images(bare(IMAGES, torch.from_numpy(expected)))
     assert certain.notes == () and torch.equal(certain.targets, torch.from_numpy(expected).float())
 
 
 def test_whole_numbers_are_classes_whatever_their_type(bare):
     """Broken: labels that another program saved as floats would be refused, or 2.5 be class 2."""
     for dtype in (torch.int64, torch.int32, torch.uint8, torch.float32, torch.float64):
-        found = exchange.read(bare(IMAGES, torch.tensor([0, 1, 2, 0, 1, 2], dtype=dtype)))
+        found = exchange.read_images(bare(IMAGES, torch.tensor([0, 1, 2, 0, 1, 2], dtype=dtype)))
         assert found.targets.dtype == torch.int64 and found.targets.tolist() == [0, 1, 2, 0, 1, 2]
     for odd in ([0, 1, 2.5, 0, 1, 2], [0, 1, 2, 0, 1, float("nan")], [0, 1, float("inf"), 0, 1, 2]):
         with pytest.raises(DataError):
-            exchange.read(bare(IMAGES, torch.tensor(odd)))
+            exchange.read_images(bare(IMAGES, torch.tensor(odd)))
 
 
 def test_a_learning_rate_beside_the_images_is_taken_and_a_wrong_one_refused(bare):
     """Broken: networks would train with another step size than the set was learned for."""
     labels = torch.arange(6)
-    assert exchange.read(bare(IMAGES, labels)).step_size is None
+    assert exchange.read_images(bare(IMAGES, labels)).step_size is None
     for lr in (torch.tensor(0.25), torch.tensor([0.25]), torch.nn.Parameter(torch.tensor(0.25))):
-        assert exchange.read(bare(IMAGES, labels, lr)).step_size == 0.25
+        assert exchange.read_images(bare(IMAGES, labels, lr)).step_size == 0.25
     for lr in (torch.tensor(-0.1), torch.tensor(0.0), torch.tensor(float("nan")), torch.tensor([0.1, 0.2])):
         with pytest.raises(DataError, match="lr_best"):
-            exchange.read(bare(IMAGES, labels, lr))
+            exchange.read_images(bare(IMAGES, labels, lr))
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_a_learning_rate_beside_the_images_is_taken_and_a_wrong_one_refused(bare
 def test_tensors_that_are_no_labelled_images_are_a_data_error(bare, images, labels):
     """Broken: whatever lies in a .pt file would be trained on, or end as an internal error."""
     with pytest.raises(DataError):
-        exchange.read(bare(images, labels))
+        exchange.read_images(bare(images, labels))
 
 
 def test_the_best_images_of_a_folder_are_taken_else_the_last(bare):
@@ -386,11 +386,11 @@ def test_the_best_images_of_a_folder_are_taken_else_the_last(bare):
     for step in (0, 500, 1000):
         torch.save(IMAGES + step, folder / f"images_{step}.pt")
         torch.save(torch.arange(6), folder / f"labels_{step}.pt")
-    assert torch.equal(exchange.read(folder).images, IMAGES)
-    assert torch.equal(exchange.read(folder / "images_500.pt").images, IMAGES + 500)
+    assert torch.equal(exchange.read_images(folder).images, IMAGES)
+    assert torch.equal(exchange.read_images(folder / "images_500.pt").images, IMAGES + 500)
     (folder / "images_best.pt").unlink()
     try:
-        found = exchange.read(folder)
+        found = exchange.read_images(folder)
     except DataError:
         return  # asking which one is as good
     assert torch.equal(found.images, IMAGES + 1000)
@@ -407,7 +407,7 @@ def test_pictures_are_pixels_of_their_own_kind(tmp_path):
     for name, mode, channels in (("grey", "L", 1), ("colour", "RGB", 3), ("alpha", "RGBA", 3)):
         for label in ("a", "b"):
             picture(tmp_path / name / label / "0.png", mode=mode, value=51)
-        found = exchange.read(tmp_path / name)
+        found = exchange.read_images(tmp_path / name)
         assert found.images.shape == (2, channels, 8, 8) and found.pixels
         np.testing.assert_allclose(found.images.numpy(), 0.2, rtol=1e-6)
         assert found.class_names == ("a", "b") and found.targets.tolist() == [0, 1]
@@ -417,7 +417,7 @@ def test_a_16_bit_picture_is_not_silently_saturated(tmp_path):
     """Broken: everything brighter than 1/256 would become white."""
     picture(tmp_path / "deep" / "a" / "0.png", mode="I;16", value=32768)
     try:
-        found = exchange.read(tmp_path / "deep")
+        found = exchange.read_images(tmp_path / "deep")
     except DataError:
         return  # refusing is fine
     assert float(found.images.max()) == pytest.approx(0.5, abs=0.01)
@@ -436,4 +436,4 @@ def test_folders_that_are_no_set_are_a_data_error(tmp_path):
     (tmp_path / "word.txt").write_text("x")
     for name in ("none", "hollow", "sizes", "text", "loop", "word.txt", "missing"):
         with pytest.raises(DataError, match=name):
-            exchange.read(tmp_path / name)
+            exchange.read_images(tmp_path / name)

@@ -33,7 +33,7 @@ def written(tmp_path):
         "note": "é",
     }
     folder = tmp_path / "run" / "synthetic"
-    hashes = synthetic.write(folder, params, {"logits": targets.log()}, images, targets, SPACE, card)
+    hashes = synthetic.write_set(folder, params, {"logits": targets.log()}, images, targets, SPACE, card)
     return folder, images, targets, params, hashes
 
 
@@ -47,7 +47,7 @@ def test_a_set_comes_back_bit_for_bit_from_the_run_or_its_folder(written):
     """Broken: users would train on other images than those that were evaluated."""
     folder, images, targets, _, _ = written
     for place in (folder, folder.parent, str(folder)):
-        loaded = synthetic.load(place)
+        loaded = synthetic.read_set(place)
         assert torch.equal(loaded.images, images)
         assert torch.equal(loaded.targets, targets)
         assert loaded.step_size == 0.0123456789012345
@@ -87,7 +87,7 @@ def test_a_set_with_a_damaged_tensor_file_is_refused(written, name, damage):
     else:
         path.write_bytes(bytes(data) if damage == "flip" else bytes(data[:-1]))
     with pytest.raises(DataError, match=name):
-        synthetic.load(folder)
+        synthetic.read_set(folder)
 
 
 @pytest.mark.parametrize("key", ["sha256", "step_size", "training_space", "selected"])
@@ -98,7 +98,7 @@ def test_a_card_that_lacks_something_is_a_data_error(written, key):
     del card[key]
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(DataError, match=r"card\.json"):
-        synthetic.load(folder)
+        synthetic.read_set(folder)
 
 
 @pytest.mark.parametrize(
@@ -112,19 +112,19 @@ def test_a_card_with_garbled_values_is_a_data_error(written, key, value):
     card[key] = value
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(DataError):
-        synthetic.load(folder)
+        synthetic.read_set(folder)
 
 
 def test_a_folder_without_a_set_is_a_data_error(tmp_path):
     """Broken: a wrong path would look like a bug of ddfw."""
     with pytest.raises(DataError, match=r"card\.json is missing"):
-        synthetic.load(tmp_path)
+        synthetic.read_set(tmp_path)
 
 
 def test_a_real_run_stores_exactly_the_floats_that_its_card_counts(small_run):
     """Broken: the price of a method would be announced wrongly – the one thing that comparisons rest on."""
     stored = load_file(small_run.directory / "synthetic" / "params.safetensors")
-    floats = synthetic.load(small_run.directory).card["floats"]
+    floats = synthetic.read_set(small_run.directory).card["floats"]
     elements = sum(np.prod(t.shape, dtype=int) for t in stored.values() if t.dtype.is_floating_point)
     # 8×8 images of 10 classes at rank 4: two 8×4 mappers once, 4×4 cores and 10 label floats for each image. One
     # image per class would buy 640 floats, so 64 + 10 · k · 26 ≤ 640 and k = 2.

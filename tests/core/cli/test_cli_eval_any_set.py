@@ -20,11 +20,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import ddfw as package
-from ddfw.app.compose import configure
-from ddfw.app.given import given
-from ddfw.app.plan import lay_ground
 from ddfw.artifacts import exchange
 from ddfw.artifacts.synthetic import sealed_card
+from ddfw.config.load import configure
+from ddfw.pipeline.adopt import given
+from ddfw.pipeline.prepare import set_up
 
 IMAGES = torch.linspace(-1, 1, 10 * 64).view(10, 1, 8, 8).sin()
 ALL = (
@@ -187,8 +187,8 @@ def test_a_set_of_other_classes_is_refused(ddfw, finished, tiny, here):
 
 def test_classes_are_matched_by_their_names(here):
     """Broken: where the data set orders its classes otherwise than a folder does, labels would be exchanged."""
-    ground = lay_ground(configure("digits", {}, ("data.classes=[3, 1, 2]",)).config, None)
-    found = given(ground, exchange.read(pictures(here / "set", classes=[1, 2, 3])))
+    setup = set_up(configure("digits", {}, ("data.classes=[3, 1, 2]",)).config, None)
+    found = given(setup, exchange.read_images(pictures(here / "set", classes=[1, 2, 3])))
     assert found.targets.argmax(dim=1).tolist() == [1, 2, 0]
 
 

@@ -11,9 +11,9 @@ from attrs import evolve
 from safetensors.torch import load_file
 
 import ddfw as package
-from ddfw.app.catalog import catalog
-from ddfw.app.judging import Judge
+from ddfw.config.catalog import catalog
 from ddfw.engine.inner import Network, build_module
+from ddfw.pipeline.evaluation.evaluator import Evaluator
 from ddfw_plugins.datasets.digits import Digits
 from ddfw_plugins.executors.cpu import CpuSession
 from ddfw_plugins.models.convnet import ConvNet
@@ -182,13 +182,13 @@ def test_recognised_images_are_recognised_and_random_ones_not_all(run, here, gol
 
 def test_the_running_mean_is_what_is_judged_and_written(run, here, monkeypatch):
     """Broken: the figures would be of one set and the files of another."""
-    select = Judge.select
+    select = Evaluator.select
 
     def later_is_better(self, subject, validation):
         report = select(self, subject, validation)
         return evolve(report, mean=float(subject.step))
 
-    monkeypatch.setattr(Judge, "select", later_is_better)
+    monkeypatch.setattr(Evaluator, "select", later_is_better)
     judged, evaluate = [], CpuSession.evaluate
 
     def note(self, settings, subject, *rest):

@@ -10,15 +10,15 @@ import signal
 
 import pytest
 
-from ddfw.app import compose
 from ddfw.errors import DataError, DdfwError, DirectoryInUseError, DivergedError, PluginError
+from ddfw.pipeline import runner
 
 
 def fail_with(monkeypatch, error):
     def run(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(compose, "run", run)
+    monkeypatch.setattr(runner, "run", run)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_ctrl_c_is_130_and_sigterm_75(ddfw, tiny, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the signal did not stop the run")
 
-    monkeypatch.setattr(compose, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     ddfw(*tiny).refused(75, "SIGTERM")
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -68,7 +68,7 @@ def test_sigterm_is_told_apart_where_a_library_makes_a_plain_interrupt_of_it(ddf
             os.kill(os.getpid(), signal.SIGTERM)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compose, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     ddfw(*tiny).refused(75, "stopped by SIGTERM")
 
 

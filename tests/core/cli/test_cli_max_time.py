@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from ddfw.app.announce import Announcer
 from ddfw.contracts.observer import StepReport
+from ddfw.pipeline.observers import Announcer
 
 SET = ("params.safetensors", "images.safetensors", "labels.safetensors", "card.json")
 
@@ -48,8 +48,8 @@ def test_what_is_no_duration_is_a_usage_error(ddfw, tiny, here, text):
 )
 def test_durations_are_read_as_people_write_them(ddfw, tiny, here, monkeypatch, text, seconds):
     """Broken: 30m would be thirty seconds."""
-    from ddfw.app import compose
     from ddfw.errors import DataError
+    from ddfw.pipeline import runner
 
     given = []
 
@@ -57,7 +57,7 @@ def test_durations_are_read_as_people_write_them(ddfw, tiny, here, monkeypatch, 
         given.append(max_seconds)
         raise DataError("enough")
 
-    monkeypatch.setattr(compose, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     ddfw(*tiny, f"--max-time={text}").refused(4)
     assert seconds - 5 < given[0] <= seconds
 
@@ -150,7 +150,7 @@ def test_a_signal_in_the_evaluation_says_from_where_the_run_goes_on(ddfw, tiny, 
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
 
-        patched.setattr("ddfw.app.stages.final", stopped)
+        patched.setattr("ddfw.pipeline.stages.final", stopped)
         arguments = [*tiny, "-q", "--out", "run", "--experts-dir", finished.experts]
         ddfw(*arguments).refused(75, "stopped by SIGTERM", "goes on from step 3")
     assert ddfw(*arguments).code == 0
@@ -170,11 +170,11 @@ def test_a_corrupted_checkpoint_is_exit_code_4_and_another_thread_count_1(ddfw, 
     with monkeypatch.context() as patched:
         patched.setattr(Announcer, "__call__", told)
         assert ddfw(*arguments).code == 75
-    from ddfw.app import going_on
+    from ddfw.pipeline import resume
 
-    circumstances = going_on.circumstances
+    circumstances = resume.circumstances
     with monkeypatch.context() as patched:
-        patched.setattr(going_on, "circumstances", lambda *a: {**circumstances(*a), "threads": 64})
+        patched.setattr(resume, "circumstances", lambda *a: {**circumstances(*a), "threads": 64})
         ddfw(*arguments).refused(1, "threads 1, not 64", "rm -r run/checkpoints")
     (path,) = (here / "run" / "checkpoints").glob("step-*")
     path.write_bytes(b"")
@@ -211,8 +211,8 @@ def test_a_run_that_is_killed_three_times_ends_as_one_that_was_not(ddfw, tiny, h
 
 def test_max_time_holds_for_a_whole_comparison(ddfw, here, monkeypatch):
     """Broken: a comparison of twenty runs would take twenty times as long as was allowed."""
-    from ddfw.app import compose
     from ddfw.errors import StoppedError
+    from ddfw.pipeline import runner
 
     clock, given = [0.0], []
 
@@ -221,13 +221,13 @@ def test_max_time_holds_for_a_whole_comparison(ddfw, here, monkeypatch):
         clock[0] += 40
         if len(given) == 2:
             raise StoppedError("time is over")
-        return compose.RunResult(directory=places.out, summary={})
+        return runner.RunResult(directory=places.out, summary={})
 
     (here / "c.toml").write_text('[comparison]\nseeds = [0, 1]\n[variants.one]\nparam = { name = "pixel" }\n')
-    monkeypatch.setattr(compose, "run", run)
-    monkeypatch.setattr("ddfw.app.comparisons.now", lambda: clock[0])
-    monkeypatch.setattr("ddfw.app.comparisons._record", lambda *args: {})
-    monkeypatch.setattr("ddfw.app.comparisons.markdown", lambda record: "")
+    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr("ddfw_plugins.commands.compare.runner.now", lambda: clock[0])
+    monkeypatch.setattr("ddfw_plugins.commands.compare.runner._record", lambda *args: {})
+    monkeypatch.setattr("ddfw_plugins.commands.compare.runner.markdown", lambda record: "")
     (here / "runs" / "c").mkdir(parents=True)
     ddfw("compare", "c.toml", "-q", "--max-time", "1m").refused(75, "time is over")
     assert given == [60, 20]

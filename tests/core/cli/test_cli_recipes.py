@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from ddfw.app.sources import recipes
+from ddfw.config.recipes import recipes
 
 NAMES = tuple(recipes())
 

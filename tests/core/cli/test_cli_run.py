@@ -10,9 +10,9 @@ import tomllib
 import numpy as np
 import pytest
 
-from ddfw.app.compose import structure
-from ddfw.app.sources import gather
 from ddfw.artifacts import atomic
+from ddfw.config.layers import gather
+from ddfw.config.load import structured_config
 
 SUBJECTS = ["distilled", "random_real", "random_real_teacher", "full_data"]
 
@@ -162,7 +162,7 @@ def test_print_config_is_toml_that_runs_as_the_same_configuration(ddfw, tiny, he
     (here / "mine.toml").write_text(said.out, encoding="utf-8")
     flags = {"param": {"name": "lss"}, "traj": {"name": "mct"}, "budget": {"ipc": 3}}
     assignments = [a.removeprefix("--set=") for a in tiny if a.startswith("--set=")]
-    assert structure(gather("mine.toml", {}, ())) == structure(gather("default", flags, assignments))
+    assert structured_config(gather("mine.toml", {}, ())) == structured_config(gather("default", flags, assignments))
     assert sorted(p.name for p in here.iterdir()) == ["mine.toml"]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddfw import ImageSpec, testing
-from ddfw.app.catalog import catalog
+from ddfw.config.catalog import catalog
 from ddfw.kinds import KINDS
 
 #: Options, besides the defaults, that take another path through a component.

@@ -13,7 +13,7 @@ import attrs  # noqa: E402
 import torch  # noqa: E402
 
 from ddfw import DivergedError  # noqa: E402
-from ddfw.testing._common import Subject  # noqa: E402
+from ddfw.testing._common import Checked  # noqa: E402
 from ddfw.testing._executor import _CPU, SETTINGS, _Case  # noqa: E402
 from ddfw_plugins.executors.torchrun import SharedSession, Torchrun  # noqa: E402
 
@@ -57,7 +57,7 @@ def segments_of(case: _Case, count: int):
 
 def main() -> None:
     executor = Torchrun()
-    case = _Case(subject=Subject("executor", executor), executor=executor, seed=0)
+    case = _Case(subject=Checked("executor", executor), executor=executor, seed=0)
     with executor.open(case.context()) as alone:
         wanted = {n: alone.meta_gradient(*segments_of(case, n)) for n in (1, 2, 3, 4)}
         facts = alone.describe()

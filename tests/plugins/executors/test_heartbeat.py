@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import TCPStore
 
-from ddfw.ranks import Launch
+from ddfw.process.ranks import Launch
 from ddfw_plugins.executors import _heartbeat
 from ddfw_plugins.executors._heartbeat import Heartbeat, Verdict
 

@@ -19,15 +19,15 @@ import torch
 from attrs import frozen
 
 from ddfw import AbstractModel, DataError, DdfwError, DivergedError, LabelledImages, OptionError, TrainingSettings
-from ddfw.app import tasks
-from ddfw.app.catalog import named_component
-from ddfw.app.compose import configure
-from ddfw.app.plan import lay_ground
+from ddfw.config.catalog import named_component
+from ddfw.config.load import configure
+from ddfw.pipeline.prepare import set_up
+from ddfw.remote import tasks
 from ddfw.testing import check_executor
 from ddfw_plugins.executors import _ray_cluster, _ray_tasks
 from ddfw_plugins.executors.cpu import Cpu
 from ddfw_plugins.executors.ray import Ray
-from ddfw_registry import ConfigError, Problem
+from ddfw_registry import ConfigError, ConfigProblem
 
 try:
     import ray as library
@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import ClassVar, final
 from attrs import frozen
 from ddfw import AbstractModel, DataError, Stream, option
-from ddfw.app.catalog import named_component
+from ddfw.config.catalog import named_component
 from ddfw.randomness import derive_seed
 
 NOTES = Path(__file__).parent / "notes"
@@ -124,30 +124,30 @@ def notes(cluster):
 
 
 @pytest.fixture(scope="module")
-def ground():
+def setup():
     """Digits and a tiny network."""
-    return lay_ground(configure("default", {}, SMALL).config, None)
+    return set_up(configure("default", {}, SMALL).config, None)
 
 
-def splits(ground):
-    return (ground.encode(split, torch.device("cpu")) for split in (ground.splits.train, ground.splits.validation))
+def splits(setup):
+    return (setup.encode(split, torch.device("cpu")) for split in (setup.splits.train, setup.splits.validation))
 
 
-def fragile_ground(ground, cluster, **options):
+def fragile_ground(setup, cluster, **options):
     from attrs import evolve
 
     from ddfw.engine.inner import Network, build_module
 
     model = cluster.Fragile(**options)
-    module = build_module(model, ground.splits.spec)
-    return evolve(ground, config=evolve(ground.config, model=model), module=module, network=Network(module))
+    module = build_module(model, setup.splits.spec)
+    return evolve(setup, config=evolve(setup.config, model=model), module=module, network=Network(module))
 
 
-def trained(executor, ground, seeds, into=None):
+def trained(executor, setup, seeds, into=None):
     found = {} if into is None else into
-    train, validation = splits(ground)
+    train, validation = splits(setup)
     told = []
-    with executor.open(ground.context()) as session:
+    with executor.open(setup.context()) as session:
         for expert in session.train_experts(SETTINGS, train, validation, seeds, lambda *at: told.append(at)):
             assert expert.seed not in found
             found[expert.seed] = expert
@@ -190,9 +190,9 @@ def test_it_keeps_the_contract(cluster):
 
 
 @needs_ray
-def test_experts_on_two_workers_are_the_serial_ones_byte_for_byte(cluster, ground):
+def test_experts_on_two_workers_are_the_serial_ones_byte_for_byte(cluster, setup):
     """Broken: where an expert is trained would change it."""
-    found, wanted = (trained(e, ground, [0, 1, 2, 3]) for e in (Ray(workers=2, cpus=0.5), Cpu(threads=1)))
+    found, wanted = (trained(e, setup, [0, 1, 2, 3]) for e in (Ray(workers=2, cpus=0.5), Cpu(threads=1)))
     assert sorted(found) == [0, 1, 2, 3]
     for seed, expert in wanted.items():
         assert found[seed].snapshots.numpy().tobytes() == expert.snapshots.numpy().tobytes()
@@ -202,33 +202,33 @@ def test_experts_on_two_workers_are_the_serial_ones_byte_for_byte(cluster, groun
 
 
 @needs_ray
-def test_so_they_are_with_several_threads(cluster, ground):
+def test_so_they_are_with_several_threads(cluster, setup):
     """Broken: Ray's own choice of threads for a worker would shape experts."""
-    found, wanted = (trained(e, ground, [4])[4] for e in (Ray(threads=2), Cpu(threads=2)))
+    found, wanted = (trained(e, setup, [4])[4] for e in (Ray(threads=2), Cpu(threads=2)))
     assert found.snapshots.numpy().tobytes() == wanted.snapshots.numpy().tobytes()
 
 
 @needs_ray
 @pytest.mark.parametrize("purpose", ["select", "eval"])
-def test_evaluations_are_the_engines(cluster, ground, purpose):
+def test_evaluations_are_the_engines(cluster, setup, purpose):
     """Broken: an accuracy would depend on the executor, or stand at another network's place."""
-    train, validation = splits(ground)
+    train, validation = splits(setup)
     soft = LabelledImages(images=train.images[:30], targets=torch.eye(10)[train.targets[:30]])
     found = []
     for executor in (Ray(), Cpu(threads=1)):
         told = []
-        with executor.open(ground.context()) as session:
+        with executor.open(setup.context()) as session:
             found.append(session.evaluate(SETTINGS, soft, validation, 7, range(1, 4), purpose, told.append))
         assert told == [1, 2, 3]
     assert found[0] == found[1]
 
 
 @needs_ray
-def test_an_expert_that_diverges_is_told_once_and_the_ones_before_it_are_kept(cluster, ground, notes):
+def test_an_expert_that_diverges_is_told_once_and_the_ones_before_it_are_kept(cluster, setup, notes):
     """Broken: a divergence would be retried, arrive as Ray's error, or take finished experts with it."""
     kept = {}
     with pytest.raises(DivergedError, match="expert of seed 2") as caught:
-        trained(Ray(workers=2), fragile_ground(ground, cluster, seed=2), [0, 1, 2, 3, 4], kept)
+        trained(Ray(workers=2), fragile_ground(setup, cluster, seed=2), [0, 1, 2, 3, 4], kept)
     assert {0, 1} <= set(kept) and 2 not in kept
     assert type(caught.value) is DivergedError and notes("fragile") == 1
     assert "\n" not in str(caught.value) and "ray" not in str(caught.value).lower()
@@ -236,11 +236,11 @@ def test_an_expert_that_diverges_is_told_once_and_the_ones_before_it_are_kept(cl
 
 
 @needs_ray
-def test_a_worker_that_dies_again_and_again_ends_in_one_error_that_names_the_expert(cluster, ground, notes):
+def test_a_worker_that_dies_again_and_again_ends_in_one_error_that_names_the_expert(cluster, setup, notes):
     """Broken: nobody would know which expert was lost, or the run would go on for ever."""
     kept = {}
     with pytest.raises(DdfwError, match=r"expert of seed 1 was lost .* 2 times .*retries = 1.* is kept") as caught:
-        trained(Ray(workers=2, retries=1), fragile_ground(ground, cluster, seed=1, kills=True), [0, 1], kept)
+        trained(Ray(workers=2, retries=1), fragile_ground(setup, cluster, seed=1, kills=True), [0, 1], kept)
     assert set(kept) == {0} and notes("fragile") == 2
     assert "\n" not in str(caught.value)
 
@@ -277,11 +277,11 @@ def test_what_a_scattered_function_raises_arrives_as_it_is(cluster, notes):
 
 
 @needs_ray
-def test_a_session_that_is_left_early_cancels_what_runs(cluster, ground):
+def test_a_session_that_is_left_early_cancels_what_runs(cluster, setup):
     """Broken: an interrupt would leave tasks on a shared cluster, or a late generator start a cluster of its own."""
-    train, validation = splits(ground)
+    train, validation = splits(setup)
     slow = TrainingSettings(epochs=100_000, lr=0.01, momentum=0.0, weight_decay=0.0, batch_size=16)
-    with pytest.raises(KeyboardInterrupt), Ray(workers=2).open(ground.context()) as session:
+    with pytest.raises(KeyboardInterrupt), Ray(workers=2).open(setup.context()) as session:
 
         def interrupt(position, epoch):
             raise KeyboardInterrupt
@@ -299,17 +299,17 @@ def test_a_session_that_is_left_early_cancels_what_runs(cluster, ground):
 
 
 @needs_ray
-def test_tasks_that_no_node_has_room_for_are_refused(cluster, ground):
+def test_tasks_that_no_node_has_room_for_are_refused(cluster, setup):
     """Broken: the run would wait for ever."""
     for options, word in (({"cpus": 100}, "100 CPUs"), ({"gpus": 64}, "64 GPUs")):
-        with pytest.raises(OptionError, match=word), Ray(**options).open(ground.context()):
+        with pytest.raises(OptionError, match=word), Ray(**options).open(setup.context()):
             pass
 
 
 @needs_ray
-def test_what_a_session_says_of_itself(cluster, ground):
+def test_what_a_session_says_of_itself(cluster, setup):
     """Broken: a manifest would not say where the work was done."""
-    with Ray(cpus=0.5).open(ground.context()) as session:
+    with Ray(cpus=0.5).open(setup.context()) as session:
         said = session.describe()
     assert said["type"] == "ray" and said["gradients"] == "cpu" and said["ray"] == library.__version__
     assert (said["nodes"], said["cpus"]) == (1, 2)
@@ -389,8 +389,8 @@ def test_an_interrupted_run_ends_and_takes_its_cluster_with_it(tmp_path):
 OWN_CLUSTER = """
 import os, random, signal
 import torch, ray
-from ddfw.app.compose import configure
-from ddfw.app.plan import lay_ground
+from ddfw.config.load import configure
+from ddfw.pipeline.prepare import lay_ground
 from ddfw_plugins.executors.ray import Ray
 
 ground = lay_ground(configure("default", {}, ()).config, None)
@@ -421,16 +421,16 @@ def test_the_last_session_shuts_its_cluster_down_and_puts_everything_back(tmp_pa
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 
-def test_without_ray_the_way_to_install_it_is_said(ground, monkeypatch):
+def test_without_ray_the_way_to_install_it_is_said(setup, monkeypatch):
     """Broken: a traceback about a missing module."""
     monkeypatch.setitem(sys.modules, "ray", None)
     state = random.getstate()
-    with pytest.raises(OptionError, match=r'pip install "ddfw\[ray\]"'), Ray().open(ground.context()):
+    with pytest.raises(OptionError, match=r'pip install "ddfw\[ray\]"'), Ray().open(setup.context()):
         pass
     assert random.getstate() == state
 
 
-def test_an_address_where_nothing_answers_is_refused(ground, monkeypatch):
+def test_an_address_where_nothing_answers_is_refused(setup, monkeypatch):
     """Broken: minutes of waiting, Ray's traceback, or a new cluster in place of the one that was asked for."""
 
     class Nothing:
@@ -455,7 +455,7 @@ def test_an_address_where_nothing_answers_is_refused(ground, monkeypatch):
         port = free.getsockname()[1]
     for address, reason in (("auto", "Nobody there"), (f"127.0.0.1:{port}", ".*refused")):
         refused = pytest.raises(OptionError, match=rf"'{address}' \({reason}\); start one")
-        with refused as caught, Ray(address=address, workers=2).open(ground.context()):
+        with refused as caught, Ray(address=address, workers=2).open(setup.context()):
             pass
         assert caught.value.option == "address"
     assert dict(os.environ) == before
@@ -469,7 +469,7 @@ class Homemade(AbstractModel):
         return named_component("model", "mlp").build(spec)
 
 
-def test_a_component_of_a_notebook_cannot_travel(ground, monkeypatch):
+def test_a_component_of_a_notebook_cannot_travel(setup, monkeypatch):
     """Broken: the run would fail in a worker, after everything was prepared, or code would be sent around."""
     monkeypatch.setattr(Homemade, "__module__", "__main__")
     with pytest.raises(OptionError, match=r"network 'homemade' is a class of __main__ .*plugin .*executor cpu"):
@@ -502,7 +502,7 @@ def test_components_travel_as_their_tables(elsewhere):
         DivergedError("expert of seed 3: loss is not finite", step=4),
         OptionError("too small", "rank"),
         DataError("gone"),
-        ConfigError((Problem(path="a.b", message="wrong"), Problem(path="c", message="wrong too"))),
+        ConfigError((ConfigProblem(path="a.b", message="wrong"), ConfigProblem(path="c", message="wrong too"))),
         FileNotFoundError(2, "No such file", "data.npz"),
         ZeroDivisionError("division by zero"),
     ],
@@ -526,24 +526,24 @@ def test_an_error_of_unknown_class_arrives_as_one_of_ddfws():
     assert type(back) is DdfwError and str(back) == "Strange: what"
 
 
-def test_a_worker_with_another_version_or_without_the_plugin_says_so(ground):
+def test_a_worker_with_another_version_or_without_the_plugin_says_so(setup):
     """Broken: other code would train experts for this run's store."""
-    job = tasks.pack_job(ground.context(), Cpu(), 1)
-    train, judge = splits(ground)
-    given = tasks.Given(train=train, judge=judge, spec=ground.splits.spec)
+    job = tasks.pack_job(setup.context(), Cpu(), 1)
+    train, judge = splits(setup)
+    given = tasks.TaskData(train=train, judge=judge, spec=setup.splits.spec)
     for wrong, words in (
         ({"ddfw": "0.0.1"}, "a worker has ddfw 0.0.1|a worker has ddfw .*, the run 0.0.1"),
         ({"model": {"kind": "model", "class": "", "table": {"name": "nowhere"}}}, "nowhere.*same plugins"),
         ({"model": {"kind": "model", "class": "nowhere:Net", "table": {}}}, "nowhere.*same plugins"),
     ):
         with pytest.raises(OptionError, match=words):
-            tasks.train_expert({**job, **wrong}, tasks.pack_settings(SETTINGS), given, 0, lambda epoch: None)
+            tasks.remote_expert({**job, **wrong}, tasks.pack_settings(SETTINGS), given, 0, lambda epoch: None)
 
 
-def test_what_a_network_was_built_for_is_found_from_its_answer(ground):
+def test_what_a_network_was_built_for_is_found_from_its_answer(setup):
     """Broken: a worker would build another network."""
-    train, _ = splits(ground)
-    assert tasks.image_spec(ground.module, train.images[:1]) == ground.splits.spec
+    train, _ = splits(setup)
+    assert tasks.image_spec(setup.module, train.images[:1]) == setup.splits.spec
 
 
 def test_read_only_arrays_become_tensors_on_the_same_memory_without_a_warning():

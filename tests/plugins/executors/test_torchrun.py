@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddfw import OptionError, ranks
+from ddfw import OptionError
 from ddfw.cli.main import invoke
+from ddfw.process import ranks
 from ddfw.testing import check_executor
 from ddfw_plugins.executors.torchrun import Torchrun
 

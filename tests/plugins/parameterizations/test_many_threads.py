@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddfw import Budget, ImageSpec
-from ddfw.app.catalog import catalog
+from ddfw.config.catalog import catalog
 from ddfw.testing._fakes import real_images
 
 SPEC = ImageSpec(channels=3, height=32, width=32, num_classes=10)

@@ -1,1 +1,0 @@
-"""From words to objects to a run: configuration, recipes, composition."""

@@ -1,0 +1,1 @@
+"""Words to objects: layers, recipes and files become one configuration of components."""

@@ -1,0 +1,71 @@
+"""Commands, formats and folders of recipes that plugins offer; asked once, when one of them is needed."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ddfw.config.catalog import plugins
+from ddfw.contracts.extensions import Command, Format
+from ddfw.errors import PluginError
+from ddfw_registry import Offers, collect
+
+
+@cache
+def commands() -> Offers[Command]:
+    """The commands that plugins offer, by name."""
+    return collect(plugins(), "ddfw_register_commands", "command", "command", _command, "commands")
+
+
+@cache
+def formats() -> Offers[Format]:
+    """The formats of learned sets that plugins offer, by name."""
+    return collect(plugins(), "ddfw_register_formats", "format", "format", _format, "formats")
+
+
+@cache
+def recipe_folders() -> Offers[Path]:
+    """The folders of recipes that plugins offer, by path."""
+    return collect(plugins(), "ddfw_register_recipes", "recipes", "folder of recipes", _folder, "folders")
+
+
+def imported(target: str, owner: str) -> Any:
+    """What `module:attribute` names.
+
+    Args:
+        target: the place.
+        owner: identity of the plugin that named it, for the message.
+
+    Raises:
+        PluginError: there is no such thing, or its module fails to import.
+    """
+    module, _, path = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except Exception as error:
+        raise PluginError(
+            f"plugin {owner} names {target}, which cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    return found
+
+
+def _command(item: object) -> tuple[str, Command]:
+    if not isinstance(item, Command):
+        raise ValueError(f"{item!r}: it is no ddfw.Command")
+    return item.name, item
+
+
+def _format(item: object) -> tuple[str, Format]:
+    if not isinstance(item, Format):
+        raise ValueError(f"{item!r}: it is no ddfw.Format")
+    return item.name, item
+
+
+def _folder(item: object) -> tuple[str, Path]:
+    if not isinstance(item, str | Path) or not Path(item).is_dir():
+        raise ValueError(f"{item!r}: it is no folder")
+    return str(item), Path(item)

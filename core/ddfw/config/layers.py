@@ -1,0 +1,140 @@
+"""Where a run's settings come from: recipe < its quick table < file < flags < --set, and which of them said what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from ddfw.config.files import read_toml
+from ddfw.config.merge import merge
+from ddfw.config.recipes import DEFAULT, NO_RECIPE, Recipe, choose, recipes
+from ddfw.config.run_config import COMPONENT_TABLES
+from ddfw.config.toml import parse_value
+from ddfw.errors import PluginError, config_error
+from ddfw_registry import did_you_mean
+
+#: The origin of what a recipe's quick table says.
+QUICK = "--quick"
+
+
+@frozen(kw_only=True)
+class Settings:
+    """Merged settings, for each dotted path the layer that had the last word, and the recipe below them."""
+
+    tables: Mapping[str, Any]
+    origins: Mapping[str, str] = field(factory=dict)
+    recipe: str = ""
+
+
+def gather(
+    start: str | Mapping[str, Any] | None,
+    flags: Mapping[str, Any],
+    assignments: Sequence[str],
+    *,
+    quick: bool = False,
+) -> Settings:
+    """Merges all layers.
+
+    Args:
+        start: a recipe's name, a configuration file, complete tables that stand for one, or None.
+        flags: tables that flags set, `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`.
+        assignments: `key.path=value` texts of --set.
+        quick: lay the recipe's quick table over it, below what the user said.
+
+    Raises:
+        ConfigError: an unknown recipe, an unreadable file, a --set without `=`.
+        PluginError: no plugin offers the recipe `default`, and a component is not named.
+    """
+    known = recipes()
+    file = _start(start, known)
+    layers = [(file.tables, file.origin), (flags, "flag"), (_assigned(assignments), "--set")]
+    default = known.get(DEFAULT, NO_RECIPE)
+    recipe = known[file.recipe] if file.recipe else choose(known.values(), default, [tables for tables, _ in layers])
+    quick_layer = [(recipe.quick, QUICK)] if quick else []
+    if file.complete:  # the file holds what is below it already, but for the quick table
+        layers[1:1] = quick_layer if file.recipe else []
+    else:
+        layers = [*((r.tables, f"recipe {r.name}") for r in (default, recipe)), *quick_layer, *layers]
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for tables, origin in layers:
+        merge(merged, tables, "", origin, origins)
+    if default is NO_RECIPE and (missing := [table for table in COMPONENT_TABLES if table not in merged]):
+        raise PluginError(
+            f"no installed plugin ships the recipe {DEFAULT!r}, so every component has to be named; "
+            f"missing: {', '.join(missing)}"
+        )
+    run = merged.setdefault("run", {})
+    if isinstance(run, dict):
+        run.setdefault("recipe", recipe.name)
+        if quick:
+            run["quick"] = True
+    return Settings(tables=merged, origins=origins, recipe=recipe.name)
+
+
+@frozen(kw_only=True)
+class _Start:
+    """What a configuration starts from.
+
+    Args:
+        tables: of a file or card, {} for a recipe or nothing.
+        origin: what the tables are called in messages.
+        recipe: the recipe that is named, "" where one has to be chosen.
+        complete: whether no recipe belongs below the tables: a run's own file leaves out only what is meant to be out.
+    """
+
+    tables: Mapping[str, Any] = field(factory=dict)
+    origin: str = ""
+    recipe: str = ""
+    complete: bool = False
+
+
+def _start(start: str | Mapping[str, Any] | None, known: Mapping[str, Recipe]) -> _Start:
+    if start is None:
+        return _Start()
+    if isinstance(start, Mapping):
+        return _Start(tables=start, origin="card", complete=True)
+    if not (start.endswith(".toml") or "/" in start or Path(start).is_file()):
+        if start not in known:
+            hint = did_you_mean(start, known) or f" {_some(known.values())}"
+            raise config_error("run.recipe", f"unknown recipe {start!r}.{hint} A file needs a / or .toml in its name")
+        return _Start(recipe=start)
+    tables = read_toml(Path(start))
+    head = tables.get("run")
+    said = head.get("recipe") if isinstance(head, Mapping) else None
+    return _Start(
+        tables=tables,
+        origin=f"file {start}",
+        recipe=said if isinstance(said, str) and said in known else "",
+        complete=isinstance(said, str) and all(table in tables for table in COMPONENT_TABLES),
+    )
+
+
+def _some(known: Iterable[Recipe]) -> str:
+    """A few names, the most general ones first."""
+    ordered = [recipe.name for recipe in sorted(known, key=lambda recipe: recipe.tuned)]
+    return f"There are {', '.join(ordered[:6])}, …; `ddfw recipes` lists all {len(ordered)}."
+
+
+def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        keys = [k.strip() for k in path.split(".")]
+        if not equals or not all(keys):
+            raise config_error("--set", f"expected key.path=value, got {text!r}")
+        table = tables
+        for key in keys[:-1]:
+            inner = table.get(key)
+            if not isinstance(inner, dict):
+                inner = table[key] = {} if inner is None else {"name": inner}
+            table = inner
+        parsed = parse_value(value.strip())
+        if isinstance(table.get(keys[-1]), dict) and not isinstance(parsed, dict):
+            table[keys[-1]]["name"] = parsed
+        else:
+            table[keys[-1]] = parsed
+    return tables

@@ -1,0 +1,29 @@
+"""One layer of settings is laid over another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ddfw.config.run_config import COMPONENT_TABLES
+
+
+def merge(into: dict[str, Any], tables: Mapping[str, Any], path: str, origin: str, origins: dict[str, str]) -> None:
+    """Merges one layer; a component table that names another component replaces the old one."""
+    for key, value in tables.items():
+        here = f"{path}.{key}" if path else key
+        if not path and key in COMPONENT_TABLES and isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping):
+            into[key] = value
+            origins[here] = origin
+            continue
+        old = into.get(key)
+        component = not path and key in COMPONENT_TABLES
+        if not isinstance(old, dict) or (component and value.get("name", old.get("name")) != old.get("name")):
+            for stale in [p for p in origins if p.startswith(f"{here}.")]:
+                del origins[stale]
+            old = into[key] = {}
+        if not value:
+            origins[here] = origin
+        merge(old, value, here, origin, origins)

@@ -1,0 +1,1 @@
+"""Objects to a finished run: preparation, experts, the outer loop, evaluation, files."""

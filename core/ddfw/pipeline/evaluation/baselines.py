@@ -1,0 +1,199 @@
+"""What networks are trained on to be judged: a learned set, and real images that it is compared with.
+
+Shapes: n images, m classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from attrs import frozen
+
+from ddfw.contracts.executor import LabelledImages
+from ddfw.pipeline.prepare import Plan, Setup
+from ddfw.randomness import Stream, derive_seed, generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddfw.contracts.dataset import RealImages
+    from ddfw.contracts.labels import Teachers
+
+#: How real images are selected: at random, nearest to the centres of k-means clusters, or by herding.
+Selection = Literal["random", "kmeans", "herding"]
+#: Baselines of real images: how they are selected, with whose labels, and what they are equal in.
+REAL: Mapping[str, tuple[Selection, Literal["hard", "teacher"], Literal["floats", "count"]]] = {
+    "random_real": ("random", "hard", "floats"),
+    "random_real_teacher": ("random", "teacher", "floats"),
+    "random_real_count": ("random", "hard", "count"),
+    "random_real_teacher_count": ("random", "teacher", "count"),
+    "kmeans_real": ("kmeans", "hard", "floats"),
+    "herding_real": ("herding", "hard", "floats"),
+}
+
+
+@frozen(kw_only=True)
+class Subject:
+    """Something that networks are trained on.
+
+    Args:
+        name: `distilled`, `random_real`, `full_data`, …
+        data: images and targets.
+        lr: learning rate of the networks.
+        floats: what it stores, {strict, pixels}.
+        step: the outer step, where there is one.
+        selected_by: which split chose the step or the learning rate.
+        notes: what a reader of the figure has to know.
+    """
+
+    name: str
+    data: LabelledImages
+    lr: float
+    floats: Mapping[str, int]
+    step: int | None = None
+    selected_by: Literal["validation", "nothing"] = "validation"
+    notes: tuple[str, ...] = ()
+
+
+def distilled(plan: Plan, images: Tensor, targets: Tensor, step_size: float, step: int) -> Subject:
+    """A run's learned set; networks train with its own step size."""
+    layout = plan.layout
+    notes = ["over the strict budget"] if layout.over_budget else []
+    if plan.expert_set.imported:
+        notes.append("imported experts may have seen the validation images that selected the step")
+    return Subject(
+        name="distilled",
+        data=LabelledImages(images=images, targets=targets),
+        lr=step_size,
+        floats={"strict": layout.strict_floats, "pixels": layout.parameter_floats},
+        step=step,
+        notes=tuple(notes),
+    )
+
+
+def full_data(setup: Setup, train: LabelledImages) -> Subject:
+    """The whole training split."""
+    floats = setup.full_data_floats()
+    return Subject(
+        name="full_data",
+        data=train,
+        lr=setup.config.eval.full_lr,
+        floats={"strict": floats, "pixels": floats},
+        selected_by="nothing",
+    )
+
+
+@frozen(kw_only=True)
+class Size:
+    """What baselines are made equal to.
+
+    Args:
+        floats: the budget.
+        per_class: images of each class.
+    """
+
+    floats: int
+    per_class: int
+
+
+def size_of(setup: Setup, subject: Subject, *, own_budget: bool) -> Size:
+    """The size of a subject: the configuration's budget if it was made for that, else the floats that it stores.
+
+    Images that cannot be shared out evenly are rounded up, in favour of what it is compared with.
+    """
+    budget = setup.config.budget
+    floats = budget.floats(setup.splits.spec) if own_budget else subject.floats[budget.accounting]
+    return Size(floats=floats, per_class=-(-len(subject.data.images) // setup.splits.spec.num_classes))
+
+
+def real_baseline(setup: Setup, name: str, train: LabelledImages, teachers: Teachers | None, size: Size) -> Subject:
+    """Real images at equal stored floats, or in equal number; the learning rate is the first of `baseline_lrs`.
+
+    Args:
+        setup: the run's.
+        name: a key of `REAL`.
+        train: the training split in training space.
+        teachers: label the images where the name says so.
+        size: what they have to be equal to, in floats or in number.
+    """
+    how, labels, equal = REAL[name]
+    config, spec = setup.config, setup.splits.spec
+    label_floats = spec.num_classes if labels == "teacher" else 0
+    price = spec.num_classes * (spec.floats_per_image + config.budget.label_price(label_floats))
+    budget = size.floats
+    per_class = max(1, budget // price) if equal == "floats" else size.per_class
+    rows = select_real(setup.real(train), how, per_class, config.run.seed)
+    images, classes = train.images[rows], train.targets[rows]
+    pixels = len(rows) * spec.floats_per_image
+    over = equal == "floats" and per_class * price > budget
+    if labels == "teacher":
+        assert teachers is not None
+        classes = teachers.logits(images).softmax(dim=2).mean(dim=0)
+    return Subject(
+        name=name,
+        data=LabelledImages(images=images, targets=classes),
+        lr=config.eval.baseline_lrs[0],
+        floats={"strict": pixels + len(rows) * label_floats, "pixels": pixels},
+        notes=("over the budget: one image per class is the least",) if over else (),
+    )
+
+
+def select_real(real: RealImages, how: Selection, per_class: int, seed: int) -> Tensor:
+    """Indices [m · per_class] of real training images, class by class.
+
+    `kmeans` takes the image nearest to the centre of each of `per_class` clusters of a class; `herding` takes, one
+    after another, the image that brings the mean of those taken nearest to the mean of the class. Both work on the
+    values of the images in training space. Where a class has fewer images, they come again.
+
+    Args:
+        real: the training split.
+        how: the selection.
+        per_class: images of each class.
+        seed: of random picks and of k-means.
+    Source: herding: Welling, Herding Dynamical Weights to Learn, ICML 2009.
+    """
+    if how == "random":
+        return real.pick(per_class, generator(seed, Stream.BASELINE))
+    rows = []
+    for label in range(real.num_classes):
+        members = (real.labels == label).nonzero().flatten().cpu()
+        features = real.images[members.to(real.images.device)].flatten(1).float().cpu()
+        count = min(per_class, len(members))
+        chosen = _herded(features, count) if how == "herding" else _central(features, count, seed, label)
+        repeats = -(-per_class // count)
+        rows.append(members[chosen].repeat(repeats)[:per_class])
+    return torch.cat(rows)
+
+
+def _herded(features: Tensor, count: int) -> Tensor:
+    """Greedy: after k picks of sum s, the image x that minimises ‖(k + 1)·mean − s − x‖, each at most once."""
+    mean, total = features.mean(dim=0), torch.zeros_like(features[0])
+    free = torch.ones(len(features), dtype=torch.bool)
+    chosen = []
+    for k in range(count):
+        distance = ((k + 1) * mean - total - features).square().sum(dim=1)
+        pick = int(distance.masked_fill(~free, torch.inf).argmin())
+        free[pick] = False
+        total = total + features[pick]
+        chosen.append(pick)
+    return torch.tensor(chosen)
+
+
+def _central(features: Tensor, count: int, seed: int, label: int) -> Tensor:
+    """The image nearest to each k-means centre; one that is taken already gives way to the next nearest."""
+    from sklearn.cluster import KMeans
+
+    state = derive_seed(seed, Stream.BASELINE, label) % 2**32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer different images than clusters; the picks below are different anyway
+        found = KMeans(n_clusters=count, n_init=3, random_state=state).fit(features.numpy())
+    centres = torch.from_numpy(found.cluster_centers_).to(features.dtype)
+    distances = torch.cdist(centres, features)
+    chosen: list[int] = []
+    for row in distances:
+        row[chosen] = torch.inf
+        chosen.append(int(row.argmin()))
+    return torch.tensor(chosen)

@@ -1,0 +1,207 @@
+"""Fresh networks on subjects: selection on the validation split, the final table on test, other architectures too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from attrs import evolve, frozen
+
+from ddfw.contracts.executor import EvalSettings, LabelledImages
+from ddfw.contracts.observer import EvaluationReport
+from ddfw.engine.evaluate import mean_std
+from ddfw.engine.inner import build_module
+from ddfw.errors import DivergedError, option_errors_at
+from ddfw.pipeline.evaluation.baselines import REAL, Subject, full_data, real_baseline, size_of
+from ddfw.pipeline.observers import Announcer
+from ddfw.pipeline.prepare import Setup
+from ddfw.pipeline.report.summary import QUICK_NOTE
+
+if TYPE_CHECKING:
+    from ddfw.contracts.executor import ExecutorContext, ExecutorSession
+    from ddfw.contracts.labels import Teachers
+
+
+@frozen(kw_only=True)
+class Evaluator:
+    """Trains networks of one architecture on subjects.
+
+    Args:
+        setup: configuration and data.
+        session: of the architecture.
+        announce: hears every report.
+        net: the architecture's name.
+    """
+
+    setup: Setup
+    session: ExecutorSession
+    announce: Announcer
+    net: str
+
+    @property
+    def settings(self) -> EvalSettings:
+        """`[eval]`."""
+        return self.setup.config.eval
+
+    def select(self, subject: Subject, validation: LabelledImages) -> EvaluationReport:
+        """A quick look at the validation split."""
+        return self._judge(subject, validation, "validation", self.settings.select_networks, lambda n: None)
+
+    def test(self, subject: Subject, test: LabelledImages, on_network: Callable[[int], None]) -> EvaluationReport:
+        """The figure that is reported."""
+        return self._judge(subject, test, "test", self.settings.networks, on_network)
+
+    def with_best_lr(self, subject: Subject, validation: LabelledImages) -> Subject:
+        """The subject with the learning rate that does best on the validation split; ties go to the smaller one."""
+        rates = sorted(self.settings.baseline_lrs)
+        if len(rates) == 1:
+            return evolve(subject, lr=rates[0], selected_by="nothing")
+        best, accuracy = None, -1.0
+        for lr in rates:
+            candidate = evolve(subject, lr=lr, selected_by="validation")
+            try:
+                found = self.select(candidate, validation).mean
+            except DivergedError:
+                continue
+            if found > accuracy:
+                best, accuracy = candidate, found
+        if best is None:
+            raise DivergedError(f"{subject.name} diverges at every rate of eval.baseline_lrs; add a smaller one")
+        return best
+
+    def _judge(
+        self,
+        subject: Subject,
+        judge: LabelledImages,
+        split: Literal["validation", "test"],
+        networks: int,
+        on_network: Callable[[int], None],
+    ) -> EvaluationReport:
+        settings = self.settings
+        if subject.name == "full_data":
+            training = evolve(settings.full_set(), lr=subject.lr)
+        else:
+            training = settings.small_set(subject.lr, settings.select_epochs if split == "validation" else None)
+        accuracies = self.session.evaluate(
+            training,
+            subject.data,
+            judge,
+            settings.seed,
+            range(networks),
+            "select" if split == "validation" else "eval",
+            on_network,
+        )
+        mean, std = mean_std(accuracies)
+        report = EvaluationReport(
+            subject=subject.name,
+            split=split,
+            net=self.net,
+            n=networks,
+            accuracies=accuracies,
+            mean=mean,
+            std=std,
+            seeds=tuple(range(networks)),
+            eval_seed=settings.seed,
+            step=subject.step,
+            selected_by=subject.selected_by,
+            lr=training.lr,
+            images=len(subject.data.images),
+            floats=subject.floats,
+            notes=tuple(dict.fromkeys((*subject.notes, *((QUICK_NOTE,) if self.setup.config.run.quick else ())))),
+        )
+        self.announce(report)
+        return report
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """The reports of a final evaluation.
+
+    Args:
+        own: of the run's own network.
+        cross: of each network of `[cross]`, by key.
+        diverged: what could not be trained on another network: {net, subject, reason} each.
+    """
+
+    own: tuple[EvaluationReport, ...]
+    cross: Mapping[str, tuple[EvaluationReport, ...]]
+    diverged: tuple[Mapping[str, str], ...] = ()
+
+
+def final(
+    judge: Evaluator,
+    distilled: Subject,
+    teachers: Teachers | None,
+    train: LabelledImages,
+    validation: LabelledImages,
+    *,
+    own_budget: bool = True,
+) -> Verdict:
+    """The final tables. The test split is read here, once, after everything was chosen.
+
+    A set keeps its step size on networks that it was not learned with, so that one may diverge on it; that is a finding
+    and no end of the run.
+
+    Args:
+        judge: of the run's own network.
+        distilled: what is judged.
+        teachers: label real images where `eval.baselines` asks for it.
+        train: the training split in training space.
+        validation: chooses the baselines' learning rates.
+        own_budget: whether the set was made for the budget of the configuration; baselines get the floats that the
+            set stores if it was not.
+    """
+    setup, settings = judge.setup, judge.settings
+    size = size_of(setup, distilled, own_budget=own_budget)
+    baselines = [real_baseline(setup, name, train, teachers, size) for name in REAL if name in settings.baselines]
+    subjects = [distilled, *(judge.with_best_lr(b, validation) for b in baselines)]
+    if "full_data" in settings.baselines:
+        subjects.append(full_data(setup, train))
+    contexts, chosen, diverged = cross_contexts(setup), dict[str, list[Subject]](), list[Mapping[str, str]]()
+    for key, context in contexts.items():
+        with setup.config.executor.open(context) as session:
+            other = evolve(judge, session=session, net=key)
+            chosen[key] = [distilled]
+            for baseline in baselines:
+                with _noting(diverged, key, baseline):
+                    chosen[key].append(other.with_best_lr(baseline, validation))
+    test = setup.encode(setup.splits.test.read(), judge.session.device)
+    total = settings.networks * (len(subjects) + sum(map(len, chosen.values())))
+    done = settings.networks * len(subjects)
+    own = tuple(_tested(judge, subject, test, n * settings.networks, total) for n, subject in enumerate(subjects))
+    cross: dict[str, tuple[EvaluationReport, ...]] = {}
+    for key, context in contexts.items():
+        with setup.config.executor.open(context) as session:
+            other = evolve(judge, session=session, net=key)
+            for subject in chosen[key]:
+                with _noting(diverged, key, subject):
+                    cross[key] = (*cross.get(key, ()), _tested(other, subject, test, done, total))
+                done += settings.networks
+    return Verdict(own=own, cross=cross, diverged=tuple(diverged))
+
+
+@contextmanager
+def _noting(diverged: list[Mapping[str, str]], net: str, subject: Subject) -> Iterator[None]:
+    try:
+        yield
+    except DivergedError as error:
+        diverged.append({"net": net, "subject": subject.name, "reason": str(error)})
+
+
+def _tested(judge: Evaluator, subject: Subject, test: LabelledImages, before: int, total: int) -> EvaluationReport:
+    return judge.test(subject, test, lambda done: judge.announce.tick("evaluate", before + done, total))
+
+
+def cross_contexts(setup: Setup) -> dict[str, ExecutorContext]:
+    """What sessions of the architectures of `[cross]` need, by key.
+
+    Raises:
+        ConfigError: an architecture that does not fit the images.
+    """
+    found = {}
+    for key, model in setup.config.cross.items():
+        with option_errors_at(f"cross.{key}"):
+            module = build_module(model, setup.splits.spec)
+        found[key] = evolve(setup.context(), model=model, module=module)
+    return found

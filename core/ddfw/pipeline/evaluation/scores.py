@@ -1,0 +1,71 @@
+"""DD-Ranking's scores of a set, with the accuracies that they are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import evolve
+
+from ddfw.config.catalog import named_component
+from ddfw.contracts.executor import LabelledImages
+from ddfw.engine import ranking
+from ddfw.pipeline.evaluation.baselines import Subject, full_data, real_baseline, size_of
+from ddfw.pipeline.evaluation.evaluator import Evaluator
+
+if TYPE_CHECKING:
+    pass
+
+
+def score(
+    judge: Evaluator, subject: Subject, train: LabelledImages, validation: LabelledImages, *, own_budget: bool = True
+) -> dict[str, float]:
+    """DD-Ranking's scores of a set, all in fractions, with the accuracies that they are made of.
+
+    `random` is real images with hard labels, once at equal stored floats and once in equal number, with the best
+    learning rate of `eval.baseline_lrs`. So for a set with soft labels, IOR and what is made of it credit the labels
+    too. `plain` means that networks are trained without augmentation. The test split
+    has to have been read.
+
+    Args:
+        judge: of the network that scores.
+        subject: the set.
+        train: the training split in training space.
+        validation: chooses the learning rates of random images.
+        own_budget: as for `final`.
+    """
+    setup = judge.setup
+    test = setup.encode(setup.splits.test.last_read, judge.session.device)
+    size = size_of(setup, subject, own_budget=own_budget)
+    targets = subject.data.targets
+    classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
+    hard = evolve(subject, data=evolve(subject.data, targets=classes))
+    randoms = {
+        "floats": real_baseline(setup, "random_real", train, None, size),
+        "count": real_baseline(setup, "random_real_count", train, None, size),
+    }
+
+    def mean(of: Evaluator, what: Subject) -> float:
+        return of.test(what, test, lambda done: None).mean
+
+    found = {"full": mean(judge, full_data(setup, train)), "distilled": mean(judge, subject)}
+    # The step size was learned for the set's own labels.
+    rates = sorted({subject.lr, *judge.settings.baseline_lrs})
+    settings = evolve(judge.settings, baseline_lrs=tuple(rates))
+    free = evolve(judge, setup=evolve(setup, config=evolve(setup.config, eval=settings)))
+    found["distilled_hard"] = mean(judge, free.with_best_lr(hard, validation))
+    bare = evolve(setup.context(), augmentation=named_component("augment", "none"))
+    with setup.config.executor.open(bare) as session:
+        plain = evolve(judge, session=session)
+        found["distilled_plain"] = mean(plain, subject)
+        for key, random in randoms.items():
+            found[f"random_{key}"] = mean(judge, judge.with_best_lr(random, validation))
+            found[f"random_{key}_plain"] = mean(plain, plain.with_best_lr(random, validation))
+    hlr = ranking.hard_label_recovery(found["full"], found["distilled_hard"])
+    scores = {"hlr": hlr}
+    for key in randoms:
+        gain = ranking.improvement_over_random(found["distilled"], found[f"random_{key}"])
+        without = ranking.improvement_over_random(found["distilled_plain"], found[f"random_{key}_plain"])
+        scores[f"ior_{key}"] = gain
+        scores[f"lrs_{key}"] = ranking.label_robust_score(gain, hlr)
+        scores[f"ars_{key}"] = ranking.augmentation_robust_score(gain, without)
+    return {**scores, **{f"accuracy_{key}": value for key, value in found.items()}}

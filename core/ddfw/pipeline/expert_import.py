@@ -1,0 +1,159 @@
+"""Experts that other programs trained, copied from their buffers into a store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from ddfw.artifacts.expert_store import ExpertStore
+from ddfw.artifacts.replay_buffer import ReplayBuffer, buffer_files
+from ddfw.config.catalog import as_table
+from ddfw.config.fingerprints import subject_key
+from ddfw.contracts.executor import LabelledImages, TrainedExpert
+from ddfw.engine.training import accuracy
+from ddfw.errors import DataError, option_errors_at
+from ddfw.pipeline.experts import progress_observers
+from ddfw.pipeline.observers import Announcer
+from ddfw.pipeline.prepare import Setup, set_up
+
+if TYPE_CHECKING:
+    from ddfw.config.run_config import RunConfig
+    from ddfw.engine.inner import Network
+
+
+#: Validation images on which an import looks whether the network and the training space are right.
+_LOOK_AT = 1000
+
+
+@frozen(kw_only=True)
+class Imported:
+    """What an import did.
+
+    Args:
+        store: where the experts are.
+        experts: how many.
+        epochs: K.
+        accuracy: of the first expert's last checkpoint on validation images (a fraction).
+        chance: what guessing would give.
+        already_there: the same import was made before; nothing was written.
+    """
+
+    store: ExpertStore
+    experts: int
+    epochs: int
+    accuracy: float
+    chance: float
+    already_there: bool
+
+
+def import_buffers(
+    path: Path,
+    config: RunConfig,
+    experts_dir: Path,
+    data_root: Path | None,
+    *,
+    compact: bool = False,
+    quiet: bool = False,
+) -> Imported:
+    """Copies the experts of replay_buffer_N.pt files into a store of their own; all of them, or nothing.
+
+    Args:
+        path: a file, or a folder of them.
+        config: its data, training space and network say what the experts are.
+        experts_dir: the folder of expert stores.
+        data_root: where data sets look for their files.
+        compact: keep only what `config.traj` needs.
+        quiet: no progress.
+
+    Raises:
+        DataError: a buffer that is damaged, unsafe, or of another network; nothing is written.
+        ConfigError: options that do not fit the data or the experts.
+    """
+    setup = set_up(config, data_root)
+    network = setup.network
+    buffers = [ReplayBuffer(file, network) for file in buffer_files(path)]
+    for buffer in buffers:
+        if buffer.num_epochs != buffers[0].num_epochs:
+            raise DataError(
+                f"{buffer.path} has experts of {buffer.num_epochs} epochs, {buffers[0].path.name} of "
+                f"{buffers[0].num_epochs}; import them one by one"
+            )
+    key = {
+        **subject_key(config, setup.splits, setup.data_sha256),
+        "imported": [{"file": b.path.name, "sha256": b.sha256} for b in buffers],
+        "form": as_table(config.traj) if compact else "checkpoints",
+    }
+    title = f"{config.data.name}-{config.model.name}-imported"
+    store = ExpertStore(experts_dir, key, title)
+    there = bool(store.index())
+    if not there:
+        # Written aside and moved in as a whole: a buffer that turns out bad at its last expert leaves nothing.
+        with _aside(experts_dir) as aside:
+            written = ExpertStore(aside, key, title)
+            announcer = Announcer()
+            with announcer.opened(progress_observers(config, quiet), experts_dir):
+                _copy(buffers, written, network, config if compact else None, announcer)
+            try:
+                written.folder.rename(store.folder)
+            except OSError as error:
+                raise DataError(f"{store.folder} is in the way, and is no expert store; move it away") from error
+    return Imported(
+        store=store,
+        experts=len(store.index()),
+        epochs=store.epochs(sorted(store.index()), network),
+        accuracy=_look(buffers[0], setup),
+        chance=1 / setup.splits.spec.num_classes,
+        already_there=there,
+    )
+
+
+def _copy(
+    buffers: Sequence[ReplayBuffer],
+    store: ExpertStore,
+    network: Network,
+    compact: RunConfig | None,
+    announcer: Announcer,
+) -> None:
+    """One expert at a time, each dropped before the next is read."""
+    total, number = sum(b.num_experts for b in buffers), 0
+    for buffer in buffers:
+        for expert in range(buffer.num_experts):
+            checkpoints = buffer.expert(expert)
+            if compact is None:
+                record = TrainedExpert(seed=number, snapshots=checkpoints, validation_accuracy=(), train_loss=())
+                store.add(record, network)
+                del record
+            else:
+                with option_errors_at("traj"):
+                    store.add_compact(number, compact.traj.compact(checkpoints, network.sizes), network)
+            del checkpoints
+            number += 1
+            announcer.tick("import", number, total)
+
+
+@contextmanager
+def _aside(experts_dir: Path) -> Iterator[Path]:
+    """A folder beside the stores that vanishes; the stores' own, if it was made for this, when it stays empty."""
+    made = not experts_dir.exists()
+    experts_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".import-", dir=experts_dir) as aside:
+            yield Path(aside)
+    except BaseException:
+        if made and not any(experts_dir.iterdir()):
+            experts_dir.rmdir()
+        raise
+
+
+def _look(buffer: ReplayBuffer, setup: Setup) -> float:
+    """Accuracy of the first expert's last checkpoint on some validation images."""
+    last = buffer.expert(0)[-1]
+    validation = setup.splits.validation
+    stride = -(-len(validation.labels) // _LOOK_AT)  # spread out: data may be sorted by class
+    images = setup.space.encode(validation.images[::stride], last.dtype)
+    return accuracy(setup.network, last, LabelledImages(images=images, targets=validation.labels[::stride]))

@@ -1,0 +1,135 @@
+"""Experts: trained into their store, looked at, and imported from other programs' buffers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddfw.artifacts.expert_store import ExpertStore, StoredExperts
+from ddfw.contracts.executor import Crew, LabelledImages
+from ddfw.contracts.observer import ExpertReport
+from ddfw.errors import ConfigError, ConfigProblem, StoppedError, option_errors_at
+from ddfw.pipeline.observers import Announcer
+from ddfw.pipeline.prepare import ExpertSet, Setup, select_experts, set_up
+from ddfw.pipeline.stopping import Stopping
+
+if TYPE_CHECKING:
+    from ddfw.config.run_config import RunConfig
+    from ddfw.contracts.executor import ExecutorSession
+
+
+def ensure_experts(
+    setup: Setup,
+    expert_set: ExpertSet,
+    session: ExecutorSession,
+    announce: Announcer,
+    train: LabelledImages,
+    validation: LabelledImages,
+    stopping: Stopping | None = None,
+    crew: Crew | None = None,
+) -> StoredExperts:
+    """Experts from the store, the missing ones trained and added to it.
+
+    Args:
+        setup: configuration, data and network.
+        expert_set: which experts.
+        session: trains them; in a crew it yields those that this rank trained.
+        announce: hears of each expert.
+        train: the training split in training space.
+        validation: likewise.
+        stopping: asked after each expert whether time is over.
+        crew: the processes that train them together.
+
+    Raises:
+        StoppedError: time is over; experts that are trained are in the store.
+    """
+    crew = crew or Crew()
+    stopping = stopping or Stopping(crew)
+    settings = setup.config.experts
+    index, seeds = expert_set.store.index(), expert_set.seeds
+    # Another rank may look when the first expert of this one is in the store already.
+    missing = crew.share([seed for seed in seeds if seed not in index])
+    epochs = len(missing) * settings.epochs
+
+    def ready(seed: int, cached: bool, accuracies: Sequence[float]) -> None:
+        announce(
+            ExpertReport(
+                index=seeds.index(seed),
+                count=len(seeds),
+                seed=seed,
+                cached=cached,
+                validation_accuracy=accuracies[-1] if accuracies else None,
+                location=expert_set.store.folder,
+            )
+        )
+
+    for seed in seeds:
+        if seed in index and seed not in missing:
+            ready(seed, True, index[seed].validation_accuracy)
+    told = itertools.count(1)
+    mine, over = set(), False
+    # Where there is a time to look at, it is looked at after rounds: the ranks of a crew can only stop together, and
+    # experts that are trained several at a time are ready together.
+    rounds = any(crew.gather(stopping.timed))
+    together = max(1, int(getattr(setup.config.executor, "together", 1)))
+    at_once = crew.size * together if rounds and crew.size * together > 1 else max(1, len(missing))
+    for first in range(0, len(missing), at_once):
+        trained = session.train_experts(
+            settings.training,
+            train,
+            validation,
+            missing[first : first + at_once],
+            # Counted, since experts may be trained side by side; every rank has its share of them.
+            lambda position, epoch: announce.tick("experts", min(epochs, next(told) * crew.size), epochs),
+        )
+        for expert in trained:
+            stored = expert_set.store.add(expert, setup.network)
+            ready(expert.seed, False, stored.validation_accuracy)
+            mine.add(expert.seed)
+            if crew.size * together == 1 and stopping.time_is_over:
+                break
+        # When everybody is here, all that was trained is in the store.
+        if over := any(crew.gather(stopping.time_is_over)):
+            break
+    if over or crew.size > 1:
+        index = expert_set.store.index()
+    for seed in missing if crew.size > 1 else ():
+        if seed not in mine and seed in index:
+            ready(seed, False, index[seed].validation_accuracy)
+    if over and (absent := crew.share([seed for seed in missing if seed not in index])):
+        raise StoppedError(
+            f"time is over: stopped after {len(seeds) - len(absent)} of {len(seeds)} experts; "
+            "the same command goes on from there"
+        )
+    return expert_set.store.source(seeds, setup.network, session.device, setup.dtype)
+
+
+def train_missing(config: RunConfig, experts_dir: Path, data_root: Path | None, *, quiet: bool = False) -> ExpertStore:
+    """Trains the experts of a configuration that are not in their store yet.
+
+    Raises:
+        ConfigError, DataError, DivergedError: see there.
+    """
+    if config.experts.store:
+        raise ConfigError((ConfigProblem(path="experts.store", message="imported experts are there already"),))
+    with ExitStack() as stack:
+        with option_errors_at("executor"):
+            crew = stack.enter_context(config.executor.assemble())
+        setup = set_up(config, data_root)
+        expert_set = select_experts(setup, experts_dir)
+        announcer = Announcer()
+        observers = progress_observers(config, quiet) if crew.rank == 0 else []
+        stack.enter_context(announcer.opened(observers, experts_dir))
+        with option_errors_at("executor"):
+            session = stack.enter_context(config.executor.open(setup.context()))
+        real, held = (setup.encode(s, session.device) for s in (setup.splits.train, setup.splits.validation))
+        ensure_experts(setup, expert_set, session, announcer, real, held, crew=crew)
+    return expert_set.store
+
+
+def progress_observers(config: RunConfig, quiet: bool) -> list[tuple[str, Any]]:
+    """The configuration's observers that only show what goes on, for work that is no run."""
+    return [(k, o) for k, o in config.observers.items() if o.name == "progress" and not quiet]

@@ -1,0 +1,153 @@
+"""Where an outer loop begins: trajectories, initial images and labels, checked against what was announced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
+
+from ddfw.engine.distill import Distillation, OuterState
+from ddfw.engine.experts import recognised_first
+from ddfw.errors import PluginError, option_errors_at
+from ddfw.pipeline.prepare import Plan
+from ddfw.pipeline.warm_start import WarmStart, _alike
+from ddfw.randomness import Stream, generator
+
+if TYPE_CHECKING:
+    from ddfw.contracts.executor import ExecutorSession, LabelledImages
+    from ddfw.contracts.labels import Teachers
+    from ddfw.contracts.parameterization import ParamGroup, Params
+    from ddfw.contracts.trajectory import ExpertSource
+
+
+@frozen(kw_only=True)
+class Start:
+    """The outer loop's constants and its first state."""
+
+    distillation: Distillation[Any]
+    state: OuterState
+
+
+def initial_state(
+    plan: Plan,
+    session: ExecutorSession,
+    experts: ExpertSource,
+    teachers: Teachers,
+    train: LabelledImages,
+    warm: WarmStart | None = None,
+    *,
+    ranks: int = 1,
+) -> Start:
+    """Prepares trajectories and draws the initial set, in the plan's precision.
+
+    Args:
+        plan: what was configured.
+        session: says where tensors have to be.
+        experts: their checkpoints.
+        teachers: the same as labellers.
+        train: the training split in training space.
+        warm: what to start from, in place of real images.
+        ranks: processes that work on the run.
+
+    Raises:
+        ConfigError: options that do not fit the experts.
+        PluginError: a component that gives something else than it announced.
+    """
+    config = plan.config
+    with option_errors_at("traj"):
+        trajectories = config.traj.prepare(experts)
+    distillation = Distillation(
+        param=config.param,
+        labels=config.labels,
+        traj=config.traj,
+        augmentation=config.augment,
+        session=session,
+        trajectories=trajectories,
+        layout=plan.layout,
+        outer=config.outer,
+        window=config.window,
+        seed=config.run.seed,
+        ranks=ranks,
+    )
+    real = warm.images if warm is not None else plan.real(train)
+    real = evolve(real, images=real.images.to(plan.dtype))
+    if config.outer.images == "recognised" and warm is None:
+        with option_errors_at("outer.images"):
+            real = recognised_first(real, teachers, plan.layout.images_per_class)
+    with option_errors_at("param"):
+        params = config.param.init(plan.layout, real, generator(config.run.seed, Stream.PARAM_INIT))
+        going_on = warm is not None and warm.fits(params)
+        if warm is not None and going_on:
+            params = warm.params
+        index = torch.arange(plan.layout.num_images, device=session.device)
+        images = config.param.decode(params, index).detach()
+    _check_images(plan, images)
+    with option_errors_at("labels"):
+        label_params = config.labels.init(plan.layout, images, teachers, generator(config.run.seed, Stream.LABEL_INIT))
+        if warm is not None and going_on and _alike(warm.label_params, label_params):
+            label_params = warm.label_params
+    _check_stored(plan, params, label_params, images)
+    _check_groups(f"param {config.param.name}", params, config.param.param_groups(params))
+    _check_groups(f"labels {config.labels.name}", label_params, config.labels.param_groups(label_params))
+    step_size = warm.step_size if warm is not None and going_on else None
+    return Start(distillation=distillation, state=distillation.start(params, label_params, plan.dtype, step_size))
+
+
+def _check_groups(what: str, tensors: Params, groups: Sequence[ParamGroup]) -> None:
+    """Refuses optimiser groups of tensors that are not there.
+
+    Raises:
+        PluginError: an unknown name, or a table of integers.
+    """
+    there = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
+    for key in (key for group in groups for key in group.keys):
+        if key not in there:
+            raise PluginError(f"{what}: param_groups names {key!r}, but its floating tensors are {', '.join(there)}")
+
+
+def count_floats(tensors: Mapping[str, Tensor]) -> int:
+    """Number of floating elements."""
+    return sum(t.numel() for t in tensors.values() if t.is_floating_point())
+
+
+def _check_images(plan: Plan, images: Tensor) -> None:
+    """Refuses a parameterisation that decodes to something else than its layout says.
+
+    Raises:
+        PluginError: another shape or dtype.
+    """
+    config, layout = plan.config, plan.layout
+    expected = (layout.num_images, *layout.spec.shape)
+    if tuple(images.shape) != expected or images.dtype != plan.dtype:
+        raise PluginError(
+            f"param {config.param.name} decodes to {tuple(images.shape)} {images.dtype}, "
+            f"its layout says {expected} {plan.dtype}"
+        )
+
+
+def _check_stored(plan: Plan, params: Params, label_params: Params, images: Tensor) -> None:
+    """Refuses a parameterisation or label strategy that does not keep its word, before anything is learned.
+
+    Raises:
+        PluginError: wrong shapes, or another number of floats than announced.
+    """
+    config, layout = plan.config, plan.layout
+    targets = config.labels.targets(label_params, torch.arange(layout.num_images, device=images.device))
+    if tuple(targets.shape) != (layout.num_images, layout.spec.num_classes):
+        raise PluginError(
+            f"labels {config.labels.name} gives targets {tuple(targets.shape)}, "
+            f"expected {(layout.num_images, layout.spec.num_classes)}"
+        )
+    rows = targets.to(plan.dtype)
+    if bool((rows < 0).any()) or not torch.allclose(rows.sum(dim=1), torch.ones_like(rows[:, 0]), atol=1e-3):
+        raise PluginError(f"labels {config.labels.name} gives targets that are not probabilities")
+    for what, found, announced in (
+        (f"param {config.param.name}", config.param.stored_floats(params), layout.parameter_floats),
+        (f"param {config.param.name}'s tensors", count_floats(params), layout.parameter_floats),
+        (f"labels {config.labels.name}", count_floats(label_params), layout.label_floats),
+    ):
+        if found != announced:
+            raise PluginError(f"{what} hold {found} floats, but the layout announced {announced}")

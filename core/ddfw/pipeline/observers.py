@@ -1,0 +1,113 @@
+"""Tells observers what happens; one that fails is warned about and heard no more."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, ClassVar, final
+
+from attrs import frozen
+
+from ddfw.contracts.observer import (
+    AbstractObserver,
+    EvaluationReport,
+    EventLines,
+    ExpertReport,
+    ObserverSession,
+    ProgressReport,
+    Report,
+    RunFinished,
+    RunStarted,
+    StepReport,
+)
+
+#: Progress ticks of one stage come at most this often, in seconds.
+TICK_S = 0.2
+
+_METHODS: dict[type, str] = {
+    RunStarted: "run_started",
+    ExpertReport: "expert_ready",
+    StepReport: "step_finished",
+    EvaluationReport: "evaluated",
+    ProgressReport: "progress",
+    RunFinished: "run_finished",
+}
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
+
+
+class Announcer:
+    """Passes reports on to the sessions that are still heard."""
+
+    def __init__(self, warn: Callable[[str], None] = _warn) -> None:
+        self._sessions: dict[str, ObserverSession] = {}
+        self._warn = warn
+        self._ticked: dict[str, float] = {}
+
+    def __call__(self, report: Report) -> None:
+        """Tells everyone; an observer's exception never reaches the run."""
+        for name, session in list(self._sessions.items()):
+            try:
+                getattr(session, _METHODS[type(report)])(report)
+            except Exception as error:
+                del self._sessions[name]
+                self._warn(f"observer {name} failed and is disabled: {type(error).__name__}: {error}")
+
+    def tick(self, stage: str, done: int, total: int) -> None:
+        """Reports progress, unless the stage's last report was a moment ago."""
+        now = time.monotonic()
+        if done >= total or now - self._ticked.get(stage, -TICK_S) >= TICK_S:
+            self._ticked[stage] = now
+            self(ProgressReport(stage=stage, done=done, total=total))
+
+    @contextlib.contextmanager
+    def opened(self, observers: Iterable[tuple[str, AbstractObserver]], run: Path) -> Iterator[Announcer]:
+        """Opens sessions for the run directory and closes them all in the end."""
+        with contextlib.ExitStack() as stack:
+            for name, observer in observers:
+                try:
+                    self._sessions[name] = stack.enter_context(_shielded(observer, name, run, self._warn))
+                except Exception as error:
+                    self._warn(f"observer {name} could not start: {type(error).__name__}: {error}")
+            yield self
+
+
+@contextlib.contextmanager
+def _shielded(
+    observer: AbstractObserver, name: str, run: Path, warn: Callable[[str], None]
+) -> Iterator[ObserverSession]:
+    """An observer's session whose closing may fail without harm."""
+    context = observer.open(run)
+    session = context.__enter__()
+    try:
+        yield session
+    finally:
+        try:
+            context.__exit__(None, None, None)
+        except Exception as error:
+            warn(f"observer {name} failed to close: {type(error).__name__}: {error}")
+
+
+@final
+@frozen(kw_only=True)
+class JsonStream(AbstractObserver):
+    """Reports as JSON Lines on an open stream."""
+
+    name: ClassVar[str] = "json"
+
+    stream: IO[str]
+
+    @contextmanager
+    def open(self, run: Path) -> Iterator[ObserverSession]:
+        """A session; the stream stays open."""
+        yield EventLines(self.stream)
+
+    def repeat(self, directory: Path, summary: Mapping[str, Any]) -> None:
+        """The last line of a run that had been finished before."""
+        EventLines(self.stream).run_finished(RunFinished(status="finished", directory=directory, summary=summary))

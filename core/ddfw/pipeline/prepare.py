@@ -1,0 +1,222 @@
+"""A plan: a configuration with its data, network and layout in place, checked before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from attrs import frozen
+from torch import nn
+
+from ddfw.artifacts.expert_store import ExpertStore
+from ddfw.config.fingerprints import expert_key, sha256_of, subject_key
+from ddfw.config.run_config import RunConfig
+from ddfw.contracts.dataset import ImageSpec, RealImages, Split, Splits
+from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.parameterization import Layout
+from ddfw.contracts.space import TrainingSpace, fit_space
+from ddfw.engine.inner import Network, build_module
+from ddfw.errors import ConfigError, ConfigProblem, option_errors_at
+
+if TYPE_CHECKING:
+    from ddfw.contracts.executor import ExecutorContext
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@frozen(kw_only=True)
+class Setup:
+    """What training and evaluating networks needs, whatever is distilled."""
+
+    config: RunConfig
+    splits: Splits
+    space: TrainingSpace
+    module: nn.Module
+    network: Network
+    data_sha256: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all floating tensors."""
+        return DTYPES[self.config.run.precision]
+
+    def encode(self, split: Split, device: torch.device) -> LabelledImages:
+        """A split in training space, on a device."""
+        images = self.space.encode(split.images.to(device), self.dtype)
+        return LabelledImages(images=images, targets=split.labels.to(device))
+
+    def real(self, train: LabelledImages) -> RealImages:
+        """The training split as parameterisations see it."""
+        return RealImages(images=train.images, labels=train.targets, num_classes=self.splits.spec.num_classes)
+
+    def context(self) -> ExecutorContext:
+        """What an executor's session needs to know."""
+        from ddfw.contracts.executor import ExecutorContext
+
+        config = self.config
+        return ExecutorContext(
+            model=config.model,
+            module=self.module,
+            augmentation=config.augment,
+            loss=config.loss,
+            gradient=config.gradient,
+            dtype=self.dtype,
+        )
+
+    def full_data_floats(self) -> int:
+        """Floats of the training split."""
+        return len(self.splits.train.labels) * self.splits.spec.floats_per_image
+
+
+@frozen(kw_only=True)
+class ExpertSet:
+    """The experts of a run.
+
+    Args:
+        store: where they are, or will be.
+        seeds: which of them.
+        epochs: K.
+        imported: whether they were trained elsewhere.
+    """
+
+    store: ExpertStore
+    seeds: tuple[int, ...]
+    epochs: int
+    imported: bool = False
+
+
+@frozen(kw_only=True)
+class Plan(Setup):
+    """What is fixed before the first expert is trained."""
+
+    layout: Layout
+    expert_set: ExpertSet
+
+
+def check(config: RunConfig, data_root: Path | None) -> Layout:
+    """The layout, and everything that can be checked without fitting a space or looking for experts.
+
+    Raises:
+        ConfigError: options that do not fit the data, the budget or each other.
+        DataError: the data set is missing or damaged.
+    """
+    with option_errors_at("data"):
+        spec = config.data.splits(data_root).spec
+    with option_errors_at("model"):
+        build_module(config.model, spec)
+    if not config.experts.store:
+        _check_window(config, config.experts.epochs)
+    return _layout(config, spec)
+
+
+def _layout(config: RunConfig, spec: ImageSpec) -> Layout:
+    with option_errors_at("param"):
+        return config.param.layout(spec, config.budget, config.labels.floats_per_image(spec))
+
+
+def set_up(config: RunConfig, data_root: Path | None, space: TrainingSpace | None = None) -> Setup:
+    """Loads the data and builds the network.
+
+    Args:
+        config: what to run.
+        data_root: where data sets look for their files.
+        space: the training space that images were learned in; None fits one to the training split.
+
+    Raises:
+        ConfigError: options that do not fit the data.
+        DataError: the data set is missing or damaged.
+    """
+    with option_errors_at("data"):
+        splits = config.data.splits(data_root)
+        if space is None:
+            space = fit_space(config.data.space, splits.train.images, splits.max_value, config.data.zca_epsilon)
+    with option_errors_at("model"):
+        module = build_module(config.model, splits.spec)
+    return Setup(
+        config=config,
+        splits=splits,
+        space=space,
+        module=module,
+        network=Network(module),
+        data_sha256=sha256_of(splits.train, splits.validation),
+    )
+
+
+def select_experts(setup: Setup, experts_dir: Path) -> ExpertSet:
+    """The experts that a configuration asks for, trained or not.
+
+    Raises:
+        ConfigError: imported experts of other data, another training space or another network.
+        DataError: no such imported store, or a damaged one.
+    """
+    settings = setup.config.experts
+    if settings.store:
+        return _named_roster(setup, experts_dir)
+    key = expert_key(setup.config, setup.splits, setup.data_sha256)
+    return ExpertSet(
+        store=ExpertStore(experts_dir, key, f"{setup.config.data.name}-{setup.config.model.name}"),
+        seeds=tuple(range(settings.seed, settings.seed + settings.count)),
+        epochs=settings.epochs,
+    )
+
+
+def make_plan(config: RunConfig, data_root: Path | None, experts_dir: Path) -> Plan:
+    """Loads the data, builds the network and lays out the budget.
+
+    Args:
+        config: what to run.
+        data_root: where data sets look for their files.
+        experts_dir: the folder of expert stores.
+
+    Raises:
+        ConfigError: options that do not fit the data, the budget or each other.
+        DataError: the data set is missing or damaged.
+    """
+    setup = set_up(config, data_root)
+    layout = _layout(config, setup.splits.spec)
+    expert_set = select_experts(setup, experts_dir)
+    _check_window(config, expert_set.epochs)
+    return Plan(**attrs.asdict(setup, recurse=False), layout=layout, expert_set=expert_set)
+
+
+def _named_roster(setup: Setup, experts_dir: Path) -> ExpertSet:
+    """The experts of the store that `experts.store` names; its key has to fit the run."""
+    settings = setup.config.experts
+    store = ExpertStore.named(experts_dir, settings.store)
+    wanted = subject_key(setup.config, setup.splits, setup.data_sha256)
+    for part, words in (("data", "data"), ("space", "a training space"), ("model", "a network")):
+        there, here = store.key.get(part), wanted[part]
+        # The name of the data set is a name; the bytes decide.
+        same = there == here
+        if part == "data" and isinstance(there, dict):
+            same = there.get("sha256") == here["sha256"]
+        if not same:
+            split = ", or another data.split_seed or data.validation" if part == "data" else ""
+            message = f"{settings.store} holds experts of {words} {_short(there)}, this run has {_short(here)}{split}"
+            raise ConfigError((ConfigProblem(path="experts.store", message=message),))
+    seeds = tuple(sorted(store.index()))[: settings.count]
+    return ExpertSet(
+        store=store, seeds=seeds, epochs=store.epochs(seeds, setup.network), imported="imported" in store.key
+    )
+
+
+def _short(part: object) -> str:
+    """A key's part for people, long hashes cut."""
+    if not isinstance(part, dict):
+        return str(part)
+    return "{" + ", ".join(f"{k}: {str(v)[:12] + '…' if k == 'sha256' else v}" for k, v in part.items()) + "}"
+
+
+def _check_window(config: RunConfig, epochs: int) -> None:
+    high = config.traj.latest_high(epochs)
+    if high < 1:
+        message = f"segments of {config.traj.name} do not fit experts of {epochs} epochs; raise experts.epochs"
+        raise ConfigError((ConfigProblem(path="traj", message=message),))
+    if config.window.max_start > high:
+        message = (
+            f"segments of {config.traj.name} start before epoch {high:g} (experts have {epochs} epochs), "
+            f"so this must be <= {int(high)}, got {config.window.max_start}"
+        )
+        raise ConfigError((ConfigProblem(path="window.max_start", message=message),))

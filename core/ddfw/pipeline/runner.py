@@ -1,0 +1,240 @@
+"""A whole run, stage by stage: experts, trajectories, the outer loop, evaluation, files.
+
+The command line and notebooks call the same functions here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import evolve, frozen
+
+from ddfw.artifacts import atomic, checkpoint
+from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
+from ddfw.config.catalog import as_table, catalog
+from ddfw.config.fingerprints import foreign_sources
+from ddfw.config.load import config_text, configure
+from ddfw.config.run_config import RunConfig
+from ddfw.errors import ConfigError, ConfigProblem, DirectoryInUseError, DivergedError, StoppedError, option_errors_at
+from ddfw.pipeline.observers import Announcer
+from ddfw.pipeline.prepare import Plan, make_plan
+from ddfw.pipeline.resume import find
+from ddfw.pipeline.stages import RunResult, Stages
+from ddfw.pipeline.stopping import Stopping, now
+from ddfw.pipeline.warm_start import set_sha256
+
+if TYPE_CHECKING:
+    from ddfw.contracts.executor import Crew
+    from ddfw.contracts.observer import AbstractObserver
+
+
+@frozen(kw_only=True)
+class Places:
+    """Where things are; none of it changes a result.
+
+    Args:
+        out: the run directory, None for `runs/<recipe>-s<seed>-<hash8>`.
+        experts: the folder of expert caches.
+        data_root: where data sets look for their files.
+    """
+
+    out: Path | None = None
+    experts: Path = Path("experts")
+    data_root: Path | None = None
+
+
+def download(config: RunConfig, data_root: Path | None) -> None:
+    """Fetches the data set's official files into the data root.
+
+    Raises:
+        ConfigError: no data root, or nothing to download.
+        DataError: a file cannot be had, or is not the official one.
+    """
+    if data_root is None:
+        raise ConfigError(
+            (ConfigProblem(path="--download", message="where to? name a folder by --data-root or DDFW_DATA"),)
+        )
+    with option_errors_at("data"):
+        config.data.download(data_root)
+
+
+def plan(config: RunConfig, places: Places | None = None) -> Plan:
+    """Everything that can be checked before training; what `--dry-run` shows."""
+    places = places or Places()
+    return make_plan(config, places.data_root, places.experts)
+
+
+def directory_for(config: RunConfig, places: Places) -> Path:
+    """The run directory: the user's, or one named after recipe, seed and configuration."""
+    if places.out is not None:
+        return places.out
+    digest = hashlib.sha256(config_text(config).encode()).hexdigest()[:8]
+    return Path("runs") / f"{config.run.recipe}-s{config.run.seed}-{digest}"
+
+
+def finished(config: RunConfig, places: Places) -> RunResult | None:
+    """The run of this configuration if its directory holds it, finished and undamaged; None if it is not finished.
+
+    Raises:
+        DataError: it is finished, but what it wrote was changed.
+        DirectoryInUseError: the directory holds something else.
+    """
+    directory = RunDirectory(directory_for(config, places))
+    summary = directory.finished(config_text(config))
+    if summary is None:
+        return None
+    manifest = atomic.read_json(directory.path / MANIFEST)
+    if manifest.get("sources", {}) != foreign_sources(config):
+        raise DirectoryInUseError(
+            f"{directory.path} is finished, but was made with other code of its plugins; choose another --out"
+        )
+    if config.outer.init_from and manifest.get("init_from_sha256") != set_sha256(Path(config.outer.init_from)):
+        raise DirectoryInUseError(
+            f"{directory.path} is finished, but started from another set than now lies at {config.outer.init_from}; "
+            "choose another --out"
+        )
+    return RunResult(directory=directory.path, summary=summary, already_finished=True)
+
+
+def run(
+    config: RunConfig,
+    places: Places | None = None,
+    extra_observers: Sequence[tuple[str, AbstractObserver]] = (),
+    *,
+    quiet: bool = False,
+    max_seconds: float | None = None,
+) -> RunResult:
+    """Runs a configuration, or returns the summary of the run that its directory already holds.
+
+    An unfinished run goes on after its newest checkpoint, with the result that it would have had without a break.
+
+    Args:
+        config: what to run.
+        places: where things are.
+        extra_observers: sessions beside the configuration's own, which are no part of it.
+        quiet: leave out the configuration's progress observer; how a run is shown is no part of its configuration.
+        max_seconds: stop in order when they are over, after the next trained expert or outer step, so that each part
+            of a run gets somewhere; none are left (0 or less): stop before anything is done.
+
+    Raises:
+        ConfigError, DataError, DirectoryInUseError, DivergedError, ResumeError: see there.
+        StoppedError: time is over; the same call goes on.
+    """
+    began = now()
+    with ExitStack() as stack:
+        with option_errors_at("executor"):
+            crew = stack.enter_context(config.executor.assemble())
+        stopping = Stopping(crew, None if max_seconds is None else max_seconds - (now() - began))
+        shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.name == "progress")]
+        observers = [*shown, *extra_observers] if crew.rank == 0 else []
+        none_left = any(crew.gather(max_seconds is not None and max_seconds <= 0))
+        return _run(config, places or Places(), observers, crew, stopping, none_left=none_left)
+
+
+def _run(
+    config: RunConfig,
+    places: Places,
+    observers: Sequence[tuple[str, AbstractObserver]],
+    crew: Crew,
+    stopping: Stopping,
+    *,
+    none_left: bool,
+) -> RunResult:
+    """The same on one rank of a crew; rank 0 looks what the directory holds, and has it to itself."""
+    there = finished(config, places) if crew.rank == 0 else None
+    looked = {"directory": str(directory_for(config, places)), "summary": None if there is None else there.summary}
+    looked = crew.share(looked)
+    directory = RunDirectory(Path(str(looked["directory"])))
+    if looked["summary"] is not None:
+        if crew.rank == 0:
+            with suppress(OSError):  # left by a process that died right after it had finished
+                checkpoint.remove(directory.checkpoints)
+        return RunResult(directory=directory.path, summary=looked["summary"], already_finished=True)
+    if none_left:
+        raise StoppedError(f"time is over: stopped before {directory.path}; the same command goes on from there")
+    made = plan(config, places)
+    with ExitStack() as stack:
+        if crew.rank == 0:
+            stack.enter_context(directory.claimed(config_text(config)))
+        resumed = find(directory.checkpoints, crew)
+        held = None if resumed is None else resumed.facts.held_steps
+        announcer = stack.enter_context(Announcer().opened(observers, directory.path))
+        with option_errors_at("executor"):
+            session = stack.enter_context(config.executor.open(evolve(made.context(), held_steps=held)))
+        stages = Stages(
+            plan=made,
+            directory=directory,
+            session=session,
+            announce=announcer,
+            crew=crew,
+            stopping=stopping,
+            resumed=resumed,
+        )
+        try:
+            return stages.everything()
+        except (DivergedError, StoppedError):
+            raise  # the one has been told, with what was learned before; the other is no end
+        except KeyboardInterrupt as stop:
+            if stages.saved is not None:
+                stop.add_note(f"the same command goes on from step {stages.saved}")
+            raise
+        except Exception as error:
+            stages.tell_failure(error)
+            raise
+
+
+def distill(
+    recipe: str | None = None,
+    *,
+    out: str | Path | None = None,
+    experts_dir: str | Path = "experts",
+    data_root: str | Path | None = None,
+    seed: int = 0,
+    ipc: int | None = None,
+    quick: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    **components: Any,
+) -> RunResult:
+    """Distils from a notebook, with the words of the command line.
+
+    Args:
+        recipe: a recipe's name or a configuration file; None chooses one by data, ipc, param and traj.
+        out: run directory; None for one below `runs/`.
+        experts_dir: folder of the expert caches.
+        data_root: where data sets look for their files.
+        seed: `run.seed`.
+        ipc: `budget.ipc`.
+        quick: scale everything down that is not said here, so that the run ends in minutes.
+        settings: tables as in a configuration file, `{"outer": {"steps": 100}}`.
+        components: `param=`, `traj=`, `loss=`, `labels=`, `data=`, `model=`, `augment=`, `executor=`: components,
+            also ones that no plugin offers; and the settings records `experts=`, `outer=`, `window=`, `gradient=`,
+            `eval=`, `budget=`.
+
+            A component's name alone, `param="lss"`, takes the recipe's options.
+
+    Returns:
+        The finished run; `.load()` gives the images.
+    """
+    known = {f.name for f in attrs.fields(RunConfig)} - {"run"}
+    if unknown := sorted(set(components) - known):
+        raise TypeError(f"distill() takes no {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
+    typed = {k: components.pop(k) for k, v in list(components.items()) if isinstance(v, str)}
+    given = {k: v for k, v in components.items() if hasattr(v, "name") and k in ("data", "param", "traj")}
+    flags: dict[str, Any] = {"run": {"seed": seed}, **{k: dict(v) for k, v in (settings or {}).items()}}
+    if ipc is not None:
+        flags["budget"] = {**flags.get("budget", {}), "ipc": ipc}
+    offered = {kind: {e.cls for e in catalog().entries(kind)} for kind in given}
+    # They choose the recipe; with all of their options, since some have no defaults.
+    named = {k: as_table(v) for k, v in given.items() if type(v) in offered[k]}
+    places = Places(
+        out=None if out is None else Path(out),
+        experts=Path(experts_dir),
+        data_root=None if data_root is None else Path(data_root),
+    )
+    config = configure(recipe, {**flags, **named, **typed}, (), places.data_root, quick=quick).config
+    return run(evolve(config, **components), places)

@@ -1,0 +1,110 @@
+"""Where a run begins that starts from a learned set (`outer.init_from`) in place of real images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import evolve, frozen
+
+from ddfw.artifacts import exchange, synthetic
+from ddfw.config.fingerprints import component_key, sha256_of
+from ddfw.contracts.dataset import RealImages, Split
+from ddfw.contracts.space import same_space
+from ddfw.errors import OptionError, option_errors_at
+from ddfw.pipeline.adopt import given
+from ddfw.pipeline.prepare import Plan
+
+if TYPE_CHECKING:
+    from ddfw.artifacts.image_set import ImageSet
+    from ddfw.contracts.parameterization import Params
+
+
+@frozen(kw_only=True)
+class WarmStart:
+    """What `outer.init_from` names.
+
+    Args:
+        images: in place of real ones.
+        params: what the run stored for its parameterisation, {} where it is no run of this one.
+        label_params: likewise for its labels.
+        step_size: likewise.
+        sha256: of its images and targets.
+    """
+
+    images: RealImages
+    params: Params
+    label_params: Params
+    step_size: float | None
+    sha256: str
+
+    def to(self, device: torch.device) -> WarmStart:
+        """The same on a device."""
+
+        def moved(tensors: Params) -> Params:
+            return {key: tensor.to(device) for key, tensor in tensors.items()}
+
+        real = self.images
+        images = evolve(real, images=real.images.to(device), labels=real.labels.to(device))
+        return evolve(self, images=images, params=moved(self.params), label_params=moved(self.label_params))
+
+    def fits(self, params: Params) -> bool:
+        """Whether the stored parameters can take the place of these."""
+        return bool(self.params) and _alike(self.params, params)
+
+
+def set_sha256(path: Path) -> str:
+    """The hash of the images and targets of a set, as a run's manifest has it.
+
+    Raises:
+        DataError: nothing that can be read there.
+    """
+    return _sha256(exchange.read_images(path))
+
+
+def _sha256(found: ImageSet) -> str:
+    return sha256_of(Split(images=found.images, labels=found.targets))
+
+
+def _decodes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two tables name one parameterisation with the same options, learning rates apart."""
+    rates = ("lr", "lr_mappers", "lr_coefficients", "momentum", "source", "from")
+    return {k: v for k, v in one.items() if k not in rates} == {k: v for k, v in other.items() if k not in rates}
+
+
+def _alike(some: Params, others: Params) -> bool:
+    return {k: (t.shape, t.dtype) for k, t in some.items()} == {k: (t.shape, t.dtype) for k, t in others.items()}
+
+
+def warm_start(plan: Plan) -> WarmStart | None:
+    """Reads the set that `outer.init_from` names, None where it names none.
+
+    Raises:
+        ConfigError: it lacks a class.
+        DataError: nothing that can be read there, or images of another shape.
+    """
+    config = plan.config
+    if not config.outer.init_from:
+        return None
+    path = Path(config.outer.init_from)
+    found = exchange.read_images(path)
+    data = given(plan, found)
+    labels, m = data.targets.argmax(dim=1), plan.splits.spec.num_classes
+    with option_errors_at("outer.init_from"):
+        if missing := [
+            n for n, count in zip(plan.splits.class_names, labels.bincount(minlength=m), strict=True) if not count
+        ]:
+            raise OptionError(f"{found.origin} has no image of class {', '.join(missing[:5])}")
+    images = RealImages(images=data.images, labels=labels, num_classes=m)
+    digest = _sha256(found)
+    components = found.card.get("components", {})
+    # Parameters mean the same images only in the same space; options such as ranks show in the shapes.
+    same = found.space is not None and same_space(found.space, plan.space) and "format" not in found.card
+    same = same and found.class_names == plan.splits.class_names
+    if not same or not _decodes_alike(components.get("param", {}), component_key("param", config.param)):
+        return WarmStart(images=images, params={}, label_params={}, step_size=None, sha256=digest)
+    params, label_params = synthetic.read_learned(path)
+    kept = label_params if components.get("labels", {}).get("name") == config.labels.name else {}
+    return WarmStart(images=images, params=params, label_params=kept, step_size=found.step_size, sha256=digest)

@@ -1,0 +1,1 @@
+"""Work that travels to other processes and machines."""

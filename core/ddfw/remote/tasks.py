@@ -1,0 +1,341 @@
+"""Work as data: what an executor sends to a process on another machine, and the functions that do it there.
+
+What travels is made of tables, numbers and tensors. A component is its configuration table and is built anew where the
+work is done, from the plugins that are installed there. Nothing is pickled here, and no code is sent.
+
+Shapes: n images, m classes, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import importlib.metadata
+import json
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor, nn
+
+from ddfw import errors
+from ddfw.config.catalog import as_table, catalog, from_table
+from ddfw.contracts.dataset import ImageSpec
+from ddfw.contracts.executor import (
+    AbstractExecutor,
+    ExecutorContext,
+    GradientSettings,
+    LabelledImages,
+    TrainedExpert,
+    TrainingSettings,
+)
+from ddfw.contracts.matching import AbstractMatchingLoss
+from ddfw.engine.inner import Network, build_module
+from ddfw.errors import ConfigError, ConfigProblem, DdfwError, DivergedError, OptionError, RegistryError
+from ddfw.kinds import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ddfw.contracts.executor import ExecutorSession
+    from ddfw.contracts.trajectory import Segment
+
+_TITLES = {kind.id: kind.title for kind in KINDS}
+
+
+def packed(kind: str, component: Any) -> dict[str, Any]:
+    """A component as a JSON-able table from which `unpacked` builds an equal one in another process.
+
+    A class that an installed plugin offers goes by its name, any other by the place that it can be imported from.
+
+    Args:
+        kind: the kind's id (`model`).
+        component: an instance.
+
+    Raises:
+        OptionError: its class, or one of its options, exists in this process alone.
+    """
+    cls = type(component)
+    title = f"{_TITLES[kind]} {getattr(cls, 'name', cls.__name__)!r}"
+    place = ""
+    if not any(entry.cls is cls for entry in catalog().entries(kind)):
+        place = f"{cls.__module__}:{cls.__qualname__}"
+        if not _importable(cls):
+            raise OptionError(
+                f"{title} is a class of {cls.__module__} that no installed plugin offers, so it cannot travel to "
+                "another process; put it into a plugin or a module, or take executor cpu"
+            )
+    try:
+        found: dict[str, Any] = {"kind": kind, "class": place, "table": as_table(component)}
+        if unpacked(found) != component:
+            raise ValueError("they come back changed")
+    except (RegistryError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"{title} cannot travel to another process: its options do not fit a configuration file ({error}); "
+            "take executor cpu"
+        ) from error
+    return found
+
+
+def unpacked(record: Mapping[str, Any]) -> Any:
+    """The component that `packed` described.
+
+    Raises:
+        ConfigError: no plugin that is installed here offers it, or an option is unknown here.
+        ImportError: its module is not here.
+    """
+    if not record["class"]:
+        return from_table(record["table"], catalog().base(record["kind"]))
+    module, _, path = record["class"].partition(":")
+    cls: Any = importlib.import_module(module)
+    for name in path.split("."):
+        cls = getattr(cls, name)
+    return from_table(record["table"], cls)
+
+
+def _importable(cls: type) -> bool:
+    """Whether another process finds the class under its module's name; never so for a notebook's or a script's."""
+    if cls.__module__ == "__main__":
+        return False
+    try:
+        found: Any = importlib.import_module(cls.__module__)
+        for name in cls.__qualname__.split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError):
+        return False
+    return found is cls
+
+
+def pack_job(context: ExecutorContext, executor: AbstractExecutor, threads: int) -> dict[str, Any]:
+    """All that another process has to know of a session, the images excepted; JSON-able.
+
+    The loss stays here, since neither experts nor evaluations need it.
+
+    Args:
+        context: of the session.
+        executor: what trains and evaluates there.
+        threads: PyTorch's, there.
+
+    Raises:
+        OptionError: a component cannot travel.
+    """
+    return {
+        "ddfw": importlib.metadata.version("ddfw"),
+        "model": packed("model", context.model),
+        "augment": packed("augment", context.augmentation),
+        "executor": packed("executor", executor),
+        "threads": threads,
+    }
+
+
+def pack_settings(settings: TrainingSettings) -> dict[str, Any]:
+    """Training settings as a table."""
+    return as_table(settings)
+
+
+def image_spec(module: nn.Module, images: Tensor) -> ImageSpec:
+    """What a network was built for, by its answer to two of the images [n, C, H, W].
+
+    Args:
+        module: the network.
+        images: of any dtype that it takes.
+    """
+    network, two = Network(module), images[:1].expand(2, *images.shape[1:])
+    with torch.no_grad():
+        logits = network.logits(images.new_zeros(network.num_parameters), two)
+    channels, height, width = images.shape[1:]
+    return ImageSpec(channels=channels, height=height, width=width, num_classes=logits.shape[1])
+
+
+@frozen(kw_only=True)
+class TaskData:
+    """The tensors of one piece of work, and what the network was built for.
+
+    Args:
+        train: what is trained on.
+        judge: what is judged on.
+        spec: `image_spec` of the network.
+    """
+
+    train: LabelledImages
+    judge: LabelledImages
+    spec: ImageSpec
+
+
+def remote_expert(
+    job: Mapping[str, Any], settings: Mapping[str, Any], given: TaskData, seed: int, on_epoch: Callable[[int], None]
+) -> dict[str, Any]:
+    """Trains one expert in this process.
+
+    Args:
+        job: by `pack_job`.
+        settings: by `pack_settings`.
+        given: the training and the validation split, on the CPU.
+        seed: the expert's.
+        on_epoch: told the number of finished epochs.
+
+    Returns:
+        `seed`, `snapshots` [K + 1, P] on the CPU, `validation_accuracy` and `train_loss`, for `expert_from`.
+
+    Raises:
+        DivergedError: it diverged.
+        OptionError: this process cannot build what the job describes.
+    """
+    with _session(job, given) as session:
+        train, judge = (_there(data, session) for data in (given.train, given.judge))
+        trained = session.train_experts(
+            _settings(settings), train, judge, [seed], lambda position, epoch: on_epoch(epoch)
+        )
+        (expert,) = trained
+    return {
+        "seed": expert.seed,
+        "snapshots": expert.snapshots.detach().cpu().contiguous(),
+        "validation_accuracy": list(expert.validation_accuracy),
+        "train_loss": list(expert.train_loss),
+    }
+
+
+def expert_from(record: Mapping[str, Any]) -> TrainedExpert:
+    """The expert that `remote_expert` gave."""
+    return TrainedExpert(
+        seed=record["seed"],
+        snapshots=record["snapshots"],
+        validation_accuracy=tuple(record["validation_accuracy"]),
+        train_loss=tuple(record["train_loss"]),
+    )
+
+
+def remote_accuracy(
+    job: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    given: TaskData,
+    seed: int,
+    number: int,
+    purpose: Literal["select", "eval"],
+) -> float:
+    """Accuracy (a fraction) of one fresh network, trained in this process.
+
+    Args:
+        job: by `pack_job`.
+        settings: by `pack_settings`.
+        given: subject and judge, on the CPU.
+        seed: of all fresh networks.
+        number: which of them.
+        purpose: likewise.
+
+    Raises:
+        DivergedError: it diverged.
+        OptionError: this process cannot build what the job describes.
+    """
+    with _session(job, given) as session:
+        subject, judge = (_there(data, session) for data in (given.train, given.judge))
+        networks = range(number, number + 1)
+        (found,) = session.evaluate(_settings(settings), subject, judge, seed, networks, purpose, lambda done: None)
+    return found
+
+
+def call(task: str, payload: str, threads: int) -> str:
+    """Calls `module:function` with a payload in JSON and gives its result in JSON, with so many threads of PyTorch."""
+    module, _, name = task.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    with _threads(threads):
+        return json.dumps(function(json.loads(payload)))
+
+
+@contextmanager
+def _session(job: Mapping[str, Any], given: TaskData) -> Iterator[ExecutorSession]:
+    here = importlib.metadata.version("ddfw")
+    if here != job["ddfw"]:
+        raise OptionError(f"a worker has ddfw {here}, the run {job['ddfw']}; install the same version everywhere")
+    try:
+        model, augmentation, executor = (unpacked(job[kind]) for kind in ("model", "augment", "executor"))
+    except (RegistryError, ImportError, AttributeError) as error:
+        raise OptionError(f"a worker cannot build a component ({error}); install the same plugins there") from error
+    context = ExecutorContext(
+        model=model,
+        module=build_module(model, given.spec),
+        augmentation=augmentation,
+        loss=_NoLoss(),
+        gradient=GradientSettings(),
+        dtype=given.train.images.dtype,
+    )
+    with _threads(job["threads"]), executor.open(context) as session:
+        yield session
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _settings(table: Mapping[str, Any]) -> TrainingSettings:
+    return from_table(table, TrainingSettings)
+
+
+def _there(data: LabelledImages, session: ExecutorSession) -> LabelledImages:
+    return evolve(data, images=data.images.to(session.device), targets=data.targets.to(session.device))
+
+
+@frozen(kw_only=True)
+class _NoLoss(AbstractMatchingLoss):
+    """Stands where no segment is matched."""
+
+    name = "none"
+
+    def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
+        """Refuses."""
+        raise OptionError("meta-gradients are computed where the run was started")
+
+
+def error_record(error: Exception) -> dict[str, Any]:
+    """An error as JSON-able data, for `error_from` in the process that asked for the work."""
+    args: list[Any] = list(error.args)
+    if isinstance(error, OSError):
+        args = [error.errno, error.strerror, error.filename]
+    return {
+        "class": type(error).__name__,
+        "message": str(error),
+        "args": args if all(isinstance(a, str | int | float | None) for a in args) else [str(error)],
+        "step": error.step if isinstance(error, DivergedError) else None,
+        "option": error.option if isinstance(error, OptionError) else "",
+        "problems": [[p.path, p.message] for p in error.problems] if isinstance(error, ConfigError) else [],
+        "trace": "".join(traceback.format_exception(error)),
+    }
+
+
+def error_from(record: Mapping[str, Any]) -> Exception:
+    """The error again: ddfw's and Python's own of the same class, any other as a DdfwError.
+
+    The other process's traceback is a note on it, which `str` leaves out.
+    """
+    error = _error_from(record)
+    error.add_note(f"In the process that did the work:\n{record['trace']}")
+    return error
+
+
+def _error_from(record: Mapping[str, Any]) -> Exception:
+    name, message = record["class"], record["message"]
+    if record["problems"]:
+        return ConfigError(tuple(ConfigProblem(path=path, message=text) for path, text in record["problems"]))
+    if name == "DivergedError":
+        return DivergedError(message, record["step"])
+    if name == "OptionError":
+        return OptionError(message, record["option"])
+    cls = getattr(errors, name, None)
+    if isinstance(cls, type) and issubclass(cls, DdfwError):
+        return cls(message)
+    cls = getattr(builtins, name, None)
+    if isinstance(cls, type) and issubclass(cls, Exception):
+        try:
+            return cls(*record["args"])
+        except TypeError:  # an error that is made of other things than texts and numbers
+            pass
+    return DdfwError(f"{name}: {message}")

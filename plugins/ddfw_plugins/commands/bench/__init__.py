@@ -1,0 +1,1 @@
+"""`ddfw bench`: ddfw against a plain trajectory-matching loop, on this machine."""

@@ -1,0 +1,1 @@
+"""`ddfw compare`: several ways to distil at equal cost, over run seeds."""

@@ -1,0 +1,86 @@
+"""`ddfw compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ddfw.cli.duration import max_time_option
+from ddfw.cli.shared import data_root_option, experts_dir_option, seed_numbers
+
+
+@click.command("compare")
+@click.argument("comparison", metavar="NAME|FILE")
+@click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant (may be given several times).")
+@click.option("--seeds", metavar="A,B,C", help="Run seeds in place of the file's.")
+@click.option("--out", type=click.Path(path_type=Path), help="The comparison's folder; the default is runs/<name>.")
+@experts_dir_option
+@data_root_option
+@max_time_option
+@click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+@click.option("--dry-run", is_flag=True, help="Check every variant, say what it would cost, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
+def compare_command(
+    comparison: str,
+    only: tuple[str, ...],
+    seeds: str | None,
+    out: Path | None,
+    experts_dir: Path,
+    data_root: Path | None,
+    max_time: float | None,
+    quiet: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Run several ways to distil at equal cost, and compare them over run seeds.
+
+    A comparison is a TOML file: what all variants share, and what each changes. One that ships with ddfw goes by its
+    name. Runs that are already finished are not run again, so the same command goes on where it was interrupted.
+
+    \b
+    ddfw compare fashionmnist-ipc1 --data-root DATA
+    ddfw compare mine.toml --only pixel-mtt --only lss-mct --seeds 0,1,2
+    """
+    from ddfw.pipeline.runner import Places
+    from ddfw_plugins.commands.compare import runner, tables
+
+    whole = runner.read(comparison)
+    chosen = runner.chosen(whole, only, seed_numbers(seeds))
+    places = Places(out=out, experts=experts_dir, data_root=data_root)
+    if dry_run:
+        _dry_run(runner.jobs(chosen, places), as_json)
+        return
+
+    def started(job: runner.Job) -> None:
+        if not quiet:
+            seed = job.config.run.seed
+            click.echo(f"\n── {job.number}/{job.count}  {job.variant.title}, seed {seed}", err=True)
+
+    folder, record = runner.run(whole, chosen, places, started, quiet=quiet or as_json, max_seconds=max_time)
+    if as_json:
+        click.echo(json.dumps(record, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print()
+    console.print(tables.table(record))
+    click.echo(f"written: {folder / 'comparison.json'}, {folder / 'comparison.md'}")
+
+
+def _dry_run(jobs: list, as_json: bool) -> None:  # type: ignore[type-arg]
+    from ddfw.cli.output import show_rows
+
+    rows = [
+        {
+            "variant": job.variant.name,
+            "seed": job.config.run.seed,
+            "run": job.config.title(),
+            "outer steps": job.config.outer.steps,
+            "directory": str(job.places.out),
+        }
+        for job in jobs
+    ]
+    show_rows(rows, ("variant", "seed", "outer steps", "run"), as_json, "nothing to run")

@@ -1,0 +1,1 @@
+"""`ddfw gradient`: how far an approximate meta-gradient is from the exact one."""

@@ -1,0 +1,1 @@
+"""`ddfw sweep`: values of any settings, each combination an ordinary run."""

@@ -1,0 +1,121 @@
+"""`ddfw sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ddfw.cli.shared import data_root_option, experts_dir_option
+
+if TYPE_CHECKING:
+    from ddfw.pipeline.runner import Places
+    from ddfw_plugins.commands.sweep.files import Sweep
+
+
+@click.command("sweep")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The sweep's folder; the default is runs/<file's name>.")
+@experts_dir_option
+@data_root_option
+@click.option("--on", default="", metavar="NAME", help="The executor that scatters whole trials (ray, say).")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, help="How many trials an optuna study asks for at a time."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+@click.option("--dry-run", is_flag=True, help="List the trials, check every configuration, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
+@click.pass_context
+def sweep_command(
+    context: click.Context,
+    file: Path,
+    out: Path | None,
+    experts_dir: Path,
+    data_root: Path | None,
+    on: str,
+    workers: int,
+    quiet: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Try values of any settings, each combination an ordinary run, and rank them by validation accuracy.
+
+    FILE is TOML: what all trials share, and a [grid] of values or a [space] for optuna (docs/sweep.md). The same
+    command goes on where it was interrupted. The exit code is 1 if no trial finished.
+
+    \b
+    ddfw sweep ranks.toml
+    ddfw sweep ranks.toml --dry-run
+    ddfw sweep ranks.toml --on ray
+    """
+    from ddfw.pipeline.runner import Places
+    from ddfw_plugins.commands.sweep import files, runner, tables
+
+    sweep, places = files.read(file), Places(out=out, experts=experts_dir, data_root=data_root)
+    if dry_run:
+        _dry_run(sweep, places, as_json)
+        return
+
+    def say(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    try:
+        folder, record = runner.run(sweep, places, on=on, workers=workers, say=say, quiet=quiet or as_json)
+    except KeyboardInterrupt:
+        click.echo("ddfw: trials that ended are kept; the same command goes on", err=True)
+        raise
+    if as_json:
+        click.echo(json.dumps(record, ensure_ascii=False))
+    else:
+        _show(folder, record, tables.table(record))
+    if record["best"] is None:
+        context.exit(1)
+
+
+def _show(folder: Path, record: dict[str, Any], table: Any) -> None:
+    from rich.console import Console
+
+    from ddfw.pipeline.report.tables import percent
+
+    # Wrapped for a reader's terminal only: what is piped has one line a row.
+    console = Console(width=None if Console().is_terminal else 1000)
+    console.print()
+    console.print(table)
+    for row in record["trials"]:
+        if row["number"] == record["best"]:
+            click.echo(
+                f"best: {folder / row['directory']} ({percent(row['validation_accuracy'])} % on validation images)"
+            )
+    click.echo(f"written: {folder / 'sweep.json'}, {folder / 'sweep.md'}")
+
+
+def _dry_run(sweep: Sweep, places: Places, as_json: bool) -> None:
+    from ddfw.cli.output import show_rows
+    from ddfw_plugins.commands.sweep import runner
+    from ddfw_plugins.commands.sweep.files import words
+    from ddfw_plugins.commands.sweep.trials import grid, probe
+
+    if sweep.method == "grid":
+        trials = grid(sweep, places)
+    else:
+        from ddfw_plugins.commands.sweep.study import preview, require_optuna
+
+        require_optuna()
+        probe(sweep, places)
+        trials = preview(sweep, places)
+    rows = [
+        {
+            "trial": f"{trial.number:04d}",
+            "parameters": words(trial.parameters) if not as_json else runner.plain(trial.parameters),
+            "recipe": trial.recipe,
+            "run": f"impossible: {trial.reason}" if trial.config is None else trial.config.title(),
+            "directory": str(trial.directory),
+        }
+        for trial in trials
+    ]
+    show_rows(rows, ("trial", "parameters", "recipe", "run"), as_json, "nothing to run")
+    if more := sweep.count - len(trials):
+        click.echo(f"and {more} more, which follow from the outcomes of these", err=True)

@@ -1,0 +1,77 @@
+"""A sweep's record as tables: for documents, and for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ddfw.pipeline.report.tables import markdown_table, percent, text_table
+from ddfw_plugins.commands.sweep.files import shown
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+#: So many trials that did not end well are explained below a table; sweep.json explains all.
+_EXPLAINED = 8
+#: Cells of more characters are broken where room is short.
+_BROKEN = 12
+_FIGURES = ("validation %", "test %", "step", "seconds")
+
+
+def ranked(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Finished trials, the best first and the earlier first among equals; then the others by number."""
+    done = [row for row in record["trials"] if row["status"] == "finished"]
+    others = [row for row in record["trials"] if row["status"] != "finished"]
+    return [*sorted(done, key=lambda row: (-row["validation_accuracy"], row["number"])), *others]
+
+
+def _columns(paths: Iterable[str]) -> list[str]:
+    return ["trial", *paths, *_FIGURES, "status"]
+
+
+def _short(paths: Sequence[str]) -> Iterator[str]:
+    """The ends of paths, as long as it takes to tell them apart."""
+    for path in paths:
+        keys = path.split(".")
+        ends = (".".join(keys[start:]) for start in reversed(range(len(keys))))
+        yield next(end for end in ends if end == path or sum(f".{p}".endswith(f".{end}") for p in paths) == 1)
+
+
+def _lines(record: Mapping[str, Any]) -> Iterator[list[str]]:
+    for row in ranked(record):
+        parameters = [shown(row["parameters"][path]) for path in record["paths"]]
+        figures = ["–"] * 4
+        if row["status"] == "finished":
+            test = row["test"]
+            figures = [
+                percent(row["validation_accuracy"]),
+                f"{percent(test['mean'])} ± {percent(test['std'])}",
+                str(row["selected_step"]),
+                f"{row['seconds']:.1f}",
+            ]
+        yield [f"{row['number']:04d}", *parameters, *figures, row["status"]]
+
+
+def _notes(record: Mapping[str, Any]) -> list[str]:
+    notes = [f"ranked by the {record['objective']}; {record['note']} (mean ± std over networks)"]
+    waiting = record["count"] - sum(row["status"] != "waiting" for row in record["trials"])
+    if waiting:
+        notes.append(f"{waiting} of {record['count']} trials are still to be run; the same command goes on")
+    failed = [row for row in record["trials"] if row.get("reason")]
+    notes += [f"trial {row['number']:04d} {row['status']}: {row['reason']}" for row in failed[:_EXPLAINED]]
+    if len(failed) > _EXPLAINED:
+        notes.append(f"… and {len(failed) - _EXPLAINED} more; sweep.json has every reason")
+    return notes
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """sweep.md: the table for documents."""
+    columns = _columns(record["paths"])
+    return markdown_table(record["sweep"], record["summary"], columns, _lines(record), _notes(record))
+
+
+def table(record: Mapping[str, Any]) -> RenderableType:
+    """The same as rich renders it."""
+    columns, lines = _columns(_short(record["paths"])), list(_lines(record))
+    whole = [c for k, c in enumerate(columns) if all(len(line[k]) <= _BROKEN for line in lines)]
+    return text_table(columns, lines, _notes(record), ("trial", "status"), whole)

@@ -1,0 +1,147 @@
+"""What plugins offer through one hook, by name: each implementation is asked on its own, and what is wrong is noted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, Literal, TypeVar
+
+import pluggy
+from attrs import frozen
+
+from ddfw_registry._words import error_line, one_line, show
+from ddfw_registry.discovery import DISABLED_PLUGINS, Discovery, Plugin, PluginFailure, variable
+from ddfw_registry.errors import DuplicateComponentError, UnknownComponentError
+
+T = TypeVar("T")
+
+
+@frozen
+class Offer(Generic[T]):
+    """One thing that a plugin offers.
+
+    Args:
+        name: what users type.
+        item: what was offered.
+        plugin: identity of the plugin.
+        distribution: name of the plugin's distribution.
+        version: of the distribution.
+    """
+
+    name: str
+    item: T
+    plugin: str
+    distribution: str
+    version: str
+
+
+@frozen
+class Offers(Generic[T]):
+    """All that plugins offer through one hook.
+
+    Args:
+        kind: short name of what is offered.
+        title: the same in words, for messages.
+        entries: by name; names that are taken twice are left out.
+        duplicates: names that are taken twice, each with the identities of the plugins that offer it.
+        failures: plugins, or single items, that do not work.
+        disable_variable: the environment variable that disables plugins.
+    """
+
+    kind: str
+    title: str
+    entries: Mapping[str, Offer[T]]
+    duplicates: Mapping[str, tuple[str, ...]]
+    failures: tuple[PluginFailure, ...]
+    disable_variable: str
+
+    def get(self, name: str, path: str = "") -> Offer[T]:
+        """The offer of this name.
+
+        Args:
+            name: what the user typed.
+            path: where in the configuration, for the message.
+
+        Raises:
+            UnknownComponentError: no plugin offers the name.
+            DuplicateComponentError: more than one does; none is chosen silently.
+        """
+        if name in self.entries:
+            return self.entries[name]
+        if name in self.duplicates:
+            raise DuplicateComponentError(
+                self.kind, name, self.duplicates[name], path, self.title, self.disable_variable
+            )
+        known = tuple(sorted([*self.entries, *self.duplicates]))
+        raise UnknownComponentError(self.kind, self.title, name, known, path)
+
+
+def collect(
+    discovery: Discovery, hook: str, kind: str, title: str, named: Callable[[object], tuple[str, T]], what: str
+) -> Offers[T]:
+    """Asks every plugin that implements a hook for what it offers.
+
+    A plugin whose hook raises, and an item that is turned down, are left out and recorded; everything else works.
+
+    Args:
+        discovery: the loaded plugins.
+        hook: name of the hook; its implementations take no arguments and return a list.
+        kind: short name of what is offered.
+        title: the same in words.
+        named: gives an item's name and the item, or raises a ValueError that says what is wrong with it.
+        what: what the hook's list holds, for messages ("classes").
+    """
+    plugins = {plugin.identity: plugin for plugin in discovery.plugins}
+    offered: dict[str, list[Offer[T]]] = defaultdict(list)
+    failures: list[PluginFailure] = []
+    caller: pluggy.HookCaller = getattr(discovery.manager.hook, hook)
+    # Each implementation on its own: through the hook caller the first to raise would silence the others.
+    for implementation in sorted(caller.get_hookimpls(), key=lambda impl: impl.plugin_name):
+        plugin = plugins[implementation.plugin_name]
+        for item in _items(hook, implementation, plugin, what, failures):
+            try:
+                name, accepted = named(item)
+            except ValueError as error:
+                failures.append(_failure(plugin, "component", f"{title} {error}"))
+                continue
+            offer = Offer(name, accepted, plugin.identity, plugin.distribution, plugin.version)
+            if offer not in offered[name]:
+                offered[name].append(offer)
+    return Offers(
+        kind=kind,
+        title=title,
+        entries={name: found[0] for name, found in sorted(offered.items()) if len(found) == 1},
+        duplicates={
+            name: tuple(dict.fromkeys(offer.plugin for offer in found))
+            for name, found in sorted(offered.items())
+            if len(found) > 1
+        },
+        failures=tuple(failures),
+        disable_variable=variable(discovery.manager.project_name, DISABLED_PLUGINS),
+    )
+
+
+def _items(
+    hook: str, implementation: pluggy.HookImpl, plugin: Plugin, what: str, failures: list[PluginFailure]
+) -> Iterator[object]:
+    if implementation.hookwrapper or implementation.wrapper:
+        failures.append(_failure(plugin, "hook", f"{hook}: this hook collects {what} and cannot be wrapped"))
+        return
+    try:
+        returned: object = implementation.function()
+        if not isinstance(returned, Iterable) or isinstance(returned, type | str):
+            failures.append(_failure(plugin, "hook", f"{hook}: returned {show(returned)} instead of a list of {what}"))
+            return
+        found = list(returned)  # here, because a generator runs the plugin's code only now
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        failures.append(_failure(plugin, "hook", f"{hook}: {error_line(error)}"))
+        return
+    yield from found
+
+
+def _failure(plugin: Plugin, stage: Literal["hook", "component"], error: str) -> PluginFailure:
+    return PluginFailure(
+        plugin.identity, plugin.name, plugin.distribution, plugin.version, plugin.value, stage, one_line(error)
+    )

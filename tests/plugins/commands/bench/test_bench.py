@@ -1,0 +1,107 @@
+"""`ddfw bench`: what it measures, how it counts, what it prints."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+import torch
+from attrs import evolve
+
+from ddfw.cli.main import invoke
+from ddfw_plugins.commands.bench import command, measure, suite
+from ddfw_plugins.commands.bench.shapes import SHAPES, work
+from ddfw_plugins.executors.cpu import Cpu
+
+CPU = torch.device("cpu")
+SMALL = evolve(SHAPES["digits"], steps=3, width=8)
+
+
+def test_pairs_are_interleaved_and_their_ratios_counted(monkeypatch):
+    """Broken: a ratio compares times that were not taken in turn, or is not the median of the pairs'."""
+    now, order = [0.0], []
+
+    def takes(name, seconds):
+        def work():
+            order.append(name)
+            now[0] += seconds[len([o for o in order if o == name]) - 1]
+
+        return work
+
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    mine, other = [9.0, 1.0, 2.0, 6.0], [9.0, 2.0, 2.0, 2.0]
+    told = []
+    found = measure.pairs(takes("a", mine), takes("b", other), 3, CPU, lambda: told.append(1))
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"] or order == ["a", "b", "a", "b", "b", "a", "a", "b"]
+    assert found.median == statistics.median([0.5, 1.0, 3.0])
+    assert (found.seconds, found.reference_seconds, found.pairs, len(told)) == (2.0, 2.0, 3, 3)
+    assert found.low <= found.median <= found.high
+
+
+def test_an_executor_is_measured_in_every_way_it_has():
+    """Broken: compiled steps or held graphs are left out, or the plain modes compile."""
+    ways = suite.modes(Cpu(threads=1, compile=True))
+    assert list(ways) == ["all graphs held", "no graph held", "compiled"]
+    assert [executor.compile for executor, _ in ways.values()] == [False, False, True]
+    assert [memory for _, memory in ways.values()] == [suite.EVERYTHING, 0, 0]
+    assert all(executor.threads == 1 for executor, _ in ways.values())
+
+
+def test_rows_carry_ratio_error_and_bound(monkeypatch):
+    """Broken: a row's numbers are not those of its work, or a broken bound is not seen."""
+    ways = {mode: way for mode, way in suite.modes(Cpu()).items() if mode != "compiled"}
+    monkeypatch.setattr(suite, "modes", lambda executor: ways)
+    held, bare = suite.run(Cpu(), [SMALL], ["outer"], 2)
+    assert (held.mode, bare.mode) == ("all graphs held", "no graph held")
+    assert held.note == "3 held" and held.ratio.pairs == 2
+    assert max(held.error, bare.error) < 1e-4
+    assert (held.bound, bare.bound) == (1.05, 1.4)
+    assert evolve(held, bound=1e-9).kept is False and evolve(held, bound=1e9).kept is True
+    record = json.loads(json.dumps(held.record()))
+    assert record["value"] == held.value and record["ratio"]["pairs"] == 2 and record["kept"] == held.kept
+
+
+def test_memory_grows_for_the_plain_loop_alone():
+    """Broken: an outer step without held graphs keeps something of every step besides its point on the path."""
+    rows = suite.scaling(Cpu(threads=1), SMALL, [5, 10, 20], 1)
+    size = {(row["who"], row["steps"]): row["bytes"] for row in rows}
+    parameters = work(SMALL).segment.start.numel() * 4
+    grown = size["ddfw", 20] - size["ddfw", 5]
+    assert grown <= 15 * parameters * 1.1
+    assert size["yardstick", 20] - size["yardstick", 5] > 10 * grown
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_the_command_prints_a_table_or_json(capsys):
+    """Broken: `ddfw bench` does not run, or its JSON lacks where the figures come from."""
+    assert invoke(["bench", "--only", "augment", "--pairs", "1", "--json"]) == 0
+    out = capsys.readouterr()
+    record = json.loads(out.out)
+    assert not out.err
+    assert record["schema"] == 1 and record["torch"] == torch.__version__ and record["device"]["type"] == "cpu"
+    shapes = {row["shape"] for row in record["rows"]}
+    assert shapes == {f"{family} {what}" for family in ("scale", "rotate") for what in ("matrices", "8×8", "32×32")}
+    assert all(row["error"] < 1e-4 for row in record["rows"])
+    assert invoke(["bench", "--only", "augment", "--pairs", "1"]) == 0
+    out = capsys.readouterr()
+    assert "measuring augmentation, scale" in out.err and "quartiles" in out.out and "torch" in out.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--shape", "digit"], "Did you mean 'digits'?"),
+        (["--only", "outre"], "outre"),
+        (["--executor", "ray"], "take cpu or cuda"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(arguments, words, capsys):
+    """Broken: a mistyped shape measures everything, or an executor of several processes gives a meaningless ratio."""
+    assert invoke(["bench", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_command_knows_every_group():
+    """Broken: `--only` does not offer what can be measured."""
+    assert command.GROUPS == suite.GROUPS
