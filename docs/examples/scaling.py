@@ -14,7 +14,7 @@ from typing import Any
 
 from charts import COLOURS, INK, Axis, Chart, Panel
 
-from ddfw.config.catalog import named_component
+from ddfw.config.catalog import component
 from ddfw_plugins.commands.bench.shapes import SHAPES
 from ddfw_plugins.commands.bench.suite import scaling
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     steps = [int(n) for n in given.steps.split(",")]
     rows = scaling(
-        named_component("executor", given.executor),
+        component("executor", given.executor),
         SHAPES[given.shape],
         steps,
         given.repeats,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch.profiler import ProfilerActivity, profile
 
-from ddfw.config.catalog import named_component
+from ddfw.config.catalog import component
 from ddfw_plugins.commands.bench.shapes import SHAPES, work
 from ddfw_plugins.commands.bench.suite import modes
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args(arguments)
     shape, columns = SHAPES[given.shape], {}
-    executor = named_component("executor", "cpu")
+    executor = component("executor", "cpu")
     for mode in ("all graphs held", "no graph held"):
         plain, memory = modes(executor)[mode]
         made = work(shape, memory=memory)

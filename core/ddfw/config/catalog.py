@@ -56,7 +56,7 @@ def through_toml(component: T) -> T:
     return from_table(tomllib.loads(dumps(as_table(component))), type(component))
 
 
-def named_component(kind: str, name: str, **options: Any) -> Any:
+def component(kind: str, name: str, **options: Any) -> Any:
     """A component with these options, the rest as they are by default.
 
     Raises:

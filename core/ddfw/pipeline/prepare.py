@@ -95,7 +95,7 @@ class Plan(Setup):
     expert_set: ExpertSet
 
 
-def check(config: RunConfig, data_root: Path | None) -> Layout:
+def fits(config: RunConfig, data_root: Path | None) -> Layout:
     """The layout, and everything that can be checked without fitting a space or looking for experts.
 
     Raises:

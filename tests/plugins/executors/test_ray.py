@@ -19,7 +19,7 @@ import torch
 from attrs import frozen
 
 from ddfw import AbstractModel, DataError, DdfwError, DivergedError, LabelledImages, OptionError, TrainingSettings
-from ddfw.config.catalog import named_component
+from ddfw.config.catalog import component
 from ddfw.config.load import configure
 from ddfw.pipeline.prepare import set_up
 from ddfw.remote import tasks
@@ -466,7 +466,7 @@ class Homemade(AbstractModel):
     name: ClassVar[str] = "homemade"
 
     def build(self, spec):
-        return named_component("model", "mlp").build(spec)
+        return component("model", "mlp").build(spec)
 
 
 def test_a_component_of_a_notebook_cannot_travel(setup, monkeypatch):
@@ -488,7 +488,7 @@ def test_a_component_of_a_notebook_cannot_travel(setup, monkeypatch):
 
 def test_components_travel_as_their_tables(elsewhere):
     """Broken: an option would be lost on the way, or the table would not be data alone."""
-    model = named_component("model", "convnet")
+    model = component("model", "convnet")
     record = json.loads(json.dumps(tasks.packed("model", model)))
     assert record["class"] == "" and record["table"]["name"] == "convnet" and tasks.unpacked(record) == model
     other = elsewhere.Fragile(seed=3)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from ddfw.config.catalog import named_component
+from ddfw.config.catalog import component
 from ddfw.contracts.executor import LabelledImages
 from ddfw.engine import ranking
 from ddfw.pipeline.evaluation.baselines import Subject, full_data, real_baseline, size_of
@@ -53,7 +53,7 @@ def score(
     settings = evolve(judge.settings, baseline_lrs=tuple(rates))
     free = evolve(judge, setup=evolve(setup, config=evolve(setup.config, eval=settings)))
     found["distilled_hard"] = mean(judge, free.with_best_lr(hard, validation))
-    bare = evolve(setup.context(), augmentation=named_component("augment", "none"))
+    bare = evolve(setup.context(), augmentation=component("augment", "none"))
     with setup.config.executor.open(bare) as session:
         plain = evolve(judge, session=session)
         found["distilled_plain"] = mean(plain, subject)

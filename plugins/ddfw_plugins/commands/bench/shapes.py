@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ddfw.config.catalog import named_component
+from ddfw.config.catalog import component
 from ddfw.contracts.augmentation import AbstractAugmentation
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.executor import ExecutorContext, GradientSettings, Problem, Schedule
@@ -145,8 +145,8 @@ def work(shape: Shape, dtype: torch.dtype = torch.float32, steps: int | None = N
     """
     rng = torch.Generator().manual_seed(0)
     spec = ImageSpec(channels=shape.channels, height=shape.side, width=shape.side, num_classes=CLASSES)
-    model = named_component("model", "convnet", depth=shape.depth, width=shape.width)
-    augmentation = named_component("augment", "dsa")
+    model = component("model", "convnet", depth=shape.depth, width=shape.width)
+    augmentation = component("augment", "dsa")
     with torch.random.fork_rng(devices=[]):
         plain = model.build(spec).train()
     module = build_module(model, spec)
@@ -165,7 +165,7 @@ def work(shape: Shape, dtype: torch.dtype = torch.float32, steps: int | None = N
             model=model,
             module=module,
             augmentation=augmentation,
-            loss=named_component("loss", "ratio"),
+            loss=component("loss", "ratio"),
             gradient=GradientSettings(memory="auto" if memory is None else memory),
             dtype=dtype,
         ),

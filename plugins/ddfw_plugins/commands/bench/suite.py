@@ -16,7 +16,7 @@ from attrs import asdict, evolve, frozen
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-from ddfw.config.catalog import named_component
+from ddfw.config.catalog import component
 from ddfw.contracts.executor import AbstractExecutor, ExecutorContext, LabelledImages, MetaGradient, TrainingSettings
 from ddfw.engine.budget import peak_bytes
 from ddfw_plugins.commands.bench import yardstick
@@ -219,7 +219,7 @@ def _augment(executor: AbstractExecutor, count: int, tick: Tick) -> Iterator[Row
     device = _device(executor)
     rng = torch.Generator().manual_seed(0)
     for family in ("scale", "rotate"):
-        augmentation = named_component("augment", "dsa", families=(family,))
+        augmentation = component("augment", "dsa", families=(family,))
         draws = augmentation.draw((AUGMENTED, 3, 32, 32), rng).to(device)
         make = augmentation.scales if family == "scale" else augmentation.rotations
         matrices = make(draws.values)

@@ -25,7 +25,7 @@ from ddfw.config.run_config import RunConfig
 from ddfw.engine.distill import batch_sizes
 from ddfw.errors import ConfigError, DataError, DirectoryInUseError, config_error, did_you_mean
 from ddfw.pipeline import runner
-from ddfw.pipeline.prepare import check
+from ddfw.pipeline.prepare import fits
 from ddfw.pipeline.report.summary import over_seeds
 from ddfw.pipeline.stopping import now
 from ddfw_plugins.commands.compare.tables import markdown
@@ -223,7 +223,7 @@ def configure(comparison: Comparison, variant: Variant, places: runner.Places) -
     tables.setdefault("run", {})["recipe"] = comparison.name
     try:
         config = structured_config(Settings(tables=tables))
-        layout = check(config, places.data_root)
+        layout = fits(config, places.data_root)
         if comparison.image_gradients is not None:
             each = image_gradients_per_step(config, layout.num_images)
             steps = max(1, round(comparison.image_gradients / each))

@@ -17,7 +17,7 @@ from attrs import frozen
 
 from ddfw.artifacts import atomic, checkpoint
 from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
-from ddfw.config.catalog import named_component
+from ddfw.config.catalog import component
 from ddfw.config.layers import Settings
 from ddfw.config.load import config_text, structured_config
 from ddfw.errors import ConfigError, DivergedError, OptionError, ResumeError, UnknownComponentError, config_error
@@ -202,7 +202,7 @@ def _executor(name: str) -> AbstractExecutor | None:
     if not name:
         return None
     try:
-        found: AbstractExecutor = named_component("executor", name)
+        found: AbstractExecutor = component("executor", name)
     except UnknownComponentError as error:
         raise error.at("--on") from None
     try:

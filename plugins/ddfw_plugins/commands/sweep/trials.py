@@ -15,7 +15,7 @@ from ddfw.config.load import config_text, structured_config
 from ddfw.config.merge import merge
 from ddfw.errors import ConfigError, ConfigProblem, config_error
 from ddfw.pipeline import runner
-from ddfw.pipeline.prepare import check
+from ddfw.pipeline.prepare import fits
 from ddfw_plugins.commands.sweep.files import Sweep, shown, words
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def trial(sweep: Sweep, number: int, parameters: Mapping[str, Any], places: runn
     """
     made = _structured(sweep, number, parameters, places)
     assert made.config is not None
-    check(made.config, places.data_root)
+    fits(made.config, places.data_root)
     return made
 
 
