@@ -61,6 +61,12 @@ def test_the_top_level_holds_nothing_else():
         assert not (ROOT / folder / "__init__.py").exists()
 
 
+def test_the_citation_names_the_version_that_is_installed():
+    """Broken: a paper would cite another version than the one that was used."""
+    stated = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert stated and stated[1] == importlib.metadata.version("ddfw")
+
+
 def test_the_import_contracts_hold():
     """Broken: plugins -> core -> registry, or the layers inside core."""
     code = "import sys; from importlinter.cli import lint_imports_command as c; c(['--no-cache'])"
