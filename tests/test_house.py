@@ -56,9 +56,15 @@ def test_the_top_level_holds_nothing_else():
         pytest.skip("not a git checkout")
     top = {line.split("/")[0] for line in tracked.stdout.splitlines()}
     allowed = {"pyproject.toml", "README.md", "core", "plugins", "registry", "tests", "docs", "LICENSE"}
-    assert {t for t in top if not t.startswith(".")} - allowed <= {"CONTRIBUTING.md"}
+    assert {t for t in top if not t.startswith(".")} - allowed <= {"CONTRIBUTING.md", "CITATION.cff"}
     for folder in ("core", "plugins", "registry"):
         assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_the_citation_names_the_version_that_is_installed():
+    """Broken: a paper would cite another version than the one that was used."""
+    stated = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert stated and stated[1] == importlib.metadata.version("ddfw")
 
 
 def test_the_import_contracts_hold():

@@ -77,7 +77,7 @@ from .pipeline.report.tables import text_table as text_table
 from .pipeline.runner import Places as Places
 from .pipeline.runner import distill as distill
 from .pipeline.runner import finished as finished
-from .pipeline.runner import fits as fits
+from .pipeline.prepare import fits as fits
 from .pipeline.runner import plan as plan
 from .pipeline.runner import run as run
 from .pipeline.stages import RunResult as RunResult

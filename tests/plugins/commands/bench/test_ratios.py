@@ -1,4 +1,4 @@
-"""Ratios to the plain loop on this machine: `pytest tests/benchmarks -m benchmark` (some twenty minutes on two cores).
+"""Ratios to the plain loop on this machine: `poe benchmark` (some twenty minutes on two cores).
 
 They are left out of an ordinary run, where a busy machine would make them fail for no fault of the code.
 """

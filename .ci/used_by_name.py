@@ -1,0 +1,28 @@
+"""What vulture takes for unused although something uses it by its name; `poe lint` reads it, nothing imports it.
+
+Each group says why. A name that nothing uses does not get here, it is deleted from the code.
+"""
+
+# click passes a command's options by name.
+show_traceback
+
+# Fields of the reports that observers get: `metrics.jsonl` and `--json` write all of them, through attrs.
+_.window_high
+_.grad_norm_images
+
+# `dsa` finds the method of an augmentation family by the family's name.
+_.apply_color
+_.apply_crop
+_.apply_cutout
+_.apply_flip
+_.apply_rotate
+_.apply_scale
+
+# Limits that reprlib.Repr reads from its own instance.
+_.maxlevel
+_.maxlong
+_.maxother
+_.maxstring
+
+# Set on a frozen component only to see that this is refused.
+_.a_name_that_is_new
