@@ -112,12 +112,12 @@ def eval_command(
 def _show(found: Evaluation) -> None:
     from rich.console import Console
 
-    from ddfw.pipeline.report.summary import SUBJECTS, eval_record
+    from ddfw.pipeline.report.summary import eval_record, subject_title
     from ddfw.pipeline.report.tables import cross_table, percent
 
     for report in found.reports:
         click.echo(
-            f"{SUBJECTS.get(report.subject, report.subject)}, {report.images:,} images, "
+            f"{subject_title(report.subject)}, {report.images:,} images, "
             f"{report.floats['strict']:,} floats: test accuracy {percent(report.mean)} ± {percent(report.std)} % "
             f"(n = {report.n}, seed {report.eval_seed}, {report.net}, learning rate {report.lr:.3g})"
         )

@@ -15,7 +15,7 @@ from attrs import evolve
 
 from ddfw.config.layers import QUICK, Settings
 from ddfw.config.run_config import RunConfig
-from ddfw.engine.distill import WindowSettings
+from ddfw.contracts.settings import WindowSettings
 from ddfw.errors import DataError, OptionError, option_errors_at
 
 #: Training images in all, and the least of each class.

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from attrs import field, frozen
-from attrs.validators import ge, in_, matches_re
 
 from ddfw.contracts.augmentation import AbstractAugmentation
 from ddfw.contracts.dataset import AbstractDataset
-from ddfw.contracts.executor import AbstractExecutor, EvalSettings, ExpertSettings, GradientSettings
+from ddfw.contracts.executor import AbstractExecutor
 from ddfw.contracts.labels import AbstractLabels
 from ddfw.contracts.matching import AbstractMatchingLoss
 from ddfw.contracts.model import AbstractModel
 from ddfw.contracts.observer import AbstractObserver
-from ddfw.contracts.parameterization import AbstractParameterization, Budget
+from ddfw.contracts.parameterization import AbstractParameterization
+from ddfw.contracts.settings import (
+    Budget,
+    EvalSettings,
+    ExpertSettings,
+    GradientSettings,
+    OuterSettings,
+    RunSettings,
+    WindowSettings,
+)
 from ddfw.contracts.trajectory import AbstractTrajectory
-from ddfw.engine.distill import OuterSettings, WindowSettings
-from ddfw.options import option
-
-
-@frozen(kw_only=True)
-class RunSettings:
-    """`[run]`."""
-
-    recipe: str = option(
-        "default",
-        validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
-        help="the recipe that the settings started from; a name, not a promise",
-    )
-    seed: int = option(0, validator=ge(0), help="seed of everything random except experts, splits and evaluation")
-    precision: Literal["float32", "float64"] = option(
-        "float32", validator=in_(("float32", "float64")), help="of all floating tensors"
-    )
-    quick: bool = option(False, help="marks a run that `--quick` scaled down; its figures are not those of its recipe")
 
 
 def _file_names(instance: object, attribute: object, value: Mapping[str, object]) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from attrs import frozen
-from attrs.validators import ge, in_
 
 from ddfw.contracts.dataset import ImageSpec
+from ddfw.contracts.settings import Budget
 from ddfw.errors import OptionError
-from ddfw.options import option
 
 if TYPE_CHECKING:
     import torch
@@ -43,26 +42,6 @@ class ParamGroup:
     lr: float
     momentum: float = 0.5
     optimiser: Literal["sgd", "adam"] = "sgd"
-
-
-@frozen(kw_only=True)
-class Budget:
-    """`[budget]`: how many floats may be stored. `ipc` buys ipc·m·C·H·W of them, for every parameterisation alike."""
-
-    ipc: int = option(1, validator=ge(1), help="images per class that the budget would store as plain pixels")
-    accounting: Literal["strict", "pixels"] = option(
-        "strict",
-        validator=in_(("strict", "pixels")),
-        help="strict: label floats are paid from the budget; pixels: labels are free, as in the field's tables",
-    )
-
-    def floats(self, spec: ImageSpec) -> int:
-        """The budget in floats."""
-        return self.ipc * spec.num_classes * spec.floats_per_image
-
-    def label_price(self, label_floats_per_image: int) -> int:
-        """What one image's label costs under this accounting."""
-        return label_floats_per_image if self.accounting == "strict" else 0
 
 
 @frozen(kw_only=True)

@@ -20,7 +20,8 @@ from ddfw.engine.inner import StepGraph
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddfw.contracts.executor import GradientSettings, Problem
+    from ddfw.contracts.executor import Problem
+    from ddfw.contracts.settings import GradientSettings
     from ddfw.engine.inner import Network
 
 #: `gradient.memory = "auto"` in bytes, where nobody can say what memory is available.

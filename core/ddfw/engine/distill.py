@@ -8,19 +8,17 @@ Shapes: n decoded images, B of them used by one step, m classes, N inner steps, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from attrs import evolve, frozen
-from attrs.validators import ge, gt, in_, le, lt, optional
 from torch import Tensor
 
 from ddfw.contracts.executor import MetaGradient, Problem, Schedule
 from ddfw.contracts.observer import StepReport
+from ddfw.contracts.settings import OuterSettings, WindowSettings
 from ddfw.errors import DivergedError, PluginError
-from ddfw.options import option
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
@@ -31,64 +29,6 @@ if TYPE_CHECKING:
     from ddfw.contracts.trajectory import AbstractTrajectory, Segment
 
 PreparedT = TypeVar("PreparedT")
-
-
-@frozen(kw_only=True)
-class OuterSettings:
-    """`[outer]`: the outer loop and the student's step."""
-
-    steps: int = option(500, validator=ge(0), help="outer steps; 0 keeps the initial set")
-    images: Literal["random", "recognised"] = option(
-        "random",
-        validator=in_(("random", "recognised")),
-        help="real images to start from: random ones of each class, or random ones that the experts classify "
-        "correctly; not used with init_from",
-    )
-    init_from: str = option(
-        "",
-        help="start from the images of this run, export, images*.pt or image folder, and not from real ones; a run of "
-        "the same parameterisation and size goes on with its parameters, labels and step size",
-    )
-    syn_steps: int = option(20, validator=ge(1), help="N, inner steps of the student")
-    batch_syn: int = option(0, validator=ge(0), help="synthetic images per inner step; 0 takes all of them")
-    segments_per_step: int = option(1, validator=ge(1), help="segments whose meta-gradients one outer step averages")
-    step_size: float = option(0.01, validator=gt(0.0), help="initial inner step size a")
-    step_size_lr: float = option(1e-5, validator=ge(0.0), help="its learning rate; 0 keeps it fixed")
-    step_size_momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="its momentum")
-    step_size_floor: float = option(1e-4, validator=gt(0.0), help="a never falls below this")
-    skip_above: float | None = option(
-        None, validator=optional(gt(0.0)), help="a step whose loss is above this, or not a number, changes nothing"
-    )
-    ema: float = option(
-        0.0,
-        validator=[ge(0.0), lt(1.0)],
-        help="decay of a running mean of the images' parameters, which is evaluated and kept in their place; 0: none",
-    )
-
-    def __attrs_post_init__(self) -> None:
-        if self.step_size < self.step_size_floor:
-            raise ValueError(f"step_size {self.step_size:g} lies below step_size_floor {self.step_size_floor:g}")
-
-
-@frozen(kw_only=True)
-class WindowSettings:
-    """`[window]`: from which epochs segments start. The upper end grows while the set is learned."""
-
-    min_start: int = option(0, validator=ge(0), help="earliest start epoch")
-    start: int = option(1, validator=ge(1), help="exclusive upper end at the first outer step")
-    max_start: int = option(5, validator=ge(1), help="exclusive upper end once grown")
-    expand_steps: int = option(1, validator=ge(1), help="outer steps until it is grown; 1 opens the window at once")
-
-    def __attrs_post_init__(self) -> None:
-        if not self.min_start < self.start <= self.max_start:
-            raise ValueError(
-                f"expected min_start < start <= max_start, got {self.min_start}, {self.start}, {self.max_start}"
-            )
-
-    def high(self, step: int) -> int:
-        """Exclusive upper end of the window at an outer step (0-based)."""
-        grown = (self.max_start - self.start) * min(1.0, step / self.expand_steps)
-        return self.start + math.floor(grown)
 
 
 @frozen(kw_only=True)

@@ -24,8 +24,9 @@ from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
-    from ddfw.contracts.executor import LabelledImages, TrainingSettings
+    from ddfw.contracts.executor import LabelledImages
     from ddfw.contracts.model import AbstractModel
+    from ddfw.contracts.settings import TrainingSettings
     from ddfw.engine.training import EpochGenerator
 
 

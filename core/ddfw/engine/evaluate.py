@@ -12,8 +12,9 @@ from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
-    from ddfw.contracts.executor import LabelledImages, TrainingSettings
+    from ddfw.contracts.executor import LabelledImages
     from ddfw.contracts.model import AbstractModel
+    from ddfw.contracts.settings import TrainingSettings
 
 #: Streams of initialisations, batches and augmentations, by what networks are trained for.
 STREAMS = {

@@ -18,9 +18,10 @@ from ddfw.randomness import Stream, generator
 if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
     from ddfw.contracts.dataset import RealImages
-    from ddfw.contracts.executor import LabelledImages, TrainingSettings
+    from ddfw.contracts.executor import LabelledImages
     from ddfw.contracts.labels import Teachers
     from ddfw.contracts.model import AbstractModel
+    from ddfw.contracts.settings import TrainingSettings
     from ddfw.contracts.trajectory import ExpertSource
 
 

@@ -16,7 +16,8 @@ from ddfw.errors import DivergedError
 
 if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
-    from ddfw.contracts.executor import LabelledImages, SharpnessSettings, TrainingSettings
+    from ddfw.contracts.executor import LabelledImages
+    from ddfw.contracts.settings import SharpnessSettings, TrainingSettings
 
 #: Gives the generator of an epoch (0-based).
 EpochGenerator = Callable[[int], torch.Generator]

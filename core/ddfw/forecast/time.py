@@ -15,14 +15,16 @@ import torch
 from attrs import define, evolve, field, frozen
 
 from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.records import Baseline
 from ddfw.engine.distill import batch_sizes
 from ddfw.errors import ConfigError, option_errors_at
 from ddfw.forecast.memory import Footprint, Hold, expected_hold, footprint, highest_bytes, sample_problem
-from ddfw.pipeline.evaluation.baselines import REAL
+from ddfw.pipeline.evaluation.baselines import asked_baselines
 from ddfw.pipeline.evaluation.evaluator import cross_contexts
 
 if TYPE_CHECKING:
-    from ddfw.contracts.executor import EvalSettings, ExecutorContext, ExecutorSession, TrainingSettings
+    from ddfw.contracts.executor import ExecutorContext, ExecutorSession
+    from ddfw.contracts.settings import EvalSettings, TrainingSettings
     from ddfw.pipeline.prepare import Plan
 
 #: Opens a session.
@@ -194,7 +196,8 @@ def _evaluation(plan: Plan, own: NetworkCost, others: list[NetworkCost]) -> floa
     """The final table, the baselines' learning rates and their teachers' labels included."""
     settings, splits = plan.config.eval, plan.splits
     test, validation = len(splits.test), len(splits.validation.labels)
-    baselines = {name: baseline_images(plan, name) for name in REAL if name in settings.baselines}
+    asked = [b for b in asked_baselines(settings.baselines) if b.selection != "all"]
+    baselines = {b.name: baseline_images(plan, b) for b in asked}
 
     def table(net: NetworkCost) -> float:
         subjects = [plan.layout.num_images, *baselines.values()]
@@ -205,21 +208,17 @@ def _evaluation(plan: Plan, own: NetworkCost, others: list[NetworkCost]) -> floa
             total += rates * settings.select_networks * tries
         return total
 
-    labelled = sum(n for name, n in baselines.items() if REAL[name][1] == "teacher")
+    labelled = sum(baselines[b.name] for b in asked if b.labels == "teacher")
     total = table(own) + labelled * len(plan.expert_set.seeds) * own.judged
     if "full_data" in settings.baselines:
         total += settings.networks * own.network(len(splits.train.labels), settings.full_epochs, test)
     return total + sum(table(net) for net in others)
 
 
-def baseline_images(plan: Plan, name: str) -> int:
-    """How many real images a baseline of `REAL` gets."""
-    _, labels, equal = REAL[name]
+def baseline_images(plan: Plan, baseline: Baseline) -> int:
+    """How many real images a baseline gets."""
     spec, budget = plan.splits.spec, plan.config.budget
-    if equal == "count":
-        return plan.layout.num_images
-    price = spec.floats_per_image + budget.label_price(spec.num_classes if labels == "teacher" else 0)
-    return spec.num_classes * max(1, budget.floats(spec) // (spec.num_classes * price))
+    return spec.num_classes * baseline.images_per_class(spec, budget, budget.floats(spec), plan.layout.images_per_class)
 
 
 @define(kw_only=True)

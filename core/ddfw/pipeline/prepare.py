@@ -19,6 +19,7 @@ from ddfw.contracts.parameterization import Layout
 from ddfw.contracts.space import TrainingSpace, fit_space
 from ddfw.engine.inner import Network, build_module
 from ddfw.errors import ConfigError, ConfigProblem, option_errors_at
+from ddfw.pipeline.evaluation.baselines import asked_baselines
 
 if TYPE_CHECKING:
     from ddfw.contracts.executor import ExecutorContext
@@ -106,6 +107,7 @@ def fits(config: RunConfig, data_root: Path | None) -> Layout:
         spec = config.data.splits(data_root).spec
     with option_errors_at("model"):
         build_module(config.model, spec)
+    asked_baselines(config.eval.baselines)
     if not config.experts.store:
         _check_window(config, config.experts.epochs)
     return _layout(config, spec)
@@ -128,6 +130,7 @@ def set_up(config: RunConfig, data_root: Path | None, space: TrainingSpace | Non
         ConfigError: options that do not fit the data.
         DataError: the data set is missing or damaged.
     """
+    asked_baselines(config.eval.baselines)
     with option_errors_at("data"):
         splits = config.data.splits(data_root)
         if space is None:

@@ -20,8 +20,8 @@ from ddfw.engine.experts import ExpertTeachers
 from ddfw.engine.resume import moving_tensors
 from ddfw.errors import DivergedError, OptionError, option_errors_at
 from ddfw.pipeline import resume
-from ddfw.pipeline.evaluation.baselines import REAL, distilled
-from ddfw.pipeline.evaluation.evaluator import Evaluator, Verdict, cross_contexts, final
+from ddfw.pipeline.evaluation.baselines import asked_baselines, distilled
+from ddfw.pipeline.evaluation.evaluator import Evaluator, FinalReports, cross_contexts, final
 from ddfw.pipeline.experts import ensure_experts
 from ddfw.pipeline.initial import initial_state
 from ddfw.pipeline.loading import load
@@ -91,7 +91,7 @@ class Stages:
         self.watch = StageTimer(self.facts.seconds)
 
     @property
-    def judge(self) -> Evaluator:
+    def evaluator(self) -> Evaluator:
         """Evaluates on this run's session."""
         return Evaluator(setup=self.plan, session=self.session, announce=self.announce, net=self.plan.config.model.name)
 
@@ -123,7 +123,7 @@ class Stages:
             there = None if warm is None else warm.to(self.session.device)
             start = initial_state(plan, self.session, experts, teachers, train, there, ranks=self.crew.size)
             distillation, state = start.distillation, start.state
-            if any(REAL[name][1] == "teacher" for name in config.eval.baselines if name in REAL):
+            if any(baseline.labels == "teacher" for baseline in asked_baselines(config.eval.baselines)):
                 with option_errors_at("eval.baselines"):  # asked now, and not after the last outer step
                     _require_teachers(teachers, train)
             best = Best()
@@ -142,7 +142,7 @@ class Stages:
                 subject = distilled(plan, images, targets, float(best.learned.step_size), best.step)
                 # A part of this run that was killed in its evaluation has read the test split, too.
                 before = checkpoint.begin_evaluation(self.directory.checkpoints) if self._writes else 0
-                verdict = final(self.judge, subject, teachers, train, validation)
+                final_reports = final(self.evaluator, subject, teachers, train, validation)
         except DivergedError as error:
             self._keep_diverged(distillation, state, best, error)
             raise
@@ -156,7 +156,7 @@ class Stages:
         }
         facts: dict[str, Any] = {} if warm is None else {"init_from_sha256": warm.sha256}
         facts["test_reads"] = before + plan.splits.test.reads
-        summary = self._write(distillation, best, verdict, storage, skipped, facts) if self._writes else None
+        summary = self._write(distillation, best, final_reports, storage, skipped, facts) if self._writes else None
         return RunResult(directory=self.directory.path, summary=self.crew.share(summary))
 
     @property
@@ -205,7 +205,7 @@ class Stages:
             images, targets = distillation.decoded(result)
             subject = distilled(self.plan, images, targets, float(result.step_size), state.step)
             try:
-                report = self.judge.select(subject, validation)
+                report = self.evaluator.select(subject, validation)
             except DivergedError as error:
                 raise DivergedError(f"after outer step {state.step}: {error}", step=state.step) from error
             if report.mean > best.accuracy:
@@ -243,7 +243,7 @@ class Stages:
         self,
         distillation: Distillation[Any],
         best: Best,
-        verdict: Verdict,
+        final_reports: FinalReports,
         storage: Mapping[str, int],
         skipped: int,
         facts: Mapping[str, Any],
@@ -251,9 +251,11 @@ class Stages:
         """All files of a finished run; the summary last, since it says that the run is finished; returns it."""
         assert best.learned is not None
         plan, layout = self.plan, self.plan.layout
-        across = [report for reports in verdict.cross.values() for report in reports]
-        outputs = self._write_set(distillation, best.learned, best.step, (*verdict.own, *across), storage, "finished")
-        for report in verdict.own:
+        across = [report for reports in final_reports.cross.values() for report in reports]
+        outputs = self._write_set(
+            distillation, best.learned, best.step, (*final_reports.own, *across), storage, "finished"
+        )
+        for report in final_reports.own:
             self.directory.write_json(f"eval/{report.subject}.json", eval_record(report))
         for report in across:
             self.directory.write_json(f"eval/{report.subject}-{report.net}.json", eval_record(report))
@@ -278,9 +280,9 @@ class Stages:
             "schema": SUMMARY_SCHEMA,
             "recipe": plan.config.run.recipe,
             "seed": plan.config.run.seed,
-            "rows": [summary_row(r) for r in verdict.own],
+            "rows": [summary_row(r) for r in final_reports.own],
             **({"cross": [{"net": r.net, **summary_row(r)} for r in across]} if across else {}),
-            **({"cross_diverged": [dict(d) for d in verdict.diverged]} if verdict.diverged else {}),
+            **({"cross_diverged": [dict(d) for d in final_reports.diverged]} if final_reports.diverged else {}),
             **({"quick": True} if plan.config.run.quick else {}),
             "budget": {
                 "floats": plan.config.budget.floats(layout.spec),

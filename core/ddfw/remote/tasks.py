@@ -24,15 +24,9 @@ from torch import Tensor, nn
 from ddfw import errors
 from ddfw.config.catalog import as_table, catalog, from_table
 from ddfw.contracts.dataset import ImageSpec
-from ddfw.contracts.executor import (
-    AbstractExecutor,
-    ExecutorContext,
-    GradientSettings,
-    LabelledImages,
-    TrainedExpert,
-    TrainingSettings,
-)
+from ddfw.contracts.executor import AbstractExecutor, ExecutorContext, LabelledImages, TrainedExpert
 from ddfw.contracts.matching import AbstractMatchingLoss
+from ddfw.contracts.settings import GradientSettings, TrainingSettings
 from ddfw.engine.inner import Network, build_module
 from ddfw.errors import ConfigError, ConfigProblem, DdfwError, DivergedError, OptionError, RegistryError
 from ddfw.kinds import KINDS

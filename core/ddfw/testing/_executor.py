@@ -14,13 +14,12 @@ from ddfw.contracts.executor import (
     AbstractExecutor,
     ExecutorContext,
     ExecutorSession,
-    GradientSettings,
     LabelledImages,
     Problem,
     Schedule,
     TrainedExpert,
-    TrainingSettings,
 )
+from ddfw.contracts.settings import GradientSettings, TrainingSettings
 from ddfw.contracts.trajectory import Segment
 from ddfw.engine.evaluate import evaluate_network
 from ddfw.engine.experts import train_expert

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.labels import AbstractLabels
-from ddfw.contracts.parameterization import Budget, Layout
+from ddfw.contracts.parameterization import Layout
+from ddfw.contracts.settings import Budget
 from ddfw.testing._common import Checked, checking, clones, generator, same
 from ddfw.testing._devices import elsewhere, require_there
 from ddfw.testing._fakes import LinearTeachers, class_levels

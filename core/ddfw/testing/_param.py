@@ -9,7 +9,8 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.contracts.dataset import ImageSpec, RealImages
-from ddfw.contracts.parameterization import AbstractParameterization, Budget, Layout
+from ddfw.contracts.parameterization import AbstractParameterization, Layout
+from ddfw.contracts.settings import Budget
 from ddfw.errors import OptionError
 from ddfw.testing._common import Checked, checking, clones, generator, same
 from ddfw.testing._devices import elsewhere, require_there

@@ -17,14 +17,8 @@ from ddfw.engine.metagradient import meta_gradient
 
 if TYPE_CHECKING:
     from ddfw import Segment
-    from ddfw.contracts.executor import (
-        ExecutorContext,
-        LabelledImages,
-        MetaGradient,
-        Problem,
-        TrainedExpert,
-        TrainingSettings,
-    )
+    from ddfw.contracts.executor import ExecutorContext, LabelledImages, MetaGradient, Problem, TrainedExpert
+    from ddfw.contracts.settings import TrainingSettings
 
 
 class LocalSession:

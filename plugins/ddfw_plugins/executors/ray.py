@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         MetaGradient,
         Problem,
         TrainedExpert,
-        TrainingSettings,
     )
+    from ddfw.contracts.settings import TrainingSettings
 
 #: Seconds between two looks at how far running experts are.
 _LOOK_S = 1.0

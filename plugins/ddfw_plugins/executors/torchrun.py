@@ -22,14 +22,8 @@ from ddfw_plugins.executors.cpu import Cpu
 
 if TYPE_CHECKING:
     from ddfw import Segment
-    from ddfw.contracts.executor import (
-        ExecutorContext,
-        ExecutorSession,
-        LabelledImages,
-        Problem,
-        TrainedExpert,
-        TrainingSettings,
-    )
+    from ddfw.contracts.executor import ExecutorContext, ExecutorSession, LabelledImages, Problem, TrainedExpert
+    from ddfw.contracts.settings import TrainingSettings
 
 _START = "torchrun --nproc-per-node N -m ddfw run … --executor torchrun"
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddfw.contracts.dataset import ImageSpec
-from ddfw.contracts.parameterization import Budget, Layout
+from ddfw.contracts.parameterization import Layout
+from ddfw.contracts.settings import Budget
 
 SIDES = st.integers(1, 64)
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddfw import Budget, ImageSpec, OuterSettings, ParamGroup, RealImages, Segment, WindowSettings
-from ddfw.contracts.executor import ExecutorContext, GradientSettings
+from ddfw.contracts.executor import ExecutorContext
+from ddfw.contracts.settings import GradientSettings
 from ddfw.engine.distill import Distillation, run_steps
 from ddfw.engine.inner import build_module
 from ddfw.errors import DivergedError

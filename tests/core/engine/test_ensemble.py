@@ -9,7 +9,8 @@ import torch
 from attrs import evolve
 
 from ddfw import ImageSpec
-from ddfw.contracts.executor import LabelledImages, SharpnessSettings, TrainingSettings
+from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.settings import SharpnessSettings, TrainingSettings
 from ddfw.engine.ensemble import accuracies_of, evaluate_together, train_many, train_together
 from ddfw.engine.evaluate import evaluate_network
 from ddfw.engine.experts import train_expert

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ddfw import ImageSpec
-from ddfw.contracts.executor import ExpertSettings, LabelledImages, SharpnessSettings, TrainingSettings
+from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.settings import ExpertSettings, SharpnessSettings, TrainingSettings
 from ddfw.engine.inner import Network, build_module
 from ddfw.engine.training import gsam_gradient, train
 from ddfw_plugins.augmentations.dsa import Siamese

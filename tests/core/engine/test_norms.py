@@ -11,7 +11,8 @@ from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from ddfw import ImageSpec
-from ddfw.contracts.executor import LabelledImages, Problem, Schedule, TrainingSettings
+from ddfw.contracts.executor import LabelledImages, Problem, Schedule
+from ddfw.contracts.settings import TrainingSettings
 from ddfw.contracts.trajectory import Segment
 from ddfw.engine import norms
 from ddfw.engine.inner import Network, build_module, inner_gradient

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ddfw import AbstractModel, ImageSpec, OptionError
-from ddfw.contracts.executor import EvalSettings, LabelledImages, TrainingSettings
+from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.settings import EvalSettings, TrainingSettings
 from ddfw.engine.evaluate import evaluate_network, mean_std
 from ddfw.engine.experts import ExpertTeachers, train_expert
 from ddfw.engine.inner import Network, build_module

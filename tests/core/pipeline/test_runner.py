@@ -6,7 +6,7 @@ import pytest
 
 from ddfw.config.layers import gather
 from ddfw.config.load import structured_config
-from ddfw.contracts.executor import EvalSettings
+from ddfw.contracts.settings import EvalSettings
 from ddfw.pipeline.runner import Places, distill, run
 from ddfw_plugins.labels.hard import Hard
 from ddfw_plugins.parameterizations.lss import LowRankSpace

@@ -11,15 +11,8 @@ import torch
 from attrs import evolve
 
 from ddfw import ImageSpec
-from ddfw.contracts.executor import (
-    ExecutorContext,
-    GradientSettings,
-    LabelledImages,
-    Problem,
-    Schedule,
-    SharpnessSettings,
-    TrainingSettings,
-)
+from ddfw.contracts.executor import ExecutorContext, LabelledImages, Problem, Schedule
+from ddfw.contracts.settings import GradientSettings, SharpnessSettings, TrainingSettings
 from ddfw.contracts.trajectory import Segment
 from ddfw.engine import compiled
 from ddfw.engine.inner import Network, build_module

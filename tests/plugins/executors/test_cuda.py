@@ -19,14 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ddfw import ImageSpec, OptionError
-from ddfw.contracts.executor import (
-    ExecutorContext,
-    GradientSettings,
-    LabelledImages,
-    Problem,
-    Schedule,
-    TrainingSettings,
-)
+from ddfw.contracts.executor import ExecutorContext, LabelledImages, Problem, Schedule
+from ddfw.contracts.settings import GradientSettings, TrainingSettings
 from ddfw.contracts.trajectory import Segment
 from ddfw.engine import compiled, norms
 from ddfw.engine.compiled import CompiledSteps

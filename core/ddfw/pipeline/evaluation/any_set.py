@@ -26,7 +26,7 @@ from ddfw.contracts.executor import LabelledImages
 from ddfw.engine.experts import ExpertTeachers
 from ddfw.errors import ConfigError, ConfigProblem, DataError
 from ddfw.pipeline.adopt import given, require_shape
-from ddfw.pipeline.evaluation.baselines import REAL, Size, Subject, full_data, real_baseline
+from ddfw.pipeline.evaluation.baselines import BASELINES, Size, Subject, asked_baselines, full_data, real_baseline
 from ddfw.pipeline.evaluation.evaluator import Evaluator, final
 from ddfw.pipeline.evaluation.scores import score
 from ddfw.pipeline.experts import progress_observers
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.observer import EvaluationReport
 
 #: What can be judged besides a path: real images, selected as the baseline of that name is, and all of them.
-WORDS = (*(name for name, (_, labels, equal) in REAL.items() if labels == "hard" and equal == "floats"), "full_data")
+WORDS = tuple(name for name, b in BASELINES.items() if b.labels == "hard" and b.equal != "count")
 
 
 @frozen(kw_only=True)
@@ -149,37 +149,37 @@ def evaluate(
     announcer = Announcer()
     shown = [] if quiet else progress_observers(config, quiet)
     with announcer.opened(shown, path.parent), config.executor.open(setup.context()) as session:
-        judge = Evaluator(setup=setup, session=session, announce=announcer, net=config.model.name)
+        evaluator = Evaluator(setup=setup, session=session, announce=announcer, net=config.model.name)
         train, validation = (setup.encode(s, session.device) for s in (setup.splits.train, setup.splits.validation))
-        teachers = _teachers(setup, experts_dir, judge)
+        teachers = _teachers(setup, experts_dir, evaluator)
         if found is None:
-            judged = (
-                full_data(setup, train) if subject == "full_data" else _real(judge, str(subject), train, validation)
+            subject_ = (
+                full_data(setup, train) if subject == "full_data" else _real(evaluator, str(subject), train, validation)
             )
         else:
-            judged = _of_set(setup, found, lr, session.device)
+            subject_ = _of_set(setup, found, lr, session.device)
             if start is None and base is None:
                 words = (
                     f"judged on {config.data.name} as the recipe {config.run.recipe} says, since --like named nothing"
                 )
-                judged = evolve(judged, notes=(*judged.notes, words))
+                subject_ = evolve(subject_, notes=(*subject_.notes, words))
             if lr is None and found.step_size is None:
-                judged = judge.with_best_lr(judged, validation)
+                subject_ = evaluator.with_best_lr(subject_, validation)
         if lr is not None:
-            judged = evolve(judged, lr=lr, selected_by="nothing")
+            subject_ = evolve(subject_, lr=lr, selected_by="nothing")
         own = found is None or (run is not None and like is None and not _names(_said(made), "budget"))
-        verdict = final(judge, judged, teachers, train, validation, own_budget=own)
-        ranking = score(judge, judged, train, validation, own_budget=own) if scores else {}
+        final_reports = final(evaluator, subject_, teachers, train, validation, own_budget=own)
+        ranking = score(evaluator, subject_, train, validation, own_budget=own) if scores else {}
     return Evaluation(
-        reports=verdict.own,
-        cross=verdict.cross,
+        reports=final_reports.own,
+        cross=final_reports.cross,
         scores=ranking,
         directory=run,
         lr=lr,
         protocol=_protocol(config),
         request=(*config.eval.baselines, *config.cross, *(("scores",) if scores else ())),
         own_protocol=not {p for p in _said(made) if not p.startswith("cross.")} - _HARMLESS,
-        diverged=verdict.diverged,
+        diverged=final_reports.diverged,
     )
 
 
@@ -286,7 +286,7 @@ def _require_space(found: ImageSet, config: RunConfig, said: set[str]) -> None:
     """
     if found.space is None or found.space.kind == config.data.space:
         return
-    teachers = any(REAL[name][1] == "teacher" for name in config.eval.baselines if name in REAL)
+    teachers = any(baseline.labels == "teacher" for baseline in asked_baselines(config.eval.baselines))
     if teachers or _names(said, "data.space"):
         message = f"the set lives in the training space {found.space.kind!r}, which is used; leave data.space out"
         if teachers:
@@ -307,13 +307,13 @@ def _as_asked(made: Configured) -> RunConfig:
     return evolve(config, cross=cross, eval=evolve(config.eval, baselines=baselines))
 
 
-def _teachers(setup: Setup, experts_dir: Path, judge: Evaluator) -> Teachers | None:
+def _teachers(setup: Setup, experts_dir: Path, evaluator: Evaluator) -> Teachers | None:
     """The experts as labellers, where a baseline asks for them; they have to be there.
 
     Raises:
         DataError: they are not.
     """
-    if not any(REAL[name][1] == "teacher" for name in setup.config.eval.baselines if name in REAL):
+    if not any(baseline.labels == "teacher" for baseline in asked_baselines(setup.config.eval.baselines)):
         return None
     expert_set = select_experts(setup, experts_dir)
     there = expert_set.store.index()
@@ -322,16 +322,16 @@ def _teachers(setup: Setup, experts_dir: Path, judge: Evaluator) -> Teachers | N
             f"{expert_set.store.folder} lacks {len(missing)} of the {len(expert_set.seeds)} experts that label the "
             "baseline; train them with `ddfw experts train`, or name their folder by --experts-dir"
         )
-    source = expert_set.store.source(expert_set.seeds, setup.network, judge.session.device, setup.dtype)
+    source = expert_set.store.source(expert_set.seeds, setup.network, evaluator.session.device, setup.dtype)
     return ExpertTeachers(setup.network, source)
 
 
-def _real(judge: Evaluator, name: str, train: LabelledImages, validation: LabelledImages) -> Subject:
+def _real(evaluator: Evaluator, name: str, train: LabelledImages, validation: LabelledImages) -> Subject:
     """Real images that are selected here, with the best learning rate, or all of them."""
     if name == "full_data":
-        return full_data(judge.setup, train)
-    size = Size(floats=judge.setup.config.budget.floats(judge.setup.splits.spec), per_class=1)
-    return judge.with_best_lr(real_baseline(judge.setup, name, train, None, size), validation)
+        return full_data(evaluator.setup, train)
+    size = Size(floats=evaluator.setup.config.budget.floats(evaluator.setup.splits.spec), per_class=1)
+    return evaluator.with_best_lr(real_baseline(evaluator.setup, BASELINES[name], train, None, size), validation)
 
 
 def _of_set(setup: Setup, found: ImageSet, lr: float | None, device: torch.device) -> Subject:

@@ -6,33 +6,64 @@ Shapes: n images, m classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from attrs import frozen
 
 from ddfw.contracts.executor import LabelledImages
-from ddfw.pipeline.prepare import Plan, Setup
+from ddfw.contracts.records import Baseline
+from ddfw.errors import config_error
 from ddfw.randomness import Stream, derive_seed, generator
+from ddfw_registry._words import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ddfw.contracts.dataset import RealImages
     from ddfw.contracts.labels import Teachers
+    from ddfw.pipeline.prepare import Plan, Setup
 
-#: How real images are selected: at random, nearest to the centres of k-means clusters, or by herding.
-Selection = Literal["random", "kmeans", "herding"]
-#: Baselines of real images: how they are selected, with whose labels, and what they are equal in.
-REAL: Mapping[str, tuple[Selection, Literal["hard", "teacher"], Literal["floats", "count"]]] = {
-    "random_real": ("random", "hard", "floats"),
-    "random_real_teacher": ("random", "teacher", "floats"),
-    "random_real_count": ("random", "hard", "count"),
-    "random_real_teacher_count": ("random", "teacher", "count"),
-    "kmeans_real": ("kmeans", "hard", "floats"),
-    "herding_real": ("herding", "hard", "floats"),
+#: What a learned set can be compared with, in the order of the table.
+BASELINES: Mapping[str, Baseline] = {
+    baseline.name: baseline
+    for baseline in (
+        Baseline(name="random_real", title="random real images", selection="random"),
+        Baseline(
+            name="random_real_teacher", title="random real + teacher labels", selection="random", labels="teacher"
+        ),
+        Baseline(name="random_real_count", title="random real, as many images", selection="random", equal="count"),
+        Baseline(
+            name="random_real_teacher_count",
+            title="random real + teacher, as many",
+            selection="random",
+            labels="teacher",
+            equal="count",
+        ),
+        Baseline(name="kmeans_real", title="k-means selection", selection="kmeans"),
+        Baseline(name="herding_real", title="herding selection", selection="herding"),
+        Baseline(name="full_data", title="full training data", selection="all", equal="nothing"),
+    )
 }
+
+
+def asked_baselines(names: Sequence[str]) -> list[Baseline]:
+    """The baselines of these names, in the order of the table.
+
+    Args:
+        names: `eval.baselines`, in any order.
+
+    Raises:
+        ConfigError: a name that there is not.
+    """
+    for name in names:
+        if name not in BASELINES:
+            known = ", ".join(BASELINES)
+            raise config_error(
+                "eval.baselines", f"unknown baseline {name!r}.{did_you_mean(name, BASELINES)} Known: {known}"
+            )
+    return [baseline for baseline in BASELINES.values() if baseline.name in names]
 
 
 @frozen(kw_only=True)
@@ -109,39 +140,38 @@ def size_of(setup: Setup, subject: Subject, *, own_budget: bool) -> Size:
     return Size(floats=floats, per_class=-(-len(subject.data.images) // setup.splits.spec.num_classes))
 
 
-def real_baseline(setup: Setup, name: str, train: LabelledImages, teachers: Teachers | None, size: Size) -> Subject:
-    """Real images at equal stored floats, or in equal number; the learning rate is the first of `baseline_lrs`.
+def real_baseline(
+    setup: Setup, baseline: Baseline, train: LabelledImages, teachers: Teachers | None, size: Size
+) -> Subject:
+    """Selected real images; the learning rate is the first of `eval.baseline_lrs`.
 
     Args:
-        setup: the run's.
-        name: a key of `REAL`.
+        setup: configuration and data.
+        baseline: which images, with which labels; not all of them.
         train: the training split in training space.
-        teachers: label the images where the name says so.
-        size: what they have to be equal to, in floats or in number.
+        teachers: label the images where the baseline has teacher labels.
+        size: what the images have to be equal to, in floats or in number.
     """
-    how, labels, equal = REAL[name]
     config, spec = setup.config, setup.splits.spec
-    label_floats = spec.num_classes if labels == "teacher" else 0
-    price = spec.num_classes * (spec.floats_per_image + config.budget.label_price(label_floats))
-    budget = size.floats
-    per_class = max(1, budget // price) if equal == "floats" else size.per_class
-    rows = select_real(setup.real(train), how, per_class, config.run.seed)
-    images, classes = train.images[rows], train.targets[rows]
+    per_class = baseline.images_per_class(spec, config.budget, size.floats, size.per_class)
+    assert baseline.selection != "all"
+    rows = select_real(setup.real(train), baseline.selection, per_class, config.run.seed)
+    images, targets = train.images[rows], train.targets[rows]
     pixels = len(rows) * spec.floats_per_image
-    over = equal == "floats" and per_class * price > budget
-    if labels == "teacher":
+    over = baseline.equal == "floats" and len(rows) * baseline.price(spec, config.budget) > size.floats
+    if baseline.labels == "teacher":
         assert teachers is not None
-        classes = teachers.logits(images).softmax(dim=2).mean(dim=0)
+        targets = teachers.logits(images).softmax(dim=2).mean(dim=0)
     return Subject(
-        name=name,
-        data=LabelledImages(images=images, targets=classes),
+        name=baseline.name,
+        data=LabelledImages(images=images, targets=targets),
         lr=config.eval.baseline_lrs[0],
-        floats={"strict": pixels + len(rows) * label_floats, "pixels": pixels},
+        floats={"strict": pixels + len(rows) * baseline.label_floats(spec), "pixels": pixels},
         notes=("over the budget: one image per class is the least",) if over else (),
     )
 
 
-def select_real(real: RealImages, how: Selection, per_class: int, seed: int) -> Tensor:
+def select_real(real: RealImages, how: Literal["random", "kmeans", "herding"], per_class: int, seed: int) -> Tensor:
     """Indices [m · per_class] of real training images, class by class.
 
     `kmeans` takes the image nearest to the centre of each of `per_class` clusters of a class; `herding` takes, one

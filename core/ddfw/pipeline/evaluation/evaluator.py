@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, frozen
 
-from ddfw.contracts.executor import EvalSettings, LabelledImages
+from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.observer import EvaluationReport
+from ddfw.contracts.settings import EvalSettings
 from ddfw.engine.evaluate import mean_std
 from ddfw.engine.inner import build_module
 from ddfw.errors import DivergedError, option_errors_at
-from ddfw.pipeline.evaluation.baselines import REAL, Subject, full_data, real_baseline, size_of
+from ddfw.pipeline.evaluation.baselines import Subject, asked_baselines, full_data, real_baseline, size_of
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup
 from ddfw.pipeline.report.summary import QUICK_NOTE
@@ -46,11 +47,11 @@ class Evaluator:
 
     def select(self, subject: Subject, validation: LabelledImages) -> EvaluationReport:
         """A quick look at the validation split."""
-        return self._judge(subject, validation, "validation", self.settings.select_networks, lambda n: None)
+        return self._evaluate(subject, validation, "validation", self.settings.select_networks, lambda n: None)
 
     def test(self, subject: Subject, test: LabelledImages, on_network: Callable[[int], None]) -> EvaluationReport:
         """The figure that is reported."""
-        return self._judge(subject, test, "test", self.settings.networks, on_network)
+        return self._evaluate(subject, test, "test", self.settings.networks, on_network)
 
     def with_best_lr(self, subject: Subject, validation: LabelledImages) -> Subject:
         """The subject with the learning rate that does best on the validation split; ties go to the smaller one."""
@@ -70,10 +71,10 @@ class Evaluator:
             raise DivergedError(f"{subject.name} diverges at every rate of eval.baseline_lrs; add a smaller one")
         return best
 
-    def _judge(
+    def _evaluate(
         self,
         subject: Subject,
-        judge: LabelledImages,
+        test: LabelledImages,
         split: Literal["validation", "test"],
         networks: int,
         on_network: Callable[[int], None],
@@ -86,7 +87,7 @@ class Evaluator:
         accuracies = self.session.evaluate(
             training,
             subject.data,
-            judge,
+            test,
             settings.seed,
             range(networks),
             "select" if split == "validation" else "eval",
@@ -115,7 +116,7 @@ class Evaluator:
 
 
 @frozen(kw_only=True)
-class Verdict:
+class FinalReports:
     """The reports of a final evaluation.
 
     Args:
@@ -130,21 +131,21 @@ class Verdict:
 
 
 def final(
-    judge: Evaluator,
+    evaluator: Evaluator,
     distilled: Subject,
     teachers: Teachers | None,
     train: LabelledImages,
     validation: LabelledImages,
     *,
     own_budget: bool = True,
-) -> Verdict:
+) -> FinalReports:
     """The final tables. The test split is read here, once, after everything was chosen.
 
     A set keeps its step size on networks that it was not learned with, so that one may diverge on it; that is a finding
     and no end of the run.
 
     Args:
-        judge: of the run's own network.
+        evaluator: of the run's own network.
         distilled: what is judged.
         teachers: label real images where `eval.baselines` asks for it.
         train: the training split in training space.
@@ -152,33 +153,34 @@ def final(
         own_budget: whether the set was made for the budget of the configuration; baselines get the floats that the
             set stores if it was not.
     """
-    setup, settings = judge.setup, judge.settings
+    setup, settings = evaluator.setup, evaluator.settings
     size = size_of(setup, distilled, own_budget=own_budget)
-    baselines = [real_baseline(setup, name, train, teachers, size) for name in REAL if name in settings.baselines]
-    subjects = [distilled, *(judge.with_best_lr(b, validation) for b in baselines)]
-    if "full_data" in settings.baselines:
+    asked = asked_baselines(settings.baselines)
+    baselines = [real_baseline(setup, b, train, teachers, size) for b in asked if b.selection != "all"]
+    subjects = [distilled, *(evaluator.with_best_lr(b, validation) for b in baselines)]
+    if any(b.selection == "all" for b in asked):
         subjects.append(full_data(setup, train))
     contexts, chosen, diverged = cross_contexts(setup), dict[str, list[Subject]](), list[Mapping[str, str]]()
     for key, context in contexts.items():
         with setup.config.executor.open(context) as session:
-            other = evolve(judge, session=session, net=key)
+            other = evolve(evaluator, session=session, net=key)
             chosen[key] = [distilled]
             for baseline in baselines:
                 with _noting(diverged, key, baseline):
                     chosen[key].append(other.with_best_lr(baseline, validation))
-    test = setup.encode(setup.splits.test.read(), judge.session.device)
+    test = setup.encode(setup.splits.test.read(), evaluator.session.device)
     total = settings.networks * (len(subjects) + sum(map(len, chosen.values())))
     done = settings.networks * len(subjects)
-    own = tuple(_tested(judge, subject, test, n * settings.networks, total) for n, subject in enumerate(subjects))
+    own = tuple(_tested(evaluator, subject, test, n * settings.networks, total) for n, subject in enumerate(subjects))
     cross: dict[str, tuple[EvaluationReport, ...]] = {}
     for key, context in contexts.items():
         with setup.config.executor.open(context) as session:
-            other = evolve(judge, session=session, net=key)
+            other = evolve(evaluator, session=session, net=key)
             for subject in chosen[key]:
                 with _noting(diverged, key, subject):
                     cross[key] = (*cross.get(key, ()), _tested(other, subject, test, done, total))
                 done += settings.networks
-    return Verdict(own=own, cross=cross, diverged=tuple(diverged))
+    return FinalReports(own=own, cross=cross, diverged=tuple(diverged))
 
 
 @contextmanager
@@ -189,8 +191,8 @@ def _noting(diverged: list[Mapping[str, str]], net: str, subject: Subject) -> It
         diverged.append({"net": net, "subject": subject.name, "reason": str(error)})
 
 
-def _tested(judge: Evaluator, subject: Subject, test: LabelledImages, before: int, total: int) -> EvaluationReport:
-    return judge.test(subject, test, lambda done: judge.announce.tick("evaluate", before + done, total))
+def _tested(evaluator: Evaluator, subject: Subject, test: LabelledImages, before: int, total: int) -> EvaluationReport:
+    return evaluator.test(subject, test, lambda done: evaluator.announce.tick("evaluate", before + done, total))
 
 
 def cross_contexts(setup: Setup) -> dict[str, ExecutorContext]:

@@ -9,7 +9,7 @@ from attrs import evolve
 from ddfw.config.catalog import component
 from ddfw.contracts.executor import LabelledImages
 from ddfw.engine import ranking
-from ddfw.pipeline.evaluation.baselines import Subject, full_data, real_baseline, size_of
+from ddfw.pipeline.evaluation.baselines import BASELINES, Subject, full_data, real_baseline, size_of
 from ddfw.pipeline.evaluation.evaluator import Evaluator
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def score(
-    judge: Evaluator, subject: Subject, train: LabelledImages, validation: LabelledImages, *, own_budget: bool = True
+    evaluator: Evaluator,
+    subject: Subject,
+    train: LabelledImages,
+    validation: LabelledImages,
+    *,
+    own_budget: bool = True,
 ) -> dict[str, float]:
     """DD-Ranking's scores of a set, all in fractions, with the accuracies that they are made of.
 
@@ -27,38 +32,38 @@ def score(
     has to have been read.
 
     Args:
-        judge: of the network that scores.
+        evaluator: of the network that scores.
         subject: the set.
         train: the training split in training space.
         validation: chooses the learning rates of random images.
         own_budget: as for `final`.
     """
-    setup = judge.setup
-    test = setup.encode(setup.splits.test.last_read, judge.session.device)
+    setup = evaluator.setup
+    test = setup.encode(setup.splits.test.last_read, evaluator.session.device)
     size = size_of(setup, subject, own_budget=own_budget)
     targets = subject.data.targets
     classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
     hard = evolve(subject, data=evolve(subject.data, targets=classes))
     randoms = {
-        "floats": real_baseline(setup, "random_real", train, None, size),
-        "count": real_baseline(setup, "random_real_count", train, None, size),
+        "floats": real_baseline(setup, BASELINES["random_real"], train, None, size),
+        "count": real_baseline(setup, BASELINES["random_real_count"], train, None, size),
     }
 
     def mean(of: Evaluator, what: Subject) -> float:
         return of.test(what, test, lambda done: None).mean
 
-    found = {"full": mean(judge, full_data(setup, train)), "distilled": mean(judge, subject)}
+    found = {"full": mean(evaluator, full_data(setup, train)), "distilled": mean(evaluator, subject)}
     # The step size was learned for the set's own labels.
-    rates = sorted({subject.lr, *judge.settings.baseline_lrs})
-    settings = evolve(judge.settings, baseline_lrs=tuple(rates))
-    free = evolve(judge, setup=evolve(setup, config=evolve(setup.config, eval=settings)))
-    found["distilled_hard"] = mean(judge, free.with_best_lr(hard, validation))
+    rates = sorted({subject.lr, *evaluator.settings.baseline_lrs})
+    settings = evolve(evaluator.settings, baseline_lrs=tuple(rates))
+    free = evolve(evaluator, setup=evolve(setup, config=evolve(setup.config, eval=settings)))
+    found["distilled_hard"] = mean(evaluator, free.with_best_lr(hard, validation))
     bare = evolve(setup.context(), augmentation=component("augment", "none"))
     with setup.config.executor.open(bare) as session:
-        plain = evolve(judge, session=session)
+        plain = evolve(evaluator, session=session)
         found["distilled_plain"] = mean(plain, subject)
         for key, random in randoms.items():
-            found[f"random_{key}"] = mean(judge, judge.with_best_lr(random, validation))
+            found[f"random_{key}"] = mean(evaluator, evaluator.with_best_lr(random, validation))
             found[f"random_{key}_plain"] = mean(plain, plain.with_best_lr(random, validation))
     hlr = ranking.hard_label_recovery(found["full"], found["distilled_hard"])
     scores = {"hlr": hlr}

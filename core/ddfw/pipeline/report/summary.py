@@ -6,23 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddfw.contracts.observer import EvaluationReport
+from ddfw.pipeline.evaluation.baselines import BASELINES
 
 if TYPE_CHECKING:
     pass
 
 
-#: Subjects in the order of the table, with the words for people.
-SUBJECTS = {
-    "distilled": "distilled",
-    "random_real": "random real images",
-    "random_real_teacher": "random real + teacher labels",
-    "random_real_count": "random real, as many images",
-    "random_real_teacher_count": "random real + teacher, as many",
-    "kmeans_real": "k-means selection",
-    "herding_real": "herding selection",
-    "full_data": "full training data",
-    "given": "the given set",
-}
+#: What is evaluated beside baselines, with the words for it in tables.
+_OTHERS = {"distilled": "distilled", "given": "the given set"}
+
+
+def subject_title(subject: str) -> str:
+    """The words for a row of a table.
+
+    Args:
+        subject: `distilled`, `given`, or the name of a baseline; another name is its own title.
+    """
+    return BASELINES[subject].title if subject in BASELINES else _OTHERS.get(subject, subject)
+
 
 #: Stands with every figure of a run that --quick scaled down.
 QUICK_NOTE = "quick: scaled down, not a figure of the recipe"
@@ -72,7 +73,7 @@ def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     from ddfw.engine.evaluate import mean_std
 
     rows = []
-    for subject in SUBJECTS:
+    for subject in ("distilled", *BASELINES, "given"):
         means = [r["mean"] for s in summaries for r in s["rows"] if r["subject"] == subject]
         if means:
             mean, std = mean_std(means)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ddfw.pipeline.report.summary import QUICK_NOTE, SUBJECTS, over_seeds
+from ddfw.pipeline.report.summary import QUICK_NOTE, over_seeds, subject_title
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,7 +35,7 @@ def table(summary: Mapping[str, Any]) -> RenderableType:
         notes = [note for note in row["notes"] if note != QUICK_NOTE]  # a line of its own says that
         mark = "".join(marks.setdefault(note, "*" * (len(marks) + 1)) for note in notes)
         grid.add_row(
-            SUBJECTS.get(row["subject"], row["subject"]),
+            subject_title(row["subject"]),
             f"{percent(row['mean'])} ± {percent(row['std'])} %",
             str(row["n"]),
             f"{row['images']:,}",
@@ -58,7 +58,7 @@ def table(summary: Mapping[str, Any]) -> RenderableType:
         "seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()),
     ]
     facts += [
-        f"{d['net']} could not be trained on {SUBJECTS.get(d['subject'], d['subject'])}: {d['reason']}"
+        f"{d['net']} could not be trained on {subject_title(d['subject'])}: {d['reason']}"
         for d in summary.get("cross_diverged", [])
     ]
     if summary.get("quick"):
@@ -81,7 +81,7 @@ def cross_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             row["net"]: f"{percent(row['mean'])} ± {percent(row['std'])} %" for row in rows if row["subject"] == subject
         }
         style = "bold" if subject == "distilled" else ""
-        grid.add_row(SUBJECTS.get(subject, subject), *(cells.get(net, "–") for net in nets), style=style)
+        grid.add_row(subject_title(subject), *(cells.get(net, "–") for net in nets), style=style)
     return grid
 
 
@@ -96,7 +96,7 @@ def seeds_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
     grid.add_column("each")
     for row in over_seeds(summaries):
         grid.add_row(
-            SUBJECTS.get(row["subject"], row["subject"]),
+            subject_title(row["subject"]),
             f"{percent(row['mean'])} ± {percent(row['std'])} %",
             str(row["n"]),
             ", ".join(percent(m) for m in row["means"]),

@@ -15,8 +15,9 @@ from torch.nn.functional import one_hot
 from ddfw.config.catalog import component
 from ddfw.contracts.augmentation import AbstractAugmentation
 from ddfw.contracts.dataset import ImageSpec
-from ddfw.contracts.executor import ExecutorContext, GradientSettings, Problem, Schedule
+from ddfw.contracts.executor import ExecutorContext, Problem, Schedule
 from ddfw.contracts.model import AbstractModel
+from ddfw.contracts.settings import GradientSettings
 from ddfw.contracts.trajectory import Segment
 from ddfw.engine.inner import build_module
 from ddfw_plugins.commands.bench import yardstick

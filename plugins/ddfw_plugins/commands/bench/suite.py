@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, pad
 
 from ddfw.config.catalog import component
-from ddfw.contracts.executor import AbstractExecutor, ExecutorContext, LabelledImages, MetaGradient, TrainingSettings
+from ddfw.contracts.executor import AbstractExecutor, ExecutorContext, LabelledImages, MetaGradient
+from ddfw.contracts.settings import TrainingSettings
 from ddfw.engine.budget import peak_bytes
 from ddfw_plugins.commands.bench import yardstick
 from ddfw_plugins.commands.bench.measure import Ratio, pairs, seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ddfw.pipeline.report.summary import SUBJECTS
+from ddfw.pipeline.report.summary import subject_title
 from ddfw.pipeline.report.tables import markdown_table, percent, text_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def _lines(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             continue  # variants that share experts and seeds share their baselines, too
         shown.add(baseline)
         if row["subject"] != "distilled":
-            title = f"{SUBJECTS[row['subject']]} ({row['space']})"
+            title = f"{subject_title(row['subject'])} ({row['space']})"
         spread = f" ± {percent(row['std'])}" if row["n"] > 1 else ""
         yield (
             title,
