@@ -112,7 +112,7 @@ def eval_command(
 def _show(found: Evaluation) -> None:
     from rich.console import Console
 
-    from ddfw.pipeline.report.summary import eval_record, subject_title
+    from ddfw.pipeline.report.summary import subject_title
     from ddfw.pipeline.report.tables import cross_table, percent
 
     for report in found.reports:
@@ -124,7 +124,7 @@ def _show(found: Evaluation) -> None:
         for note in report.notes:
             click.echo(f"  note: {note}")
     if found.cross:
-        Console().print(cross_table([eval_record(r) for reports in found.cross.values() for r in reports]))
+        Console().print(cross_table([report for reports in found.cross.values() for report in reports]))
     for name, value in found.scores.items():
         if not name.startswith("accuracy_"):
             click.echo(f"{name:<12} {value:.3f}")

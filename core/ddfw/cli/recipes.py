@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ddfw.cli.shared import data_root_option
+from ddfw.config.catalog import as_table
 
 
 @click.group("recipes", invoke_without_command=True)
@@ -43,13 +44,13 @@ def recipes_show(name: str, quick: bool, data_root: Path | None, as_json: bool) 
     """Show the recipe NAME: where its settings come from, and all of them, as `ddfw run` takes them from a file."""
     import json
 
-    from ddfw.config.load import config_document, configure
+    from ddfw.config.load import configure
     from ddfw.config.recipes import recipes
     from ddfw.config.toml import dumps
 
     made = configure(name, {}, (), data_root, quick=quick)
     settings, recipe = made.settings, recipes()[made.settings.recipe]
-    tables = config_document(made.config)
+    tables = as_table(made.config)
     if as_json:
         head: dict[str, Any] = {"schema": 1, "name": name, "summary": recipe.summary, "source": recipe.source}
         click.echo(json.dumps({**head, "selects": dict(recipe.selects), "settings": tables}, ensure_ascii=False))

@@ -22,6 +22,7 @@ from ddfw.cli.shared import (
     seed_numbers,
     set_option,
 )
+from ddfw.config.catalog import as_table
 from ddfw.config.load import configure
 from ddfw.kinds import KINDS
 
@@ -125,11 +126,10 @@ def _in_lines(head: str, items: Sequence[str]) -> str:
 
 
 def _print_config(config: RunConfig, settings: Settings) -> None:
-    from ddfw.config.load import config_document
     from ddfw.config.toml import dumps
 
     click.echo(f"# {config.title()}")
-    click.echo(dumps(config_document(config), lambda path: settings.origins.get(path, "")), nl=False)
+    click.echo(dumps(as_table(config), lambda path: settings.origins.get(path, "")), nl=False)
 
 
 def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
@@ -168,7 +168,7 @@ def _run(
     if result.already_finished:
         click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
         if as_json:
-            JsonStream(stream=sys.stdout).repeat(result.directory, result.summary)
+            JsonStream(stream=sys.stdout).repeat(result.directory, result.summary.to_json())
     return result
 
 

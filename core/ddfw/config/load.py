@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import sys
+import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import evolve, frozen
 
 from ddfw.config.catalog import as_table, catalog, from_table
+from ddfw.config.fingerprints import foreign_code
 from ddfw.config.layers import QUICK, Settings, gather
 from ddfw.config.quick import changes, scaled
 from ddfw.config.run_config import RunConfig
 from ddfw.config.toml import dumps
+from ddfw.contracts.records import ResolvedRun
 
-if TYPE_CHECKING:
-    pass
+logger = logging.getLogger(__name__)
 
 
 def structured_config(settings: Settings) -> RunConfig:
@@ -34,15 +36,14 @@ def structured_config(settings: Settings) -> RunConfig:
 
 def _missing_extra(key: str, table: object, settings: Settings) -> bool:
     """Whether an observer that only a recipe asked for is not installed; a run goes on without it."""
-    said = [
-        o for path, o in settings.origins.items() if path == f"observers.{key}" or path.startswith(f"observers.{key}.")
-    ]
+    path = f"observers.{key}"
+    said = [o for place, o in settings.origins.items() if place == path or place.startswith(f"{path}.")]
     if not said or not all(origin.startswith("recipe ") for origin in said):
         return False
     name = table.get("name", key) if isinstance(table, Mapping) else key
     if any(entry.name == name for entry in catalog().entries("observer")):
         return False
-    sys.stderr.write(f"warning: the recipe's observer {name!r} is not installed or is disabled\n")
+    logger.warning("the recipe's observer %r is not installed or is disabled", name)
     return True
 
 
@@ -58,7 +59,7 @@ class Configured:
 def configure(
     start: str | Mapping[str, Any] | None,
     flags: Mapping[str, Any],
-    assignments: Sequence[str],
+    assignments: Sequence[str] = (),
     data_root: Path | None = None,
     *,
     quick: bool = False,
@@ -70,10 +71,11 @@ def configure(
         flags: tables that flags set.
         assignments: texts of --set.
         data_root: where data sets look for their files; scaling down counts the images.
-        quick: scale down.
+        quick: scale down, as `--quick` does.
 
     Raises:
-        ConfigError, DataError: see there.
+        ConfigError: an unknown recipe or component, or options that are wrong; every problem at once.
+        DataError: with `quick`, the data set is missing or damaged.
     """
     settings = gather(start, flags, assignments)
     config = structured_config(settings)
@@ -81,16 +83,24 @@ def configure(
         return Configured(config=config, settings=settings)
     settings = gather(start, flags, assignments, quick=True)
     small = scaled(structured_config(settings), config, settings, data_root)
-    what = tuple(changes(config_document(config), config_document(small)))
+    what = tuple(changes(as_table(config), as_table(small)))
     settings = evolve(settings, origins={**settings.origins, **{text.split(" ")[0]: QUICK for text in what}})
     return Configured(config=small, settings=settings, changes=what)
 
 
-def config_document(config: RunConfig) -> dict[str, Any]:
-    """The resolved configuration as tables."""
-    return as_table(config)
-
-
 def config_text(config: RunConfig) -> str:
-    """config.toml: the resolved configuration, which runs again."""
-    return dumps(config_document(config))
+    """The content of config.toml, which runs again."""
+    return resolve(config).text
+
+
+def resolve(config: RunConfig) -> ResolvedRun[RunConfig]:
+    """The configuration with its tables, its text and the code that it depends on, each computed once."""
+    tables = as_table(config)
+    text = dumps(tables)
+    return ResolvedRun(
+        config=config,
+        tables=tables,
+        text=text,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        foreign=foreign_code(config),
+    )

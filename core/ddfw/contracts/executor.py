@@ -202,6 +202,11 @@ class AbstractExecutor(ABC):
     name: ClassVar[str]
     citation: ClassVar[str] = ""
 
+    @property
+    def experts_at_once(self) -> int:
+        """How many experts its sessions train side by side in one process; a run that has to stop waits for them."""
+        return 1
+
     def assemble(self) -> AbstractContextManager[Crew]:
         """Brings the processes together that were started for this run, before anything is looked at or written.
 

@@ -197,6 +197,9 @@ class AbstractObserver(ABC):
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
+    #: Whether it only shows people what goes on: `--quiet` leaves it out, and work that is no run (training experts,
+    #: an import, an evaluation) is shown by it, too.
+    for_people: ClassVar[bool] = False
 
     @abstractmethod
     def open(self, run: Path) -> AbstractContextManager[ObserverSession]:

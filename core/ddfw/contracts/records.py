@@ -5,13 +5,22 @@ Shapes: m classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+import attrs
 from attrs import frozen
 
 if TYPE_CHECKING:
     from ddfw.contracts.dataset import ImageSpec
     from ddfw.contracts.settings import Budget
+
+ConfigT = TypeVar("ConfigT")
+
+#: Stands with every figure of a run that --quick scaled down.
+QUICK_NOTE = "quick: scaled down, not a figure of the recipe"
+#: Version of summary.json.
+SUMMARY_SCHEMA = 1
 
 
 @frozen(kw_only=True)
@@ -55,3 +64,193 @@ class Baseline:
         if self.equal == "count":
             return per_class
         return max(1, floats // (spec.num_classes * self.price(spec, budget)))
+
+
+@frozen(kw_only=True)
+class ForeignCode:
+    """Where a component comes from that is not built in.
+
+    Args:
+        package: name and version of its distribution.
+        sha256: of the file that its class is written in, "" where there is none.
+    """
+
+    package: str
+    sha256: str
+
+
+@frozen(kw_only=True)
+class ResolvedRun(Generic[ConfigT]):
+    """A configuration after every layer was merged: nothing later in a run serialises or hashes it again.
+
+    Made by `config.load.resolve`; read by the runner, the run directory, resume, fingerprints and the card.
+
+    Args:
+        config: the `RunConfig`.
+        tables: the same as the tables of a configuration file.
+        text: the content of config.toml, which runs again.
+        sha256: of that text.
+        foreign: by kind, where each component comes from that is not built in.
+    """
+
+    config: ConfigT
+    tables: Mapping[str, Any]
+    text: str
+    sha256: str
+    foreign: Mapping[str, ForeignCode]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """By kind, the hash of the code of each component that is not built in."""
+        return {kind: code.sha256 for kind, code in self.foreign.items()}
+
+    def component_key(self, kind: str) -> dict[str, Any]:
+        """A component's name and options, and where it comes from unless it is built in; JSON-able.
+
+        Args:
+            kind: its table in the configuration, `model`.
+        """
+        code = self.foreign.get(kind)
+        return {**self.tables[kind], **({"from": code.package, "source": code.sha256} if code is not None else {})}
+
+
+@frozen(kw_only=True)
+class SummaryRow:
+    """Test accuracy of networks trained on one set.
+
+    Args:
+        subject: `distilled`, or the name of a baseline.
+        mean: test accuracy, a fraction: the mean over `n` networks.
+        std: sample standard deviation over the networks.
+        n: how many networks.
+        floats: what the set stores, {strict: with its labels, pixels: without}.
+        images: how many images it has.
+        lr: learning rate of the networks.
+        notes: what a reader of the figure has to know.
+        net: key of the other network of `[cross]`, "" for the run's own.
+    """
+
+    subject: str
+    mean: float
+    std: float
+    n: int
+    floats: Mapping[str, int]
+    images: int
+    lr: float
+    notes: Sequence[str] = ()
+    net: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as it stands in summary.json."""
+        own = {**attrs.asdict(self), "floats": dict(self.floats), "notes": list(self.notes)}
+        net = own.pop("net")
+        return {"net": net, **own} if net else own
+
+
+@frozen(kw_only=True)
+class StoredFloats:
+    """What a run may store, and what its set does.
+
+    Args:
+        floats: the budget.
+        accounting: `strict` (labels are paid from the budget) or `pixels` (labels are free).
+        strict: floats that the set stores, labels included.
+        pixels: floats that the set stores without its labels.
+        over_budget: whether `strict` is more than the budget.
+    """
+
+    floats: int
+    accounting: str
+    strict: int
+    pixels: int
+    over_budget: bool
+
+
+@frozen(kw_only=True)
+class Summary:
+    """What a finished run found: the content of summary.json.
+
+    Made by `pipeline.report.summary`; read by the tables, by comparisons and by sweeps. `summary["rows"]` gives the
+    parts as they stand in the file.
+
+    Args:
+        recipe: the recipe's name.
+        seed: `run.seed`.
+        rows: the distilled set first, then the baselines.
+        cross: the same on the networks of `[cross]`.
+        cross_diverged: {net, subject, reason} of what could not be trained on such a network.
+        quick: whether `--quick` scaled the run down.
+        budget: floats stored, and how many there may be.
+        images_per_class: learned images of each class.
+        outer_steps: how many there were.
+        selected_step: the outer step that was kept.
+        selected_by: the split that chose it.
+        selected_accuracy: its accuracy on that split, a fraction.
+        skipped_steps: outer steps that changed nothing (`outer.skip_above`).
+        step_size: the learned inner step size.
+        trajectories: bytes that the trajectory source stores, and number of experts.
+        seconds: of each stage.
+        device: what the executor says of it.
+    """
+
+    recipe: str
+    seed: int
+    rows: tuple[SummaryRow, ...]
+    cross: tuple[SummaryRow, ...] = ()
+    cross_diverged: tuple[Mapping[str, str], ...] = ()
+    quick: bool = False
+    budget: StoredFloats
+    images_per_class: int
+    outer_steps: int
+    selected_step: int
+    selected_by: str
+    selected_accuracy: float
+    skipped_steps: int
+    step_size: float
+    trajectories: Mapping[str, int]
+    seconds: Mapping[str, float]
+    device: Mapping[str, Any]
+
+    @property
+    def distilled(self) -> SummaryRow:
+        """The row of the learned set."""
+        return next(row for row in self.rows if row.subject == "distilled")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of summary.json; parts that are empty are left out."""
+        record: dict[str, Any] = {"schema": SUMMARY_SCHEMA}
+        for part in attrs.fields(Summary):
+            value = getattr(self, part.name)
+            if part.name in ("rows", "cross"):
+                value = [row.to_json() for row in value]
+            elif part.name == "cross_diverged":
+                value = [dict(one) for one in value]
+            elif part.name == "budget":
+                value = attrs.asdict(value)
+            elif isinstance(value, Mapping):
+                value = dict(value)
+            if part.name not in ("cross", "cross_diverged", "quick") or value:
+                record[part.name] = value
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Summary:
+        """The summary that a file holds; parts that a newer version added are passed over.
+
+        Raises:
+            KeyError, TypeError, ValueError: a part is missing or garbled.
+        """
+
+        def known(part: type, table: Mapping[str, Any]) -> dict[str, Any]:
+            names = {f.name for f in attrs.fields(part)}
+            return {key: value for key, value in table.items() if key in names}
+
+        parts = known(cls, record)
+        for key in ("rows", "cross"):
+            parts[key] = tuple(SummaryRow(**known(SummaryRow, row)) for row in record.get(key, ()))
+        parts["cross_diverged"] = tuple(record.get("cross_diverged", ()))
+        parts["budget"] = StoredFloats(**known(StoredFloats, record["budget"]))
+        return cls(**parts)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_json()[key]

@@ -53,7 +53,7 @@ def outlined(
         "schema": 1,
         "recipe": config.run.recipe,
         "run": config.title(),
-        "directory": str(directory_for(config, places)),
+        "directory": str(directory_for(made.run, places)),
         "data": made.splits.counts(),
         "train_images": len(made.splits.train.labels),
         "validation_images": len(made.splits.validation.labels),

@@ -14,10 +14,11 @@ from ddfw.artifacts.expert_store import ExpertStore
 from ddfw.artifacts.replay_buffer import ReplayBuffer, buffer_files
 from ddfw.config.catalog import as_table
 from ddfw.config.fingerprints import subject_key
+from ddfw.config.load import resolve
 from ddfw.contracts.executor import LabelledImages, TrainedExpert
 from ddfw.engine.training import accuracy
 from ddfw.errors import DataError, option_errors_at
-from ddfw.pipeline.experts import progress_observers
+from ddfw.pipeline.experts import observers_for_people
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup, set_up
 
@@ -74,7 +75,7 @@ def import_buffers(
         DataError: a buffer that is damaged, unsafe, or of another network; nothing is written.
         ConfigError: options that do not fit the data or the experts.
     """
-    setup = set_up(config, data_root)
+    setup = set_up(resolve(config), data_root)
     network = setup.network
     buffers = [ReplayBuffer(file, network) for file in buffer_files(path)]
     for buffer in buffers:
@@ -84,7 +85,7 @@ def import_buffers(
                 f"{buffers[0].num_epochs}; import them one by one"
             )
     key = {
-        **subject_key(config, setup.splits, setup.data_sha256),
+        **subject_key(setup.run, setup.splits, setup.data_sha256),
         "imported": [{"file": b.path.name, "sha256": b.sha256} for b in buffers],
         "form": as_table(config.traj) if compact else "checkpoints",
     }
@@ -96,7 +97,7 @@ def import_buffers(
         with _aside(experts_dir) as aside:
             written = ExpertStore(aside, key, title)
             announcer = Announcer()
-            with announcer.opened(progress_observers(config, quiet), experts_dir):
+            with announcer.opened(observers_for_people(config, quiet), experts_dir):
                 _copy(buffers, written, network, config if compact else None, announcer)
             try:
                 written.folder.rename(store.folder)

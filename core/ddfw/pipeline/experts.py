@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddfw.artifacts.expert_store import ExpertStore, StoredExperts
+from ddfw.config.load import resolve
 from ddfw.contracts.executor import Crew, LabelledImages
 from ddfw.contracts.observer import ExpertReport
 from ddfw.errors import ConfigError, ConfigProblem, StoppedError, option_errors_at
@@ -74,7 +75,7 @@ def ensure_experts(
     # Where there is a time to look at, it is looked at after rounds: the ranks of a crew can only stop together, and
     # experts that are trained several at a time are ready together.
     rounds = any(crew.gather(stopping.timed))
-    together = max(1, int(getattr(setup.config.executor, "together", 1)))
+    together = setup.config.executor.experts_at_once
     at_once = crew.size * together if rounds and crew.size * together > 1 else max(1, len(missing))
     for first in range(0, len(missing), at_once):
         trained = session.train_experts(
@@ -118,10 +119,10 @@ def train_missing(config: RunConfig, experts_dir: Path, data_root: Path | None, 
     with ExitStack() as stack:
         with option_errors_at("executor"):
             crew = stack.enter_context(config.executor.assemble())
-        setup = set_up(config, data_root)
+        setup = set_up(resolve(config), data_root)
         expert_set = select_experts(setup, experts_dir)
         announcer = Announcer()
-        observers = progress_observers(config, quiet) if crew.rank == 0 else []
+        observers = observers_for_people(config, quiet) if crew.rank == 0 else []
         stack.enter_context(announcer.opened(observers, experts_dir))
         with option_errors_at("executor"):
             session = stack.enter_context(config.executor.open(setup.context()))
@@ -130,6 +131,6 @@ def train_missing(config: RunConfig, experts_dir: Path, data_root: Path | None, 
     return expert_set.store
 
 
-def progress_observers(config: RunConfig, quiet: bool) -> list[tuple[str, Any]]:
-    """The configuration's observers that only show what goes on, for work that is no run."""
-    return [(k, o) for k, o in config.observers.items() if o.name == "progress" and not quiet]
+def observers_for_people(config: RunConfig, quiet: bool) -> list[tuple[str, Any]]:
+    """The configuration's observers that show people what goes on, for work that is no run; none if it is quiet."""
+    return [(k, o) for k, o in config.observers.items() if o.for_people and not quiet]

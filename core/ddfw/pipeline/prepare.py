@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import nn
 
 from ddfw.artifacts.expert_store import ExpertStore
@@ -16,6 +16,7 @@ from ddfw.config.run_config import RunConfig
 from ddfw.contracts.dataset import ImageSpec, RealImages, Split, Splits
 from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.parameterization import Layout
+from ddfw.contracts.records import ResolvedRun
 from ddfw.contracts.space import TrainingSpace, fit_space
 from ddfw.engine.inner import Network, build_module
 from ddfw.errors import ConfigError, ConfigProblem, option_errors_at
@@ -31,12 +32,21 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Setup:
     """What training and evaluating networks needs, whatever is distilled."""
 
-    config: RunConfig
+    run: ResolvedRun[RunConfig]
     splits: Splits
     space: TrainingSpace
     module: nn.Module
     network: Network
     data_sha256: str
+
+    @property
+    def config(self) -> RunConfig:
+        """What is run."""
+        return self.run.config
+
+    def with_config(self, config: RunConfig) -> Self:
+        """The same with settings that change neither data nor network."""
+        return evolve(self, run=evolve(self.run, config=config))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -118,11 +128,11 @@ def _layout(config: RunConfig, spec: ImageSpec) -> Layout:
         return config.param.layout(spec, config.budget, config.labels.floats_per_image(spec))
 
 
-def set_up(config: RunConfig, data_root: Path | None, space: TrainingSpace | None = None) -> Setup:
+def set_up(run: ResolvedRun[RunConfig], data_root: Path | None, space: TrainingSpace | None = None) -> Setup:
     """Loads the data and builds the network.
 
     Args:
-        config: what to run.
+        run: what to run.
         data_root: where data sets look for their files.
         space: the training space that images were learned in; None fits one to the training split.
 
@@ -130,6 +140,7 @@ def set_up(config: RunConfig, data_root: Path | None, space: TrainingSpace | Non
         ConfigError: options that do not fit the data.
         DataError: the data set is missing or damaged.
     """
+    config = run.config
     asked_baselines(config.eval.baselines)
     with option_errors_at("data"):
         splits = config.data.splits(data_root)
@@ -138,7 +149,7 @@ def set_up(config: RunConfig, data_root: Path | None, space: TrainingSpace | Non
     with option_errors_at("model"):
         module = build_module(config.model, splits.spec)
     return Setup(
-        config=config,
+        run=run,
         splits=splits,
         space=space,
         module=module,
@@ -157,7 +168,7 @@ def select_experts(setup: Setup, experts_dir: Path) -> ExpertSet:
     settings = setup.config.experts
     if settings.store:
         return _named_roster(setup, experts_dir)
-    key = expert_key(setup.config, setup.splits, setup.data_sha256)
+    key = expert_key(setup.run, setup.splits, setup.data_sha256)
     return ExpertSet(
         store=ExpertStore(experts_dir, key, f"{setup.config.data.name}-{setup.config.model.name}"),
         seeds=tuple(range(settings.seed, settings.seed + settings.count)),
@@ -165,11 +176,11 @@ def select_experts(setup: Setup, experts_dir: Path) -> ExpertSet:
     )
 
 
-def make_plan(config: RunConfig, data_root: Path | None, experts_dir: Path) -> Plan:
+def make_plan(run: ResolvedRun[RunConfig], data_root: Path | None, experts_dir: Path) -> Plan:
     """Loads the data, builds the network and lays out the budget.
 
     Args:
-        config: what to run.
+        run: what to run.
         data_root: where data sets look for their files.
         experts_dir: the folder of expert stores.
 
@@ -177,10 +188,10 @@ def make_plan(config: RunConfig, data_root: Path | None, experts_dir: Path) -> P
         ConfigError: options that do not fit the data, the budget or each other.
         DataError: the data set is missing or damaged.
     """
-    setup = set_up(config, data_root)
-    layout = _layout(config, setup.splits.spec)
+    setup = set_up(run, data_root)
+    layout = _layout(run.config, setup.splits.spec)
     expert_set = select_experts(setup, experts_dir)
-    _check_window(config, expert_set.epochs)
+    _check_window(run.config, expert_set.epochs)
     return Plan(**attrs.asdict(setup, recurse=False), layout=layout, expert_set=expert_set)
 
 
@@ -188,7 +199,7 @@ def _named_roster(setup: Setup, experts_dir: Path) -> ExpertSet:
     """The experts of the store that `experts.store` names; its key has to fit the run."""
     settings = setup.config.experts
     store = ExpertStore.named(experts_dir, settings.store)
-    wanted = subject_key(setup.config, setup.splits, setup.data_sha256)
+    wanted = subject_key(setup.run, setup.splits, setup.data_sha256)
     for part, words in (("data", "data"), ("space", "a training space"), ("model", "a network")):
         there, here = store.key.get(part), wanted[part]
         # The name of the data set is a name; the bytes decide.

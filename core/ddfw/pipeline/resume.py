@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from ddfw.artifacts import checkpoint
 from ddfw.artifacts.checkpoint import Checkpoint, Pointer
-from ddfw.config.catalog import as_table
-from ddfw.config.fingerprints import foreign_sources
-from ddfw.config.toml import dumps
 from ddfw.engine.distill import Learned, OuterState
 from ddfw.engine.resume import learned_from, learned_tensors, restored, state_tensors
 from ddfw.errors import DataError, ResumeError
@@ -26,6 +23,7 @@ from ddfw.errors import DataError, ResumeError
 if TYPE_CHECKING:
     from ddfw.contracts.executor import Crew, ExecutorSession
     from ddfw.pipeline.prepare import Plan
+    from ddfw.pipeline.stopping import StageTimer
 
 #: What a session may describe and bits do not depend on: how large a cluster is, and what a checkpoint fixes itself.
 _WITHOUT_EFFECT = ("held_steps", "nodes", "cpus", "gpus")
@@ -69,7 +67,7 @@ class Resumption:
         tensors: of the state, and of the best step.
         skipped: how many steps changed nothing.
         best: (accuracy, step) of the best step.
-        facts: see there.
+        facts: what else the checkpoint says.
     """
 
     folder: Path
@@ -154,19 +152,45 @@ def _resumption(folder: Path, there: Checkpoint) -> Resumption:
     )
 
 
-def save(folder: Path, state: OuterState, best: Best, facts: Facts) -> None:
-    """Writes a checkpoint in place of the one before."""
-    assert best.learned is not None
-    checkpoint.write_checkpoint(
-        folder,
-        state.step,
-        {**state_tensors(state), **learned_tensors("best", best.learned)},
-        {
-            "skipped": state.skipped,
-            "best": {"accuracy": best.accuracy, "step": best.step},
-            **attrs.asdict(facts),
-        },
-    )
+@define(kw_only=True)
+class Checkpoints:
+    """Keeps the state of a run between steps; only the newest one.
+
+    Args:
+        folder: where.
+        session: says how many step graphs it holds.
+        timer: seconds of each stage so far.
+        facts: what goes into a checkpoint beside the tensors, as far as it is known.
+        writes: whether this process is the one that writes.
+        saved: the step of the newest checkpoint, None where there is none.
+    """
+
+    folder: Path
+    session: ExecutorSession
+    timer: StageTimer
+    facts: Facts
+    writes: bool
+    saved: int | None = None
+
+    def save(self, state: OuterState, best: Best) -> None:
+        """Writes a checkpoint in place of the one before, unless the newest one is of this step."""
+        if self.saved == state.step:
+            return
+        if self.writes:
+            assert best.learned is not None
+            held = held_steps(self.session)
+            facts = evolve(self.facts, seconds=self.timer.seconds, held_steps=held)
+            checkpoint.write_checkpoint(
+                self.folder,
+                state.step,
+                {**state_tensors(state), **learned_tensors("best", best.learned)},
+                {
+                    "skipped": state.skipped,
+                    "best": {"accuracy": best.accuracy, "step": best.step},
+                    **attrs.asdict(facts),
+                },
+            )
+        self.saved = state.step
 
 
 def circumstances(plan: Plan, session: ExecutorSession, crew: Crew) -> dict[str, Any]:
@@ -174,7 +198,6 @@ def circumstances(plan: Plan, session: ExecutorSession, crew: Crew) -> dict[str,
 
     Of the session, it is what it describes before its first step.
     """
-    text = dumps(as_table(plan.config))
     machine = f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     device = session.describe()
     return {
@@ -183,8 +206,8 @@ def circumstances(plan: Plan, session: ExecutorSession, crew: Crew) -> dict[str,
         "machine": machine,
         "torch": str(torch.__version__),
         "ddfw": importlib.metadata.version("ddfw"),
-        "configuration": hashlib.sha256(text.encode()).hexdigest(),
-        "plugins' code": foreign_sources(plan.config),
+        "configuration": plan.run.sha256,
+        "plugins' code": plan.run.sources,
     }
 
 

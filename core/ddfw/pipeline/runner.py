@@ -5,7 +5,6 @@ The command line and notebooks call the same functions here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,12 +14,19 @@ import attrs
 from attrs import evolve, frozen
 
 from ddfw.artifacts import atomic, checkpoint
-from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
+from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
 from ddfw.config.catalog import as_table, catalog
-from ddfw.config.fingerprints import foreign_sources
-from ddfw.config.load import config_text, configure
+from ddfw.config.load import configure, resolve
 from ddfw.config.run_config import RunConfig
-from ddfw.errors import ConfigError, ConfigProblem, DirectoryInUseError, DivergedError, StoppedError, option_errors_at
+from ddfw.contracts.records import ResolvedRun, Summary
+from ddfw.errors import (
+    DataError,
+    DirectoryInUseError,
+    DivergedError,
+    StoppedError,
+    config_error,
+    option_errors_at,
+)
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Plan, make_plan
 from ddfw.pipeline.resume import find
@@ -56,25 +62,27 @@ def download(config: RunConfig, data_root: Path | None) -> None:
         DataError: a file cannot be had, or is not the official one.
     """
     if data_root is None:
-        raise ConfigError(
-            (ConfigProblem(path="--download", message="where to? name a folder by --data-root or DDFW_DATA"),)
-        )
+        raise config_error("--download", "where to? name a folder by --data-root or DDFW_DATA")
     with option_errors_at("data"):
         config.data.download(data_root)
 
 
 def plan(config: RunConfig, places: Places | None = None) -> Plan:
-    """Everything that can be checked before training; what `--dry-run` shows."""
+    """Everything that can be checked before training; what `--dry-run` shows.
+
+    Raises:
+        ConfigError: options that do not fit the data, the budget or each other.
+        DataError: the data set is missing or damaged.
+    """
     places = places or Places()
-    return make_plan(config, places.data_root, places.experts)
+    return make_plan(resolve(config), places.data_root, places.experts)
 
 
-def directory_for(config: RunConfig, places: Places) -> Path:
+def directory_for(run: ResolvedRun[RunConfig], places: Places) -> Path:
     """The run directory: the user's, or one named after recipe, seed and configuration."""
     if places.out is not None:
         return places.out
-    digest = hashlib.sha256(config_text(config).encode()).hexdigest()[:8]
-    return Path("runs") / f"{config.run.recipe}-s{config.run.seed}-{digest}"
+    return Path("runs") / f"{run.config.run.recipe}-s{run.config.run.seed}-{run.sha256[:8]}"
 
 
 def finished(config: RunConfig, places: Places) -> RunResult | None:
@@ -84,20 +92,28 @@ def finished(config: RunConfig, places: Places) -> RunResult | None:
         DataError: it is finished, but what it wrote was changed.
         DirectoryInUseError: the directory holds something else.
     """
-    directory = RunDirectory(directory_for(config, places))
-    summary = directory.finished(config_text(config))
-    if summary is None:
+    return _finished(resolve(config), places)
+
+
+def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
+    directory = RunDirectory(directory_for(run, places))
+    record = directory.finished(run.text)
+    if record is None:
         return None
     manifest = atomic.read_json(directory.path / MANIFEST)
-    if manifest.get("sources", {}) != foreign_sources(config):
+    if manifest.get("sources", {}) != run.sources:
         raise DirectoryInUseError(
             f"{directory.path} is finished, but was made with other code of its plugins; choose another --out"
         )
-    if config.outer.init_from and manifest.get("init_from_sha256") != set_sha256(Path(config.outer.init_from)):
+    start = run.config.outer.init_from
+    if start and manifest.get("init_from_sha256") != set_sha256(Path(start)):
         raise DirectoryInUseError(
-            f"{directory.path} is finished, but started from another set than now lies at {config.outer.init_from}; "
-            "choose another --out"
+            f"{directory.path} is finished, but started from another set than now lies at {start}; choose another --out"
         )
+    try:
+        summary = Summary.from_json(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{directory.path / SUMMARY} lacks or garbles {error}") from error
     return RunResult(directory=directory.path, summary=summary, already_finished=True)
 
 
@@ -116,13 +132,17 @@ def run(
     Args:
         config: what to run.
         places: where things are.
-        extra_observers: sessions beside the configuration's own, which are no part of it.
-        quiet: leave out the configuration's progress observer; how a run is shown is no part of its configuration.
-        max_seconds: stop in order when they are over, after the next trained expert or outer step, so that each part
-            of a run gets somewhere; none are left (0 or less): stop before anything is done.
+        extra_observers: observers beside the configuration's own, each with the name that warnings call it by.
+        quiet: leave out observers that show the run to people; how a run is shown is no part of its configuration.
+        max_seconds: stop in order when so many seconds are over, after the next trained expert or outer step, so that
+            each part of a run gets somewhere; none are left (0 or less): stop before anything is done.
 
     Raises:
-        ConfigError, DataError, DirectoryInUseError, DivergedError, ResumeError: see there.
+        ConfigError: options that do not fit the data, the budget or each other.
+        DataError: the data set, or a file of the run, is missing or damaged.
+        DirectoryInUseError: another process runs it, or the directory holds something else.
+        DivergedError: something is not finite any more; what was learned before is kept.
+        ResumeError: the run was begun with other versions, threads, data or experts.
         StoppedError: time is over; the same call goes on.
     """
     began = now()
@@ -130,14 +150,14 @@ def run(
         with option_errors_at("executor"):
             crew = stack.enter_context(config.executor.assemble())
         stopping = Stopping(crew, None if max_seconds is None else max_seconds - (now() - began))
-        shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.name == "progress")]
+        shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.for_people)]
         observers = [*shown, *extra_observers] if crew.rank == 0 else []
         none_left = any(crew.gather(max_seconds is not None and max_seconds <= 0))
-        return _run(config, places or Places(), observers, crew, stopping, none_left=none_left)
+        return _run(resolve(config), places or Places(), observers, crew, stopping, none_left=none_left)
 
 
 def _run(
-    config: RunConfig,
+    run: ResolvedRun[RunConfig],
     places: Places,
     observers: Sequence[tuple[str, AbstractObserver]],
     crew: Crew,
@@ -145,27 +165,28 @@ def _run(
     *,
     none_left: bool,
 ) -> RunResult:
-    """The same on one rank of a crew; rank 0 looks what the directory holds, and has it to itself."""
-    there = finished(config, places) if crew.rank == 0 else None
-    looked = {"directory": str(directory_for(config, places)), "summary": None if there is None else there.summary}
-    looked = crew.share(looked)
-    directory = RunDirectory(Path(str(looked["directory"])))
-    if looked["summary"] is not None:
+    """Runs on one rank of a crew; rank 0 checks the directory and locks it."""
+    there = _finished(run, places) if crew.rank == 0 else None
+    found = {"directory": str(directory_for(run, places)), "summary": there and there.summary.to_json()}
+    found = crew.share(found)
+    directory = RunDirectory(Path(str(found["directory"])))
+    if found["summary"] is not None:
         if crew.rank == 0:
             with suppress(OSError):  # left by a process that died right after it had finished
                 checkpoint.remove(directory.checkpoints)
-        return RunResult(directory=directory.path, summary=looked["summary"], already_finished=True)
+        summary = Summary.from_json(found["summary"])
+        return RunResult(directory=directory.path, summary=summary, already_finished=True)
     if none_left:
         raise StoppedError(f"time is over: stopped before {directory.path}; the same command goes on from there")
-    made = plan(config, places)
+    made = make_plan(run, places.data_root, places.experts)
     with ExitStack() as stack:
         if crew.rank == 0:
-            stack.enter_context(directory.claimed(config_text(config)))
+            stack.enter_context(directory.claimed(run.text))
         resumed = find(directory.checkpoints, crew)
         held = None if resumed is None else resumed.facts.held_steps
         announcer = stack.enter_context(Announcer().opened(observers, directory.path))
         with option_errors_at("executor"):
-            session = stack.enter_context(config.executor.open(evolve(made.context(), held_steps=held)))
+            session = stack.enter_context(run.config.executor.open(evolve(made.context(), held_steps=held)))
         stages = Stages(
             plan=made,
             directory=directory,
@@ -175,17 +196,22 @@ def _run(
             stopping=stopping,
             resumed=resumed,
         )
-        try:
-            return stages.everything()
-        except (DivergedError, StoppedError):
-            raise  # the one has been told, with what was learned before; the other is no end
-        except KeyboardInterrupt as stop:
-            if stages.saved is not None:
-                stop.add_note(f"the same command goes on from step {stages.saved}")
-            raise
-        except Exception as error:
-            stages.tell_failure(error)
-            raise
+        return _reported(stages)
+
+
+def _reported(stages: Stages) -> RunResult:
+    """Goes through the stages; an error is told to the observers."""
+    try:
+        return stages.run()
+    except (DivergedError, StoppedError):
+        raise  # A divergence is reported already; a stop is not a failure.
+    except KeyboardInterrupt as stop:
+        if stages.checkpoints.saved is not None:
+            stop.add_note(f"the same command goes on from step {stages.checkpoints.saved}")
+        raise
+    except Exception as error:
+        stages.report_failure(error)
+        raise
 
 
 def distill(

@@ -10,7 +10,7 @@ import torch
 from attrs import evolve, frozen
 
 from ddfw.artifacts import exchange, synthetic
-from ddfw.config.fingerprints import component_key, sha256_of
+from ddfw.config.fingerprints import sha256_of
 from ddfw.contracts.dataset import RealImages, Split
 from ddfw.contracts.space import same_space
 from ddfw.errors import OptionError, option_errors_at
@@ -103,7 +103,7 @@ def warm_start(plan: Plan) -> WarmStart | None:
     # Parameters mean the same images only in the same space; options such as ranks show in the shapes.
     same = found.space is not None and same_space(found.space, plan.space) and "format" not in found.card
     same = same and found.class_names == plan.splits.class_names
-    if not same or not _decodes_alike(components.get("param", {}), component_key("param", config.param)):
+    if not same or not _decodes_alike(components.get("param", {}), plan.run.component_key("param")):
         return WarmStart(images=images, params={}, label_params={}, step_size=None, sha256=digest)
     params, label_params = synthetic.read_learned(path)
     kept = label_params if components.get("labels", {}).get("name") == config.labels.name else {}

@@ -49,6 +49,11 @@ class Cuda(AbstractExecutor):
         1, validator=ge(1), help="experts and evaluation networks that are trained at a time, vectorised"
     )
 
+    @property
+    def experts_at_once(self) -> int:
+        """The option `together`."""
+        return self.together
+
     @contextmanager
     def open(self, context: ExecutorContext) -> Iterator[CudaSession]:
         """A session; the process's precision settings are put back afterwards.

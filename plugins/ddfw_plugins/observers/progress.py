@@ -39,6 +39,7 @@ class Progress(AbstractObserver):
     """Live bars on a terminal; otherwise one plain line every few seconds."""
 
     name: ClassVar[str] = "progress"
+    for_people: ClassVar[bool] = True
 
     every_s: float = option(5.0, validator=gt(0.0), help="seconds between two plain lines of one stage")
 

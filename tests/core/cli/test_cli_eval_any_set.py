@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 import ddfw as package
 from ddfw.artifacts import exchange
 from ddfw.artifacts.synthetic import sealed_card
-from ddfw.config.load import configure
+from ddfw.config.load import configure, resolve
 from ddfw.pipeline.adopt import given
 from ddfw.pipeline.prepare import set_up
 
@@ -187,7 +187,7 @@ def test_a_set_of_other_classes_is_refused(ddfw, finished, tiny, here):
 
 def test_classes_are_matched_by_their_names(here):
     """Broken: where the data set orders its classes otherwise than a folder does, labels would be exchanged."""
-    setup = set_up(configure("digits", {}, ("data.classes=[3, 1, 2]",)).config, None)
+    setup = set_up(resolve(configure("digits", {}, ("data.classes=[3, 1, 2]",)).config), None)
     found = given(setup, exchange.read_images(pictures(here / "set", classes=[1, 2, 3])))
     assert found.targets.argmax(dim=1).tolist() == [1, 2, 0]
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from ddfw.cli.main import invoke
 from ddfw.config import quick
+from ddfw.config.catalog import as_table
 from ddfw.config.layers import gather
-from ddfw.config.load import config_document, configure, structured_config
+from ddfw.config.load import configure, structured_config
 from ddfw.config.recipes import recipes
 from ddfw.config.toml import dumps
 from ddfw.pipeline.prepare import make_plan
@@ -57,7 +58,7 @@ def test_every_large_number_is_cut_and_none_raised(tmp_path):
     """Broken: a quick run would take hours, or longer than the slow one."""
     path = large(tmp_path)
     made = configure(path, {}, (), quick=True)
-    before, after = (numbers(config_document(c)) for c in (configure(path, {}, ()).config, made.config))
+    before, after = (numbers(as_table(c)) for c in (configure(path, {}, ()).config, made.config))
     for key, value in after.items():
         if key in before:
             assert value <= before[key], key
@@ -73,7 +74,7 @@ def test_no_recipe_counts_further_when_it_is_quick():
     """Broken: a quick run of a recipe would do more of something than the recipe, or do it later."""
     raised = []
     for name in recipes():
-        before, after = (numbers(config_document(configure(name, {}, (), quick=q).config)) for q in (False, True))
+        before, after = (numbers(as_table(configure(name, {}, (), quick=q).config)) for q in (False, True))
         # 0 stands for all images; rates are no counts, and a table may give those of small trials.
         counts = {k: v for k, v in after.items() if isinstance(v, int) and k != "outer.batch_syn"}
         raised += [f"{name}: {k} {before[k]} → {v}" for k, v in counts.items() if k in before and v > before[k]]
@@ -103,7 +104,7 @@ def test_whatever_fits_at_full_length_fits_when_it_is_quick(epochs, segment, win
     small = quick.scaled(config, config, evolve(settings_, origins=origins), None)
     w = small.window
     assert 0 <= w.min_start < w.start <= w.max_start <= small.traj.latest_high(small.experts.epochs)
-    before, after = numbers(config_document(config)), numbers(config_document(small))
+    before, after = numbers(as_table(config)), numbers(as_table(small))
     assert all(value <= before[key] for key, value in after.items() if key in before)
 
 
@@ -117,7 +118,7 @@ def test_what_the_user_says_wins_over_every_cap(tmp_path, how):
     else:
         assignments = [f"{t}.{k}={v}" for t, values in said.items() for k, v in values.items()]
         made = configure(large(tmp_path), {}, assignments, quick=True)
-    found = config_document(made.config)
+    found = as_table(made.config)
     for table, values in said.items():
         assert {k: found[table][k] for k in values} == values, table
     assert not any(text.startswith("experts.count") for text in made.changes)
@@ -145,7 +146,7 @@ def test_every_change_is_told(tmp_path):
     """Broken: a number would be another one without a word."""
     path = large(tmp_path)
     made = configure(path, {}, (), quick=True)
-    before, after = (numbers(config_document(c)) for c in (configure(path, {}, ()).config, made.config))
+    before, after = (numbers(as_table(c)) for c in (configure(path, {}, ()).config, made.config))
     different = {key for key in after if before.get(key) != after[key]}
     assert {text.split(" ")[0] for text in made.changes} == different
     assert "experts.count 100 → 3" in made.changes

@@ -439,7 +439,11 @@ def test_in_a_crew_the_first_rank_writes_and_all_stop_and_go_on_together(tmp_pat
 
     whole = go_in_pairs(config, places("whole"), clock)
     assert [r.directory for r in whole] == [tmp_path / "whole"] * 2
-    assert whole[0].summary == whole[1].summary == json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert (
+        whole[0].summary.to_json()
+        == whole[1].summary.to_json()
+        == json.loads((tmp_path / "whole" / "summary.json").read_text())
+    )
     assert not (tmp_path / "nowhere").exists()
     assert {rank for rank, path in written if tmp_path / "whole" in path.parents} == {"rank-0"}
     assert {rank for rank, path in written if path.name.startswith("expert-")} == {"rank-0", "rank-1"}

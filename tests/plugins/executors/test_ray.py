@@ -20,7 +20,7 @@ from attrs import frozen
 
 from ddfw import AbstractModel, DataError, DdfwError, DivergedError, LabelledImages, OptionError, TrainingSettings
 from ddfw.config.catalog import component
-from ddfw.config.load import configure
+from ddfw.config.load import configure, resolve
 from ddfw.pipeline.prepare import set_up
 from ddfw.remote import tasks
 from ddfw.testing import check_executor
@@ -126,7 +126,7 @@ def notes(cluster):
 @pytest.fixture(scope="module")
 def setup():
     """Digits and a tiny network."""
-    return set_up(configure("default", {}, SMALL).config, None)
+    return set_up(resolve(configure("default", {}, SMALL).config), None)
 
 
 def splits(setup):
@@ -140,7 +140,7 @@ def fragile_ground(setup, cluster, **options):
 
     model = cluster.Fragile(**options)
     module = build_module(model, setup.splits.spec)
-    return evolve(setup, config=evolve(setup.config, model=model), module=module, network=Network(module))
+    return evolve(setup.with_config(evolve(setup.config, model=model)), module=module, network=Network(module))
 
 
 def trained(executor, setup, seeds, into=None):

@@ -20,19 +20,20 @@ from ddfw.artifacts import atomic, exchange
 from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.run_dir import CONFIG, MANIFEST
 from ddfw.config.fingerprints import sha256_of
-from ddfw.config.load import Configured, config_document, configure
+from ddfw.config.load import Configured, configure, resolve
 from ddfw.config.run_config import COMPONENT_TABLES, RunConfig
 from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.records import QUICK_NOTE, ResolvedRun
 from ddfw.engine.experts import ExpertTeachers
 from ddfw.errors import ConfigError, ConfigProblem, DataError
 from ddfw.pipeline.adopt import given, require_shape
 from ddfw.pipeline.evaluation.baselines import BASELINES, Size, Subject, asked_baselines, full_data, real_baseline
 from ddfw.pipeline.evaluation.evaluator import Evaluator, final
 from ddfw.pipeline.evaluation.scores import score
-from ddfw.pipeline.experts import progress_observers
+from ddfw.pipeline.experts import observers_for_people
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup, select_experts, set_up
-from ddfw.pipeline.report.summary import QUICK_NOTE, eval_record
+from ddfw.pipeline.report.summary import eval_record
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +140,7 @@ def evaluate(
     # Whose data these have to be, unless the user named others.
     reference = None if _names(_said(made), "data") else _run_of(start)
     # Networks have to see what they saw when the set was learned, so its space is used, not one fitted anew.
-    setup = set_up(config, data_root, found.space if found is not None else None)
+    setup = set_up(resolve(config), data_root, found.space if found is not None else None)
     if found is not None:
         require_shape(setup, found)
         _require_space(found, config, _said(made))
@@ -147,7 +148,7 @@ def evaluate(
         _require_same_data(reference, "data_sha256", setup.data_sha256)
         _require_same_data(reference, "test_sha256", setup.splits.test.fingerprint(sha256_of))
     announcer = Announcer()
-    shown = [] if quiet else progress_observers(config, quiet)
+    shown = [] if quiet else observers_for_people(config, quiet)
     with announcer.opened(shown, path.parent), config.executor.open(setup.context()) as session:
         evaluator = Evaluator(setup=setup, session=session, announce=announcer, net=config.model.name)
         train, validation = (setup.encode(s, session.device) for s in (setup.splits.train, setup.splits.validation))
@@ -176,7 +177,7 @@ def evaluate(
         scores=ranking,
         directory=run,
         lr=lr,
-        protocol=_protocol(config),
+        protocol=_protocol(setup.run),
         request=(*config.eval.baselines, *config.cross, *(("scores",) if scores else ())),
         own_protocol=not {p for p in _said(made) if not p.startswith("cross.")} - _HARMLESS,
         diverged=final_reports.diverged,
@@ -249,10 +250,9 @@ def _said(made: Configured) -> set[str]:
 _HARMLESS = {"eval.networks", "eval.seed", "eval.baselines", "executor.name", "executor.threads"}
 
 
-def _protocol(config: RunConfig) -> dict[str, Any]:
+def _protocol(run: ResolvedRun[RunConfig]) -> dict[str, Any]:
     """How networks were trained."""
-    document = config_document(config)
-    return {"network": document["model"], "augment": document["augment"], "eval": document["eval"]}
+    return {"network": run.tables["model"], "augment": run.tables["augment"], "eval": run.tables["eval"]}
 
 
 def _names(said: set[str], table: str) -> bool:

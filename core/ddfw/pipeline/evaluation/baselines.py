@@ -14,9 +14,8 @@ from attrs import frozen
 
 from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.records import Baseline
-from ddfw.errors import config_error
+from ddfw.errors import config_error, did_you_mean
 from ddfw.randomness import Stream, derive_seed, generator
-from ddfw_registry._words import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 
 from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.observer import EvaluationReport
+from ddfw.contracts.records import QUICK_NOTE
 from ddfw.contracts.settings import EvalSettings
 from ddfw.engine.evaluate import mean_std
 from ddfw.engine.inner import build_module
@@ -17,7 +18,6 @@ from ddfw.errors import DivergedError, option_errors_at
 from ddfw.pipeline.evaluation.baselines import Subject, asked_baselines, full_data, real_baseline, size_of
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup
-from ddfw.pipeline.report.summary import QUICK_NOTE
 
 if TYPE_CHECKING:
     from ddfw.contracts.executor import ExecutorContext, ExecutorSession
@@ -128,6 +128,11 @@ class FinalReports:
     own: tuple[EvaluationReport, ...]
     cross: Mapping[str, tuple[EvaluationReport, ...]]
     diverged: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def across(self) -> tuple[EvaluationReport, ...]:
+        """The reports of all networks of `[cross]`."""
+        return tuple(report for reports in self.cross.values() for report in reports)
 
 
 def final(

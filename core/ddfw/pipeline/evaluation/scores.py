@@ -56,7 +56,7 @@ def score(
     # The step size was learned for the set's own labels.
     rates = sorted({subject.lr, *evaluator.settings.baseline_lrs})
     settings = evolve(evaluator.settings, baseline_lrs=tuple(rates))
-    free = evolve(evaluator, setup=evolve(setup, config=evolve(setup.config, eval=settings)))
+    free = evolve(evaluator, setup=setup.with_config(evolve(setup.config, eval=settings)))
     found["distilled_hard"] = mean(evaluator, free.with_best_lr(hard, validation))
     bare = evolve(setup.context(), augmentation=component("augment", "none"))
     with setup.config.executor.open(bare) as session:

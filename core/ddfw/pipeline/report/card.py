@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ddfw.config.catalog import as_table
 from ddfw.config.run_config import COMPONENT_TABLES
 from ddfw.contracts.observer import EvaluationReport
 from ddfw.pipeline.report.citations import citations
@@ -67,7 +66,7 @@ def card(
         "selected": {"step": selected_step, "by": "validation" if status == "finished" else "nothing"},
         "accuracies": [eval_record(r) for r in reports],
         "protocol": {**attrs.asdict(config.eval), "network": config.model.name},
-        "components": {table: as_table(getattr(config, table)) for table in COMPONENT_TABLES},
+        "components": {table: plan.run.tables[table] for table in COMPONENT_TABLES},
         "citations": citations(config),
         "privacy": "no privacy guarantee: synthetic images can reveal training images",
     }

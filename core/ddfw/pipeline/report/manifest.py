@@ -7,11 +7,12 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from ddfw.config.catalog import plugins
-from ddfw.config.fingerprints import foreign_sources
-from ddfw.pipeline.report.summary import MANIFEST_SCHEMA
 
 if TYPE_CHECKING:
     from ddfw.pipeline.prepare import Plan
+
+
+MANIFEST_SCHEMA = 1
 
 
 def manifest(plan: Plan, **facts: Any) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def manifest(plan: Plan, **facts: Any) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in ("ddfw", "torch", "numpy", "safetensors")},
         },
         "machine": {"system": platform.system(), "processor": platform.machine()},
-        "sources": foreign_sources(plan.config),
+        "sources": plan.run.sources,
         "plugins": [{"identity": p.identity, "version": p.version} for p in plugins().plugins],
         "seeds": {
             "run": plan.config.run.seed,

@@ -1,17 +1,21 @@
-"""summary.json and eval/*.json: the figures of a run."""
+"""summary.json and eval/*.json: the figures of a run. Accuracies are fractions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddfw.contracts.observer import EvaluationReport
+from ddfw.contracts.records import StoredFloats, Summary, SummaryRow
+from ddfw.engine.evaluate import mean_std
 from ddfw.pipeline.evaluation.baselines import BASELINES
 
 if TYPE_CHECKING:
-    pass
+    from ddfw.pipeline.evaluation.evaluator import FinalReports
+    from ddfw.pipeline.prepare import Plan
+    from ddfw.pipeline.resume import Best
 
-
+EVAL_SCHEMA = 1
 #: What is evaluated beside baselines, with the words for it in tables.
 _OTHERS = {"distilled": "distilled", "given": "the given set"}
 
@@ -25,15 +29,8 @@ def subject_title(subject: str) -> str:
     return BASELINES[subject].title if subject in BASELINES else _OTHERS.get(subject, subject)
 
 
-#: Stands with every figure of a run that --quick scaled down.
-QUICK_NOTE = "quick: scaled down, not a figure of the recipe"
-
-
-SUMMARY_SCHEMA = MANIFEST_SCHEMA = EVAL_SCHEMA = 1
-
-
 def eval_record(report: EvaluationReport) -> dict[str, Any]:
-    """One file of eval/."""
+    """The content of one file of eval/."""
     return {
         "schema": EVAL_SCHEMA,
         "subject": report.subject,
@@ -54,27 +51,78 @@ def eval_record(report: EvaluationReport) -> dict[str, Any]:
     }
 
 
-def summary_row(report: EvaluationReport) -> dict[str, Any]:
-    """One row of summary.json."""
-    return {
-        "subject": report.subject,
-        "mean": report.mean,
-        "std": report.std,
-        "n": report.n,
-        "floats": dict(report.floats),
-        "images": report.images,
-        "lr": report.lr,
-        "notes": list(report.notes),
-    }
+def _rows(reports: Iterable[EvaluationReport], *, across: bool = False) -> tuple[SummaryRow, ...]:
+    return tuple(
+        SummaryRow(
+            subject=report.subject,
+            mean=report.mean,
+            std=report.std,
+            n=report.n,
+            floats=dict(report.floats),
+            images=report.images,
+            lr=report.lr,
+            notes=report.notes,
+            net=report.net if across else "",
+        )
+        for report in reports
+    )
 
 
-def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each subject's mean and sample standard deviation over several runs' means."""
-    from ddfw.engine.evaluate import mean_std
+def summary_of(
+    plan: Plan,
+    final: FinalReports,
+    best: Best,
+    *,
+    skipped: int,
+    storage: Mapping[str, int],
+    seconds: Mapping[str, float],
+    device: Mapping[str, Any],
+) -> Summary:
+    """The summary of a run that was evaluated.
 
+    Args:
+        plan: the run.
+        final: what the evaluation found.
+        best: the step that was kept.
+        skipped: outer steps that changed nothing.
+        storage: bytes of trajectories and number of experts.
+        seconds: of each stage.
+        device: what the executor says of it.
+    """
+    assert best.learned is not None
+    config, layout = plan.config, plan.layout
+    return Summary(
+        recipe=config.run.recipe,
+        seed=config.run.seed,
+        rows=_rows(final.own),
+        cross=_rows(final.across, across=True),
+        cross_diverged=final.diverged,
+        quick=config.run.quick,
+        budget=StoredFloats(
+            floats=config.budget.floats(layout.spec),
+            accounting=config.budget.accounting,
+            strict=layout.strict_floats,
+            pixels=layout.parameter_floats,
+            over_budget=layout.over_budget,
+        ),
+        images_per_class=layout.images_per_class,
+        outer_steps=config.outer.steps,
+        selected_step=best.step,
+        selected_by="validation",
+        selected_accuracy=best.accuracy,
+        skipped_steps=skipped,
+        step_size=float(best.learned.step_size),
+        trajectories=dict(storage),
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        device=device,
+    )
+
+
+def over_seeds(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """For each subject, mean and sample standard deviation over several runs' means, JSON-able."""
     rows = []
     for subject in ("distilled", *BASELINES, "given"):
-        means = [r["mean"] for s in summaries for r in s["rows"] if r["subject"] == subject]
+        means = [row.mean for summary in summaries for row in summary.rows if row.subject == subject]
         if means:
             mean, std = mean_std(means)
             rows.append({"subject": subject, "mean": mean, "std": std, "n": len(means), "means": means})

@@ -22,6 +22,7 @@ from ddfw.config.load import structured_config
 from ddfw.config.merge import merge
 from ddfw.config.recipes import recipes
 from ddfw.config.run_config import RunConfig
+from ddfw.contracts.records import Summary
 from ddfw.engine.distill import batch_sizes
 from ddfw.errors import ConfigError, DataError, DirectoryInUseError, config_error, did_you_mean
 from ddfw.pipeline import runner
@@ -386,7 +387,7 @@ def _record(comparison: Comparison, finished: Finished) -> dict[str, Any]:
     }
 
 
-def _cost(config: RunConfig, summary: Mapping[str, Any], images: int, subject: str) -> dict[str, Any]:
+def _cost(config: RunConfig, summary: Summary, images: int, subject: str) -> dict[str, Any]:
     own = next(r for r in summary["rows"] if r["subject"] == subject)
     cost = {k: own[k] for k in ("images", "floats", "notes")} | {"outer_steps": 0, "image_gradients": 0}
     if subject == "distilled":

@@ -12,12 +12,13 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
+from ddfw.config.load import resolve
 from ddfw.contracts.executor import MetaGradient, Problem
 from ddfw.engine.distill import Distillation
 from ddfw.engine.experts import ExpertTeachers
 from ddfw.engine.metagradient import meta_gradient
 from ddfw.errors import OptionError, option_errors_at
-from ddfw.pipeline.experts import ensure_experts, progress_observers
+from ddfw.pipeline.experts import ensure_experts, observers_for_people
 from ddfw.pipeline.initial import initial_state
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Plan, make_plan
@@ -68,7 +69,7 @@ def compare(
         JSON-able: `rows` with means over the draws of the images' cosine, norm ratio and relative error, the step
         size's ratio and how often its sign is wrong, and the configuration in words.
     """
-    plan = make_plan(config, data_root, experts_dir)
+    plan = make_plan(resolve(config), data_root, experts_dir)
     with option_errors_at("traj"):
         if config.traj.latest_high(plan.expert_set.epochs) < 2:
             raise OptionError(f"experts of {plan.expert_set.epochs} epochs have no late start; raise experts.epochs")
@@ -76,7 +77,7 @@ def compare(
     announcer = Announcer()
     rows = []
     with (
-        announcer.opened(progress_observers(config, quiet), experts_dir),
+        announcer.opened(observers_for_people(config, quiet), experts_dir),
         config.executor.open(plan.context()) as session,
     ):
         distillation, images, targets = _start(plan, session, announcer)
@@ -107,7 +108,7 @@ def _start(plan: Plan, session: ExecutorSession, announcer: Announcer) -> tuple[
     )
     # The experts stay those of the run's own precision; only what is computed with them is more precise.
     config = evolve(plan.config, run=evolve(plan.config.run, precision="float64"))
-    precise = evolve(plan, config=config)
+    precise = plan.with_config(config)
     experts = plan.expert_set.store.source(plan.expert_set.seeds, plan.network, session.device, precise.dtype)
     start = initial_state(precise, session, experts, ExpertTeachers(plan.network, experts), train)
     images, targets = start.distillation.decoded(start.state.learned)

@@ -20,6 +20,7 @@ from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
 from ddfw.config.catalog import component
 from ddfw.config.layers import Settings
 from ddfw.config.load import config_text, structured_config
+from ddfw.contracts.records import Summary
 from ddfw.errors import ConfigError, DivergedError, OptionError, ResumeError, UnknownComponentError, config_error
 from ddfw.pipeline import runner
 from ddfw.pipeline.report.tables import percent
@@ -80,7 +81,7 @@ def _payload(one: Trial, *, quiet: bool) -> dict[str, Any]:
     }
 
 
-def _finished(summary: Mapping[str, Any]) -> dict[str, Any]:
+def _finished(summary: Summary) -> dict[str, Any]:
     row = next(row for row in summary["rows"] if row["subject"] == "distilled")
     return {
         "status": "finished",

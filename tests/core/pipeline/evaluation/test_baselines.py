@@ -9,7 +9,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddfw.config.load import configure
+from ddfw.config.load import configure, resolve
 from ddfw.contracts.dataset import RealImages
 from ddfw.errors import ConfigError, DivergedError
 from ddfw.pipeline.evaluation.baselines import BASELINES, Size, asked_baselines, full_data, real_baseline, select_real
@@ -149,7 +149,9 @@ class Teachers:
 @pytest.fixture(scope="module")
 def setup():
     """The digits with a budget of three images per class."""
-    return set_up(configure("default", {"budget": {"ipc": 3}}, ("model.depth=2", "model.width=4")).config, None)
+    return set_up(
+        resolve(configure("default", {"budget": {"ipc": 3}}, ("model.depth=2", "model.width=4")).config), None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +215,7 @@ def test_the_best_rate_of_validation_is_taken_ties_go_to_the_smaller_and_diverge
                 return (found, found)
 
         config = evolve(setup.config, eval=evolve(setup.config.eval, baseline_lrs=tuple(accuracies)))
-        return Evaluator(setup=evolve(setup, config=config), session=Session(), announce=Announced(), net="x")
+        return Evaluator(setup=setup.with_config(config), session=Session(), announce=Announced(), net="x")
 
     subject = real_baseline(setup, BASELINES["random_real"], train, None, equal(setup, 1))
     assert judge({0.3: 0.5, 0.1: 0.5, 0.2: 0.4}).with_best_lr(subject, train).lr == 0.1

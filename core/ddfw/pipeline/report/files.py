@@ -1,0 +1,128 @@
+"""The files that a run leaves: its set with the picture, evaluations, manifest and summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from ddfw.artifacts import pictures, synthetic
+from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
+from ddfw.config.fingerprints import sha256_of
+from ddfw.pipeline.report.card import card
+from ddfw.pipeline.report.manifest import manifest
+from ddfw.pipeline.report.summary import eval_record
+
+if TYPE_CHECKING:
+    from ddfw.contracts.observer import EvaluationReport
+    from ddfw.contracts.records import Summary
+    from ddfw.engine.distill import Distillation, Learned
+    from ddfw.pipeline.evaluation.evaluator import FinalReports
+    from ddfw.pipeline.prepare import Plan
+    from ddfw.pipeline.resume import Best
+
+
+@frozen(kw_only=True)
+class RunFiles:
+    """Writes the files of one run; in a crew of processes only rank 0 does.
+
+    Args:
+        plan: the run.
+        directory: where the files go.
+    """
+
+    plan: Plan
+    directory: RunDirectory
+
+    def write_finished(
+        self,
+        distillation: Distillation[Any],
+        best: Best,
+        final: FinalReports,
+        summary: Summary,
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Writes everything of a finished run; the summary last, since it says that the run is finished.
+
+        Args:
+            distillation: decodes what was learned.
+            best: the step that was kept.
+            final: what the evaluation found.
+            summary: its figures.
+            facts: further entries of the manifest.
+        """
+        assert best.learned is not None
+        plan = self.plan
+        reports = (*final.own, *final.across)
+        outputs = self.write_set(distillation, best.learned, best.step, reports, summary.trajectories, "finished")
+        for report in final.own:
+            self.directory.write_json(f"eval/{report.subject}.json", eval_record(report))
+        for report in final.across:
+            self.directory.write_json(f"eval/{report.subject}-{report.net}.json", eval_record(report))
+        self._write_manifest(
+            status="finished",
+            data_sha256=plan.data_sha256,
+            test_sha256=plan.splits.test.fingerprint(sha256_of),
+            experts=str(plan.expert_set.store.folder),
+            device=summary.device,
+            outputs=outputs,
+            selected_step=best.step,
+            **facts,
+        )
+        self.directory.write_json(SUMMARY, summary.to_json())
+
+    def write_set(
+        self,
+        distillation: Distillation[Any],
+        learned: Learned,
+        step: int,
+        reports: Sequence[EvaluationReport],
+        storage: Mapping[str, int],
+        status: str,
+    ) -> dict[str, str]:
+        """Writes synthetic/ and its picture.
+
+        Args:
+            distillation: decodes what was learned.
+            learned: parameters, labels and step size.
+            step: the outer step at which they were learned.
+            reports: evaluations for the card.
+            storage: bytes of trajectories and number of experts, for the card.
+            status: `finished` or `diverged`.
+
+        Returns:
+            The SHA-256 of each file, by its path below the run directory.
+        """
+        plan = self.plan
+        images, targets = distillation.decoded(learned)
+        record = card(plan, float(learned.step_size), step, reports, storage, status)
+        hashes = synthetic.write_set(
+            self.directory.synthetic, learned.params, learned.label_params, images, targets, plan.space, record
+        )
+        found = {f"synthetic/{name}": digest for name, digest in hashes.items()}
+        found["images/synthetic.png"] = pictures.write_grid(
+            self.directory.path / "images" / "synthetic.png",
+            plan.space.decode(images),
+            targets,
+            plan.layout.images_per_class,
+            plan.splits.class_names,
+            f"{plan.config.title()} · step {step}",
+        )
+        return found
+
+    def write_ended(self, status: str, reason: str, seconds: Mapping[str, float], outputs: Mapping[str, str]) -> None:
+        """Writes the manifest of a run that has no summary.
+
+        Args:
+            status: `diverged` or `failed`.
+            reason: what went wrong.
+            seconds: of each stage so far.
+            outputs: SHA-256 of what was written nevertheless.
+        """
+        self._write_manifest(
+            status=status, reason=reason, **({"outputs": outputs} if status == "diverged" else {}), seconds=seconds
+        )
+
+    def _write_manifest(self, **facts: Any) -> None:
+        self.directory.write_json(MANIFEST, manifest(self.plan, **facts))
