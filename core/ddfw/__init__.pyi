@@ -66,6 +66,7 @@ from .errors import did_you_mean as did_you_mean
 from .errors import option_errors_at as option_errors_at
 from .hookspecs import HOOK_API as HOOK_API
 from .markers import hookimpl as hookimpl
+from .markers import offers as offers
 from .options import option as option
 from .options import required_option as required_option
 from .pipeline.evaluation.any_set import evaluate as evaluate

@@ -1,6 +1,9 @@
-"""The two pluggy markers; light on purpose, so that a plugin's hook module never loads torch."""
+"""What a plugin's entry-point module needs; light on purpose, so that finding plugins never loads torch."""
 
 from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
 
 import pluggy
 
@@ -8,3 +11,24 @@ import pluggy
 hookimpl = pluggy.HookimplMarker("ddfw")
 #: Marks the specifications themselves; plugins have no use for it.
 hookspec = pluggy.HookspecMarker("ddfw")
+
+
+def offers(hook: str, *items: object) -> SimpleNamespace:
+    """An object for an entry point, with one hook implementation that returns these items.
+
+    Args:
+        hook: the hook's name, `ddfw_register_models`.
+        items: what is offered; a text `module:attribute` stands for what is imported from there when the hook is
+            called, so that a component's module is loaded only when its kind is needed.
+    """
+
+    def implementation() -> list[object]:
+        return [_imported(item) if isinstance(item, str) else item for item in items]
+
+    return SimpleNamespace(**{hook: hookimpl(implementation)})
+
+
+def _imported(target: str) -> object:
+    module, _, name = target.partition(":")
+    found: object = getattr(importlib.import_module(module), name)
+    return found

@@ -2,28 +2,7 @@
 
 from __future__ import annotations
 
-from ddfw import hookimpl
+from ddfw import offers
 
-
-class NoAugmentationPlugin:
-    """Offers `none`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_augmentations() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.augmentations.none import NoAugmentation
-
-        return [NoAugmentation]
-
-
-class SiamesePlugin:
-    """Offers `dsa`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_augmentations() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.augmentations.dsa import Siamese
-
-        return [Siamese]
+NoAugmentationPlugin = offers("ddfw_register_augmentations", "ddfw_plugins.augmentations.none:NoAugmentation")
+SiamesePlugin = offers("ddfw_register_augmentations", "ddfw_plugins.augmentations.dsa:Siamese")

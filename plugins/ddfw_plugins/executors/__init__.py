@@ -2,52 +2,9 @@
 
 from __future__ import annotations
 
-from ddfw import hookimpl
+from ddfw import offers
 
-
-class CpuPlugin:
-    """Offers `cpu`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_executors() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.executors.cpu import Cpu
-
-        return [Cpu]
-
-
-class CudaPlugin:
-    """Offers `cuda`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_executors() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.executors.cuda import Cuda
-
-        return [Cuda]
-
-
-class TorchrunPlugin:
-    """Offers `torchrun`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_executors() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.executors.torchrun import Torchrun
-
-        return [Torchrun]
-
-
-class RayPlugin:
-    """Offers `ray`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_executors() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.executors.ray import Ray
-
-        return [Ray]
+CpuPlugin = offers("ddfw_register_executors", "ddfw_plugins.executors.cpu:Cpu")
+CudaPlugin = offers("ddfw_register_executors", "ddfw_plugins.executors.cuda:Cuda")
+TorchrunPlugin = offers("ddfw_register_executors", "ddfw_plugins.executors.torchrun:Torchrun")
+RayPlugin = offers("ddfw_register_executors", "ddfw_plugins.executors.ray:Ray")

@@ -2,40 +2,8 @@
 
 from __future__ import annotations
 
-from ddfw import hookimpl
+from ddfw import offers
 
-
-class HardPlugin:
-    """Offers `hard`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_labels() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.labels.hard import Hard
-
-        return [Hard]
-
-
-class SoftPlugin:
-    """Offers `soft`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_labels() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.labels.soft import Soft
-
-        return [Soft]
-
-
-class TeacherPlugin:
-    """Offers `teacher`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_labels() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.labels.teacher import Teacher
-
-        return [Teacher]
+HardPlugin = offers("ddfw_register_labels", "ddfw_plugins.labels.hard:Hard")
+SoftPlugin = offers("ddfw_register_labels", "ddfw_plugins.labels.soft:Soft")
+TeacherPlugin = offers("ddfw_register_labels", "ddfw_plugins.labels.teacher:Teacher")

@@ -2,40 +2,8 @@
 
 from __future__ import annotations
 
-from ddfw import hookimpl
+from ddfw import offers
 
-
-class RatioPlugin:
-    """Offers `ratio`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_losses() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.losses.ratio import Ratio
-
-        return [Ratio]
-
-
-class NearestStepPlugin:
-    """Offers `nearest`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_losses() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.losses.nearest import NearestStep
-
-        return [NearestStep]
-
-
-class MaskedPlugin:
-    """Offers `masked`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_losses() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.losses.masked import Masked
-
-        return [Masked]
+RatioPlugin = offers("ddfw_register_losses", "ddfw_plugins.losses.ratio:Ratio")
+NearestStepPlugin = offers("ddfw_register_losses", "ddfw_plugins.losses.nearest:NearestStep")
+MaskedPlugin = offers("ddfw_register_losses", "ddfw_plugins.losses.masked:Masked")

@@ -2,28 +2,7 @@
 
 from __future__ import annotations
 
-from ddfw import hookimpl
+from ddfw import offers
 
-
-class ProgressPlugin:
-    """Offers `progress`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_observers() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.observers.progress import Progress
-
-        return [Progress]
-
-
-class MetricsPlugin:
-    """Offers `metrics`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_observers() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.observers.metrics import Metrics
-
-        return [Metrics]
+ProgressPlugin = offers("ddfw_register_observers", "ddfw_plugins.observers.progress:Progress")
+MetricsPlugin = offers("ddfw_register_observers", "ddfw_plugins.observers.metrics:Metrics")

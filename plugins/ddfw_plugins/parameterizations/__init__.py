@@ -2,64 +2,12 @@
 
 from __future__ import annotations
 
-from ddfw import hookimpl
+from ddfw import offers
 
-
-class PixelPlugin:
-    """Offers `pixel`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.parameterizations.pixel import Pixel
-
-        return [Pixel]
-
-
-class LowRankSpacePlugin:
-    """Offers `lss`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.parameterizations.lss import LowRankSpace
-
-        return [LowRankSpace]
-
-
-class LinearBasesPlugin:
-    """Offers `linba`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.parameterizations.linba import LinearBases
-
-        return [LinearBases]
-
-
-class FrequencyPlugin:
-    """Offers `fred`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.parameterizations.fred import FrequencyCoefficients
-
-        return [FrequencyCoefficients]
-
-
-class MultiFormationPlugin:
-    """Offers `multiformation`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.parameterizations.multiformation import MultiFormation
-
-        return [MultiFormation]
+PixelPlugin = offers("ddfw_register_parameterizations", "ddfw_plugins.parameterizations.pixel:Pixel")
+LowRankSpacePlugin = offers("ddfw_register_parameterizations", "ddfw_plugins.parameterizations.lss:LowRankSpace")
+LinearBasesPlugin = offers("ddfw_register_parameterizations", "ddfw_plugins.parameterizations.linba:LinearBases")
+FrequencyPlugin = offers("ddfw_register_parameterizations", "ddfw_plugins.parameterizations.fred:FrequencyCoefficients")
+MultiFormationPlugin = offers(
+    "ddfw_register_parameterizations", "ddfw_plugins.parameterizations.multiformation:MultiFormation"
+)

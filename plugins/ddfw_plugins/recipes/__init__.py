@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ddfw import hookimpl
+from ddfw import offers
 
-
-class RecipesPlugin:
-    """Offers the recipes and comparisons in this folder."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_recipes() -> list[Path]:
-        """Called when recipes are looked up."""
-        return [Path(__file__).parent]
+RecipesPlugin = offers("ddfw_register_recipes", Path(__file__).parent)

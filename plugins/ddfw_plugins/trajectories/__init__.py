@@ -2,28 +2,7 @@
 
 from __future__ import annotations
 
-from ddfw import hookimpl
+from ddfw import offers
 
-
-class CheckpointsPlugin:
-    """Offers `mtt`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_trajectories() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.trajectories.mtt import Checkpoints
-
-        return [Checkpoints]
-
-
-class ConvexTrajectoryPlugin:
-    """Offers `mct`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_trajectories() -> list[type]:
-        """Called when components of this kind are looked up."""
-        from ddfw_plugins.trajectories.mct import ConvexTrajectory
-
-        return [ConvexTrajectory]
+CheckpointsPlugin = offers("ddfw_register_trajectories", "ddfw_plugins.trajectories.mtt:Checkpoints")
+ConvexTrajectoryPlugin = offers("ddfw_register_trajectories", "ddfw_plugins.trajectories.mct:ConvexTrajectory")
