@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from ddfw import hookspecs
 from ddfw.config.toml import dumps
 from ddfw.kinds import KINDS
-from ddfw_registry import Catalog, Discovery, KindInfo, Structurer, discover
+from ddfw_registry import Catalog, Discovery, KindInfo, Plugin, Structurer, discover
 
 T = TypeVar("T")
 
@@ -19,7 +20,21 @@ T = TypeVar("T")
 @cache
 def plugins() -> Discovery:
     """Every installed plugin, loaded once; no hook is called and no torch loaded."""
-    return discover(project="ddfw", group="ddfw.plugins", hookspecs=hookspecs, environ=os.environ)
+    return discover(
+        project="ddfw", group="ddfw.plugins", hookspecs=hookspecs, environ=os.environ, validate=_require_known_api
+    )
+
+
+def _require_known_api(plugin: Plugin) -> None:
+    """Turns down a plugin that was written for a newer hook API; `DDFW_HOOK_API` in its module says which.
+
+    Raises:
+        ValueError: it was.
+    """
+    module = sys.modules.get(plugin.value.partition(":")[0])
+    wanted = getattr(plugin.obj, "DDFW_HOOK_API", getattr(module, "DDFW_HOOK_API", 1))
+    if not isinstance(wanted, int) or wanted > hookspecs.HOOK_API:
+        raise ValueError(f"it needs hook API {wanted}, this ddfw has {hookspecs.HOOK_API}; install a newer ddfw")
 
 
 @cache

@@ -16,6 +16,7 @@ from ddfw.config.layers import QUICK, Settings, gather
 from ddfw.config.quick import changes, scaled
 from ddfw.config.run_config import RunConfig
 from ddfw.config.toml import dumps
+from ddfw.contracts.labels import takes_dtype
 from ddfw.contracts.records import ResolvedRun
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ def structured_config(settings: Settings) -> RunConfig:
     observers = tables.get("observers")
     if isinstance(observers, Mapping):
         tables["observers"] = {k: v for k, v in observers.items() if not _missing_extra(k, v, settings)}
-    return from_table(tables, RunConfig)
+    config = from_table(tables, RunConfig)
+    takes_dtype(type(config.labels))  # a strategy of an older hook API is warned about when it is chosen
+    return config
 
 
 def _missing_extra(key: str, table: object, settings: Settings) -> bool:

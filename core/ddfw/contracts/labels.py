@@ -5,7 +5,10 @@ Shapes: n decoded images in class order, B of them in a batch, m classes, E expe
 
 from __future__ import annotations
 
+import inspect
+import logging
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from attrs import frozen
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 
     from ddfw.contracts.dataset import ImageSpec
     from ddfw.contracts.parameterization import Layout, ParamGroup, Params
+
+
+logger = logging.getLogger(__name__)
 
 
 class Teachers(Protocol):
@@ -61,9 +67,40 @@ class AbstractLabels(ABC):
         """Initial label parameters for the decoded images [n, C, H, W], in their dtype and on their device."""
 
     @abstractmethod
-    def targets(self, params: Params, index: Tensor) -> Tensor:
-        """Probabilities [B, m] of the images `index` [B]; integers are allowed for one-hot rows."""
+    def targets(self, params: Params, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Probabilities [B, m] of some images.
+
+        Args:
+            params: as `init` gave them, or as they were learned.
+            index: [B] int64, numbers of decoded images.
+            dtype: the images' floating dtype, which rows that no parameter holds should have; None where nobody says.
+                Integers are allowed for one-hot rows.
+        """
 
     @abstractmethod
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
         """Which tensors are learned, and how; () where labels are fixed."""
+
+
+@cache
+def takes_dtype(cls: type[AbstractLabels]) -> bool:
+    """Whether a strategy's `targets` takes a dtype; warns once about one that was written for hook API 1."""
+    parameters = inspect.signature(cls.targets).parameters.values()
+    if any(p.name == "dtype" or p.kind is p.VAR_KEYWORD for p in parameters):
+        return True
+    logger.warning("labels %r was written for hook API 1: its targets() takes no dtype", cls.name)
+    return False
+
+
+def ask_targets(labels: AbstractLabels, params: Params, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`labels.targets`, also of a strategy of hook API 1, whose `targets` takes no dtype.
+
+    Args:
+        labels: the strategy.
+        params: its parameters.
+        index: [B] int64, numbers of decoded images.
+        dtype: the images', None where nobody says.
+    """
+    if takes_dtype(type(labels)):
+        return labels.targets(params, index, dtype=dtype)
+    return labels.targets(params, index)

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.contracts.executor import MetaGradient, Problem, Schedule
+from ddfw.contracts.labels import ask_targets
 from ddfw.contracts.observer import StepReport
 from ddfw.contracts.settings import OuterSettings, WindowSettings
 from ddfw.errors import DivergedError, PluginError
@@ -140,7 +141,7 @@ class Distillation(Generic[PreparedT]):
 
         leaves, label_leaves = _with_grad(learned.params), _with_grad(learned.label_params)
         images = self.param.decode(leaves, used)
-        targets = self.labels.targets(label_leaves, used).to(images.dtype)
+        targets = ask_targets(self.labels, label_leaves, used, images.dtype).to(images.dtype)
         found = self.session.meta_gradient(
             Problem(
                 images=images.detach(),
@@ -174,7 +175,7 @@ class Distillation(Generic[PreparedT]):
         index = torch.arange(self.layout.num_images, device=self.session.device)
         with torch.no_grad():
             images = self.param.decode(learned.params, index)
-            return images, self.labels.targets(learned.label_params, index).to(images.dtype)
+            return images, ask_targets(self.labels, learned.label_params, index, images.dtype).to(images.dtype)
 
     def _optimisers(self, learned: Learned) -> Iterable[torch.optim.Optimizer]:
         settings: dict[str, list[dict[str, Any]]] = {"sgd": [], "adam": []}

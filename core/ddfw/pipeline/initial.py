@@ -9,6 +9,7 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
+from ddfw.contracts.labels import ask_targets
 from ddfw.engine.distill import Distillation, OuterState
 from ddfw.engine.experts import recognised_first
 from ddfw.errors import PluginError, option_errors_at
@@ -135,7 +136,8 @@ def _check_stored(plan: Plan, params: Params, label_params: Params, images: Tens
         PluginError: wrong shapes, or another number of floats than announced.
     """
     config, layout = plan.config, plan.layout
-    targets = config.labels.targets(label_params, torch.arange(layout.num_images, device=images.device))
+    index = torch.arange(layout.num_images, device=images.device)
+    targets = ask_targets(config.labels, label_params, index, plan.dtype)
     if tuple(targets.shape) != (layout.num_images, layout.spec.num_classes):
         raise PluginError(
             f"labels {config.labels.name} gives targets {tuple(targets.shape)}, "

@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.contracts.dataset import ImageSpec
-from ddfw.contracts.labels import AbstractLabels
+from ddfw.contracts.labels import AbstractLabels, ask_targets
 from ddfw.contracts.parameterization import Layout
 from ddfw.contracts.settings import Budget
 from ddfw.testing._common import Checked, checking, clones, generator, same
@@ -95,7 +95,7 @@ class _Case:
 
     def targets(self, params: Tensors, index: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.labels.targets(clones(params), index)
+            return ask_targets(self.labels, clones(params), index)
 
     @property
     def everything(self) -> Tensor:
@@ -129,7 +129,7 @@ class _Case:
         before = clones(params)
         targets = subject.call("targets", lambda: self.targets(params, self.everything))
         with torch.no_grad():
-            self.labels.targets(params, self.everything)
+            ask_targets(self.labels, params, self.everything)
         subject.require(same(params, before), "targets changes its parameters; work on a copy")
         expected = (self.layout.num_images, self.layout.spec.num_classes)
         if not isinstance(targets, Tensor) or tuple(targets.shape) != expected:
@@ -159,7 +159,7 @@ class _Case:
         subject.again("targets", targets, lambda: self.targets(params, self.everything))
         subject.again("init", params, lambda: self.init(self.images(torch.float32)))
         subject.require(
-            same(evolve(self.labels).targets(clones(params), self.everything), targets),
+            same(ask_targets(evolve(self.labels), clones(params), self.everything), targets),
             "targets depends on the instance that made the tensors: an equal component gives other rows; whatever it "
             "needs has to be among the tensors, or saved sets cannot be read",
         )
@@ -190,7 +190,7 @@ class _Case:
         learned = learned_keys(subject, groups, params)
         if learned:
             moved = perturbed(params, self.seed + 3)
-            check_gradients(subject, "targets", lambda p: labels.targets(p, self.everything), moved, learned)
+            check_gradients(subject, "targets", lambda p: ask_targets(labels, p, self.everything), moved, learned)
 
     def check_device(self, device: torch.device) -> None:
         """Initial tensors and targets where the images are."""
@@ -198,5 +198,5 @@ class _Case:
         for tensor in params.values():
             if tensor.is_floating_point():
                 require_there(self.subject, "init", tensor, device)
-        targets = self.labels.targets({k: t.to(device) for k, t in params.items()}, self.everything.to(device))
+        targets = ask_targets(self.labels, {k: t.to(device) for k, t in params.items()}, self.everything.to(device))
         require_there(self.subject, "targets", targets, device)

@@ -38,7 +38,7 @@ class Hard(AbstractLabels):
             "num_classes": torch.tensor(layout.spec.num_classes, device=images.device),
         }
 
-    def targets(self, params: Params, index: Tensor) -> Tensor:
+    def targets(self, params: Params, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """One-hot rows [B, m] (int64)."""
         return one_hot(params["classes"][index], int(params["num_classes"]))
 

@@ -62,7 +62,7 @@ class Soft(AbstractLabels):
         params = {"logits": mean_of_correct(teachers.logits(images), classes, self.confidence)}
         return {**params, "classes": classes} if self.hard_weight > 0 else params
 
-    def targets(self, params: Params, index: Tensor) -> Tensor:
+    def targets(self, params: Params, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(1 − hard_weight) · softmax of the logits + hard_weight · one-hot of the class, [B, m]."""
         learned = params["logits"][index].softmax(dim=1)
         if self.hard_weight == 0:

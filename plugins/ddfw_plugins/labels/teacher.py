@@ -52,7 +52,7 @@ class Teacher(AbstractLabels):
         logits = teachers.logits(images, self.epoch)[: self.experts]
         return {"probabilities": (logits / self.temperature).softmax(dim=2).mean(dim=0)}
 
-    def targets(self, params: Params, index: Tensor) -> Tensor:
+    def targets(self, params: Params, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """The stored rows, [B, m]."""
         return params["probabilities"][index]
 
