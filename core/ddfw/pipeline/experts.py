@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrs import frozen
+
 from ddfw.artifacts.expert_store import ExpertStore, StoredExperts
 from ddfw.config.load import resolve
 from ddfw.contracts.executor import Crew, LabelledImages
@@ -40,7 +42,7 @@ def ensure_experts(
         session: trains them; in a crew it yields those that this rank trained.
         announce: hears of each expert.
         train: the training split in training space.
-        validation: likewise.
+        validation: the validation split in training space.
         stopping: asked after each expert whether time is over.
         crew: the processes that train them together.
 
@@ -48,64 +50,86 @@ def ensure_experts(
         StoppedError: time is over; experts that are trained are in the store.
     """
     crew = crew or Crew()
-    stopping = stopping or Stopping(crew)
-    settings = setup.config.experts
-    index, seeds = expert_set.store.index(), expert_set.seeds
+    training = _Training(
+        setup=setup,
+        expert_set=expert_set,
+        session=session,
+        announce=announce,
+        stopping=stopping or Stopping(crew),
+        crew=crew,
+    )
+    seeds, index = expert_set.seeds, expert_set.store.index()
     # Another rank may look when the first expert of this one is in the store already.
     missing = crew.share([seed for seed in seeds if seed not in index])
-    epochs = len(missing) * settings.epochs
-
-    def ready(seed: int, cached: bool, accuracies: Sequence[float]) -> None:
-        announce(
-            ExpertReport(
-                index=seeds.index(seed),
-                count=len(seeds),
-                seed=seed,
-                cached=cached,
-                validation_accuracy=accuracies[-1] if accuracies else None,
-                location=expert_set.store.folder,
-            )
-        )
-
     for seed in seeds:
         if seed in index and seed not in missing:
-            ready(seed, True, index[seed].validation_accuracy)
-    told = itertools.count(1)
-    mine, over = set(), False
-    # Where there is a time to look at, it is looked at after rounds: the ranks of a crew can only stop together, and
-    # experts that are trained several at a time are ready together.
-    rounds = any(crew.gather(stopping.timed))
-    together = setup.config.executor.experts_at_once
-    at_once = crew.size * together if rounds and crew.size * together > 1 else max(1, len(missing))
-    for first in range(0, len(missing), at_once):
-        trained = session.train_experts(
-            settings.training,
-            train,
-            validation,
-            missing[first : first + at_once],
-            # Counted, since experts may be trained side by side; every rank has its share of them.
-            lambda position, epoch: announce.tick("experts", min(epochs, next(told) * crew.size), epochs),
-        )
-        for expert in trained:
-            stored = expert_set.store.add(expert, setup.network)
-            ready(expert.seed, False, stored.validation_accuracy)
-            mine.add(expert.seed)
-            if crew.size * together == 1 and stopping.time_is_over:
-                break
-        # When everybody is here, all that was trained is in the store.
-        if over := any(crew.gather(stopping.time_is_over)):
-            break
+            training.report(seed, True, index[seed].validation_accuracy)
+    trained_here, over = training.run(missing, train, validation)
     if over or crew.size > 1:
         index = expert_set.store.index()
     for seed in missing if crew.size > 1 else ():
-        if seed not in mine and seed in index:
-            ready(seed, False, index[seed].validation_accuracy)
+        if seed not in trained_here and seed in index:
+            training.report(seed, False, index[seed].validation_accuracy)
     if over and (absent := crew.share([seed for seed in missing if seed not in index])):
         raise StoppedError(
             f"time is over: stopped after {len(seeds) - len(absent)} of {len(seeds)} experts; "
             "the same command goes on from there"
         )
     return expert_set.store.source(seeds, setup.network, session.device, setup.dtype)
+
+
+@frozen(kw_only=True)
+class _Training:
+    """Trains missing experts into their store, and reports each; the arguments are those of `ensure_experts`."""
+
+    setup: Setup
+    expert_set: ExpertSet
+    session: ExecutorSession
+    announce: Announcer
+    stopping: Stopping
+    crew: Crew
+
+    def report(self, seed: int, cached: bool, accuracies: Sequence[float]) -> None:
+        """Tells observers that an expert is there."""
+        seeds = self.expert_set.seeds
+        self.announce(
+            ExpertReport(
+                index=seeds.index(seed),
+                count=len(seeds),
+                seed=seed,
+                cached=cached,
+                validation_accuracy=accuracies[-1] if accuracies else None,
+                location=self.expert_set.store.folder,
+            )
+        )
+
+    def run(self, missing: Sequence[int], train: LabelledImages, validation: LabelledImages) -> tuple[set[int], bool]:
+        """Trains the experts of these seeds; gives the seeds trained in this process, and whether time is over."""
+        settings, crew = self.setup.config.experts, self.crew
+        epochs, counter = len(missing) * settings.epochs, itertools.count(1)
+        here, over = set[int](), False
+
+        def told(position: int, epoch: int) -> None:
+            # Counted, since experts may be trained side by side; every rank has its share of them.
+            self.announce.tick("experts", min(epochs, next(counter) * crew.size), epochs)
+
+        # The deadline is checked after each batch of experts: the ranks of a crew can only stop together, and experts
+        # that are trained side by side are ready together.
+        together = crew.size * self.setup.config.executor.experts_at_once
+        in_batches = any(crew.gather(self.stopping.timed)) and together > 1
+        at_once = together if in_batches else max(1, len(missing))
+        for first in range(0, len(missing), at_once):
+            batch = missing[first : first + at_once]
+            for expert in self.session.train_experts(settings.training, train, validation, batch, told):
+                stored = self.expert_set.store.add(expert, self.setup.network)
+                self.report(expert.seed, False, stored.validation_accuracy)
+                here.add(expert.seed)
+                if together == 1 and self.stopping.time_is_over:
+                    break
+            # Once every rank has answered, all experts of the batch are in the store.
+            if over := any(crew.gather(self.stopping.time_is_over)):
+                break
+        return here, over
 
 
 def train_missing(config: RunConfig, experts_dir: Path, data_root: Path | None, *, quiet: bool = False) -> ExpertStore:

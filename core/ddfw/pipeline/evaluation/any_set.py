@@ -6,7 +6,6 @@ through the same protocol, and the test split is read once.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -34,6 +33,7 @@ from ddfw.pipeline.experts import observers_for_people
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup, select_experts, set_up
 from ddfw.pipeline.report.summary import eval_record
+from ddfw_registry._words import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -119,93 +119,125 @@ def evaluate(
         DataError: nothing that can be read there, damaged files, or other data than the run had.
     """
     data_root, experts_dir = None if data_root is None else Path(data_root), Path(experts_dir)
-    word = isinstance(subject, str) and subject in WORDS and not Path(subject).exists()
+    asked = _resolved(subject, like, configure_with=(flags or {}, assignments), data_root=data_root)
+    setup, config = asked.setup, asked.setup.config
+    announcer, shown = Announcer(), observers_for_people(config, quiet)
+    with announcer.opened(shown, Path(subject).parent), config.executor.open(setup.context()) as session:
+        evaluator = Evaluator(setup=setup, session=session, announce=announcer, net=config.model.name)
+        train, validation = (setup.encode(s, session.device) for s in (setup.splits.train, setup.splits.validation))
+        teachers = _teachers(setup, experts_dir, evaluator)
+        trained_on = _trained_on(asked, evaluator, train, validation, lr)
+        found = final(evaluator, trained_on, teachers, train, validation, own_budget=asked.own_budget)
+        ranking = score(evaluator, trained_on, train, validation, own_budget=asked.own_budget) if scores else {}
+    return Evaluation(
+        reports=found.own,
+        cross=found.cross,
+        scores=ranking,
+        directory=asked.run,
+        lr=lr,
+        protocol=_protocol(setup.run),
+        request=(*config.eval.baselines, *config.cross, *(("scores",) if scores else ())),
+        own_protocol=not {p for p in asked.said if not p.startswith("cross.")} - _HARMLESS,
+        diverged=found.diverged,
+    )
+
+
+@frozen(kw_only=True)
+class _Asked:
+    """What is evaluated, and how: resolved before any network is trained.
+
+    Args:
+        word: one of `WORDS`, "" for a set of images.
+        found: the set of images, None for a word.
+        run: the run directory that the set lies in, None for others.
+        said: paths of settings that the user gave by flags and --set.
+        setup: data, network and protocol.
+        own_budget: whether baselines get the configuration's budget, and not what the set stores.
+        guessed: whether the protocol is a recipe's, since nothing named one.
+    """
+
+    word: str
+    found: ImageSet | None
+    run: Path | None
+    said: set[str]
+    setup: Setup
+    own_budget: bool
+    guessed: bool
+
+
+def _resolved(
+    subject: str | Path,
+    like: str | None,
+    configure_with: tuple[Mapping[str, Any], Sequence[str]],
+    data_root: Path | None,
+) -> _Asked:
+    """Reads the set, and the configuration that its networks are trained by.
+
+    Args:
+        subject: a path or one of `WORDS`.
+        like: whose configuration, None for the set's own.
+        configure_with: tables of flags, and texts of --set.
+        data_root: where data sets look for their files.
+
+    Raises:
+        ConfigError: options that do not fit.
+        DataError: nothing that can be read, or other data than the run had.
+    """
     path = Path(subject)
-    run = _run_directory(path) if not word else None
+    word = str(subject) if isinstance(subject, str) and subject in WORDS and not path.exists() else ""
+    run = None if word else _run_directory(path)
     start = like if like is not None else str(run / CONFIG) if run else None
     if start is not None and (Path(start) / CONFIG).is_file():
         start = str(Path(start) / CONFIG)
     if run is not None:
         _require_readable(run / CONFIG)
     if not word and isinstance(subject, str) and not path.exists() and "/" not in subject:
-        close = difflib.get_close_matches(subject, WORDS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = did_you_mean(subject, WORDS)
         raise DataError(
-            f"{subject} is missing; {hint}expected a run, an export, a set of images, or {', '.join(WORDS)}"
+            f"{subject} is missing.{hint} Expected a run, an export, a set of images, or {', '.join(WORDS)}"
         )
     found = None if word else exchange.read_images(path)
     base = None if found is None or start is not None else _settings_of(found)
-    made = configure(start if base is None else base, flags or {}, assignments)
+    made = configure(start if base is None else base, *configure_with)
+    said = _said(made)
     config = _as_asked(made)
-    # Whose data these have to be, unless the user named others.
-    reference = None if _names(_said(made), "data") else _run_of(start)
     # Networks have to see what they saw when the set was learned, so its space is used, not one fitted anew.
     setup = set_up(resolve(config), data_root, found.space if found is not None else None)
     if found is not None:
         require_shape(setup, found)
-        _require_space(found, config, _said(made))
+        _require_space(found, config, said)
+    # The data have to be those of the run, unless the user named others.
+    reference = None if _names(said, "data") else _run_of(start)
     if reference is not None and (reference / MANIFEST).is_file():
         _require_same_data(reference, "data_sha256", setup.data_sha256)
         _require_same_data(reference, "test_sha256", setup.splits.test.fingerprint(sha256_of))
-    announcer = Announcer()
-    shown = [] if quiet else observers_for_people(config, quiet)
-    with announcer.opened(shown, path.parent), config.executor.open(setup.context()) as session:
-        evaluator = Evaluator(setup=setup, session=session, announce=announcer, net=config.model.name)
-        train, validation = (setup.encode(s, session.device) for s in (setup.splits.train, setup.splits.validation))
-        teachers = _teachers(setup, experts_dir, evaluator)
-        if found is None:
-            subject_ = (
-                full_data(setup, train) if subject == "full_data" else _real(evaluator, str(subject), train, validation)
-            )
-        else:
-            subject_ = _of_set(setup, found, lr, session.device)
-            if start is None and base is None:
-                words = (
-                    f"judged on {config.data.name} as the recipe {config.run.recipe} says, since --like named nothing"
-                )
-                subject_ = evolve(subject_, notes=(*subject_.notes, words))
-            if lr is None and found.step_size is None:
-                subject_ = evaluator.with_best_lr(subject_, validation)
-        if lr is not None:
-            subject_ = evolve(subject_, lr=lr, selected_by="nothing")
-        own = found is None or (run is not None and like is None and not _names(_said(made), "budget"))
-        final_reports = final(evaluator, subject_, teachers, train, validation, own_budget=own)
-        ranking = score(evaluator, subject_, train, validation, own_budget=own) if scores else {}
-    return Evaluation(
-        reports=final_reports.own,
-        cross=final_reports.cross,
-        scores=ranking,
-        directory=run,
-        lr=lr,
-        protocol=_protocol(setup.run),
-        request=(*config.eval.baselines, *config.cross, *(("scores",) if scores else ())),
-        own_protocol=not {p for p in _said(made) if not p.startswith("cross.")} - _HARMLESS,
-        diverged=final_reports.diverged,
+    return _Asked(
+        word=word,
+        found=found,
+        run=run,
+        said=said,
+        setup=setup,
+        own_budget=found is None or (run is not None and like is None and not _names(said, "budget")),
+        guessed=start is None and base is None,
     )
 
 
-def reevaluate(
-    run: Path, networks: int | None, seed: int | None, data_root: Path | None
-) -> tuple[Path, dict[str, Any]]:
-    """Judges a run's stored set again by its own protocol, and writes RUN/eval/again-….json.
-
-    Args:
-        run: the run directory.
-        networks: how many; None for the run's own number.
-        seed: of their initialisations; None for the run's own.
-        data_root: where the data set looks for its files.
-
-    Returns:
-        The file that was written, and its content.
-
-    Raises:
-        DataError: no run there, or damaged files.
-    """
-    given = {key: value for key, value in (("networks", networks), ("seed", seed)) if value is not None}
-    if _run_directory(run) is None:
-        raise DataError(f"{run} is not a run directory: it has no config.toml")
-    found = evaluate(run, flags={"eval": given} if given else {}, data_root=data_root)
-    return write_again(run, found)
+def _trained_on(
+    asked: _Asked, evaluator: Evaluator, train: LabelledImages, validation: LabelledImages, lr: float | None
+) -> Subject:
+    """What networks are trained on, with its learning rate."""
+    setup = asked.setup
+    if asked.found is None:
+        subject = _real(evaluator, asked.word, train, validation)
+    else:
+        subject = _of_set(setup, asked.found, lr, evaluator.session.device)
+        if asked.guessed:
+            recipe = setup.config.run.recipe
+            words = f"judged on {setup.config.data.name} as the recipe {recipe} says, since --like named nothing"
+            subject = evolve(subject, notes=(*subject.notes, words))
+        if lr is None and asked.found.step_size is None:
+            subject = evaluator.with_best_lr(subject, validation)
+    return subject if lr is None else evolve(subject, lr=lr, selected_by="nothing")
 
 
 def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
