@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -115,6 +116,14 @@ def cli(show_traceback: bool) -> None:
     """
 
 
+class _Shown(logging.Handler):
+    """Shows warnings of ddfw and of its plugins on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line."""
+        click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+
+
 def main() -> NoReturn:
     """Entry point of the console script."""
     keep_freed_memory()
@@ -130,6 +139,8 @@ def invoke(arguments: list[str]) -> int:
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
+    shown = _Shown(level=logging.WARNING)
+    logging.getLogger("ddfw").addHandler(shown)
     try:
         with ranks.first_rank_shows():
             code = cli.main(args=arguments, prog_name="ddfw", standalone_mode=False)
@@ -161,6 +172,7 @@ def invoke(arguments: list[str]) -> int:
         return _known(error, arguments)
     finally:
         signal.signal(signal.SIGTERM, previous)
+        logging.getLogger("ddfw").removeHandler(shown)
 
 
 def _known(error: Exception, arguments: list[str]) -> int:

@@ -31,9 +31,12 @@ UNFOLD_ELEMENTS = 2**18
 Say = Callable[[str], None]
 
 
+logger = logging.getLogger(__name__)
+
+
 def warn(text: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(f"warning: {text}\n")
+    """Logs a warning."""
+    logger.warning(text)
 
 
 class CompiledSteps:

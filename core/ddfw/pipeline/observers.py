@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, ClassVar, final
@@ -38,16 +38,14 @@ _METHODS: dict[type, str] = {
 }
 
 
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
+logger = logging.getLogger(__name__)
 
 
 class Announcer:
     """Passes reports on to the sessions that are still heard."""
 
-    def __init__(self, warn: Callable[[str], None] = _warn) -> None:
+    def __init__(self) -> None:
         self._sessions: dict[str, ObserverSession] = {}
-        self._warn = warn
         self._ticked: dict[str, float] = {}
 
     def __call__(self, report: Report) -> None:
@@ -57,7 +55,7 @@ class Announcer:
                 getattr(session, _METHODS[type(report)])(report)
             except Exception as error:
                 del self._sessions[name]
-                self._warn(f"observer {name} failed and is disabled: {type(error).__name__}: {error}")
+                logger.warning("observer %s failed and is disabled: %s: %s", name, type(error).__name__, error)
 
     def tick(self, stage: str, done: int, total: int) -> None:
         """Reports progress, unless the stage's last report was a moment ago."""
@@ -72,16 +70,14 @@ class Announcer:
         with contextlib.ExitStack() as stack:
             for name, observer in observers:
                 try:
-                    self._sessions[name] = stack.enter_context(_shielded(observer, name, run, self._warn))
+                    self._sessions[name] = stack.enter_context(_shielded(observer, name, run))
                 except Exception as error:
-                    self._warn(f"observer {name} could not start: {type(error).__name__}: {error}")
+                    logger.warning("observer %s could not start: %s: %s", name, type(error).__name__, error)
             yield self
 
 
 @contextlib.contextmanager
-def _shielded(
-    observer: AbstractObserver, name: str, run: Path, warn: Callable[[str], None]
-) -> Iterator[ObserverSession]:
+def _shielded(observer: AbstractObserver, name: str, run: Path) -> Iterator[ObserverSession]:
     """An observer's session whose closing may fail without harm."""
     context = observer.open(run)
     session = context.__enter__()
@@ -91,7 +87,7 @@ def _shielded(
         try:
             context.__exit__(None, None, None)
         except Exception as error:
-            warn(f"observer {name} failed to close: {type(error).__name__}: {error}")
+            logger.warning("observer %s failed to close: %s: %s", name, type(error).__name__, error)
 
 
 @final

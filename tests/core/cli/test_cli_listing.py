@@ -65,7 +65,7 @@ def test_plugins_are_listed_with_their_state(ddfw):
 
 def test_every_component_is_described_with_documented_options(ddfw, rows):
     """Broken: an option without help, type or default could not be used without reading the source."""
-    for row in rows:
+    for row in (row for row in rows if row["kind"] in {k.id for k in KINDS}):
         said = ddfw("describe", row["kind"], row["name"], "--json")
         assert said.code == 0, said.err
         facts = json.loads(said.out)

@@ -170,11 +170,11 @@ def test_a_corrupted_checkpoint_is_exit_code_4_and_another_thread_count_1(ddfw, 
     with monkeypatch.context() as patched:
         patched.setattr(Announcer, "__call__", told)
         assert ddfw(*arguments).code == 75
-    from ddfw.pipeline import resume
+    from ddfw.pipeline import resume, stages
 
     circumstances = resume.circumstances
     with monkeypatch.context() as patched:
-        patched.setattr(resume, "circumstances", lambda *a: {**circumstances(*a), "threads": 64})
+        patched.setattr(stages, "circumstances", lambda *a: {**circumstances(*a), "threads": 64})
         ddfw(*arguments).refused(1, "threads 1, not 64", "rm -r run/checkpoints")
     (path,) = (here / "run" / "checkpoints").glob("step-*")
     path.write_bytes(b"")

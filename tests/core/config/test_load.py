@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ddfw.config.catalog import as_table
 from ddfw.config.layers import gather
-from ddfw.config.load import config_text, structured_config
+from ddfw.config.load import config_text, resolve, structured_config
 from ddfw.pipeline.runner import Places, directory_for
 
 FLOATS = st.floats(min_value=1e-9, max_value=1e9)
@@ -100,17 +100,19 @@ def test_the_default_directory_is_named_after_recipe_seed_and_configuration():
     """Broken: two different runs would share a directory, or one run would get a new one each time."""
     first = structured_config(gather("default", {"run": {"seed": 3}}, ()))
     other = structured_config(gather("default", {"run": {"seed": 3}, "outer": {"steps": 7}}, ()))
-    place = directory_for(first, Places())
-    assert place == directory_for(structured_config(gather("default", {"run": {"seed": 3}}, ())), Places())
+    place = directory_for(resolve(first), Places())
+    assert place == directory_for(resolve(structured_config(gather("default", {"run": {"seed": 3}}, ()))), Places())
     assert place.parent.name == "runs" and place.name.startswith("default-s3-")
     assert len(place.name.rpartition("-")[2]) == 8
-    assert directory_for(other, Places()) != place
+    assert directory_for(resolve(other), Places()) != place
 
 
 def test_the_hash_in_a_directorys_name_is_independent_of_where_things_lie(tmp_path):
     """Broken: moving the data or the expert cache would start every run anew."""
     config = structured_config(gather(None, {}, ()))
-    assert directory_for(config, Places(experts=tmp_path, data_root=tmp_path)) == directory_for(config, Places())
+    assert directory_for(resolve(config), Places(experts=tmp_path, data_root=tmp_path)) == directory_for(
+        resolve(config), Places()
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 12345678901234567890])

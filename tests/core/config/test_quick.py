@@ -19,8 +19,8 @@ from ddfw.config.layers import gather
 from ddfw.config.load import configure, structured_config
 from ddfw.config.recipes import recipes
 from ddfw.config.toml import dumps
+from ddfw.contracts.records import QUICK_NOTE
 from ddfw.pipeline.prepare import make_plan
-from ddfw.pipeline.report.summary import QUICK_NOTE
 from ddfw.pipeline.runner import Places, run
 
 LARGE = {

@@ -9,9 +9,8 @@ import pytest
 from attrs import evolve, frozen
 
 from ddfw import AbstractAugmentation, Draws, option
-from ddfw.config.fingerprints import component_key
 from ddfw.config.layers import gather
-from ddfw.config.load import config_text, structured_config
+from ddfw.config.load import config_text, configure, resolve, structured_config
 from ddfw.errors import DataError
 from ddfw.pipeline.runner import plan
 from ddfw_plugins.augmentations.dsa import Siamese
@@ -101,7 +100,8 @@ class Still(AbstractAugmentation):
 
 def test_nested_components_are_told_apart_by_name():
     """Broken: two inner components without options would share experts."""
-    assert component_key("augment", Twice()) != component_key("augment", Twice(inner=Still()))
+    one, other = (resolve(evolve(configure("default", {}).config, augment=a)) for a in (Twice(), Twice(inner=Still())))
+    assert one.component_key("augment") != other.component_key("augment")
 
 
 def test_the_brightest_pixel_is_part_of_the_key(tmp_path):

@@ -265,7 +265,7 @@ def test_another_version_or_machine_is_refused_by_name(stopped, experts, monkeyp
     def elsewhere(*args):
         return {**real(*args), name: value}
 
-    monkeypatch.setattr("ddfw.pipeline.resume.circumstances", elsewhere)
+    monkeypatch.setattr("ddfw.pipeline.stages.circumstances", elsewhere)
     with pytest.raises(ResumeError, match=rf"with {name} .*, not {value}.*rm -r"):
         go(config, out, experts)
 
