@@ -89,7 +89,7 @@ class ReplayBuffer:
 
         Raises:
             IndexError: there is no expert of this number.
-            DataError: a value is NaN or infinite, all checkpoints are equal, or the file was changed after opening.
+            DataError: a value is NaN or infinite, all checkpoints are equal, or the file was changed after opening it.
         """
         if not 0 <= number < self._experts:
             raise IndexError(f"{self.path} has experts 0 to {self._experts - 1}, not {number}")

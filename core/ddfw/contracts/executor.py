@@ -1,4 +1,4 @@
-"""Executors: where experts are trained, meta-gradients computed and networks evaluated.
+"""Executors: the devices and processes on which experts are trained, meta-gradients computed and networks evaluated.
 
 Shapes: B used images, C channels, H rows, W columns, m classes, N inner steps, P parameters, S snapshots.
 """
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class GradientSettings:
-    """`[gradient]`: how the meta-gradient is computed, and with how much memory."""
+    """`[gradient]`: the method for the meta-gradient and the memory that it may use."""
 
     method: Literal["exact", "tesla"] = option(
         "exact",
         validator=in_(("exact", "tesla")),
-        help="exact: the adjoint; tesla: the same recursion without Hessian-vector terms, an approximation",
+        help="exact: the exact derivative; tesla: an approximation that leaves out the Hessian-vector products",
     )
     memory: int | Literal["auto"] = option(
         "auto",
-        help="bytes for held step graphs; 0 recomputes every step; auto: as many as fit half of the memory that is "
-        "available at the first step (four fifths on an accelerator)",
+        help="bytes for inner steps kept instead of recomputed; 0: recompute every step; auto: half of the memory that "
+        "is available at the first step (four fifths on a GPU)",
     )
     tesla_form: Literal["datm", "released"] = option(
         "datm",
         validator=in_(("datm", "released")),
-        help="tesla only: `released` loses a factor 2 on images and labels, as the first public code does",
+        help="tesla only: `released` halves the gradients of images and labels, as the first public code does",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -55,11 +55,11 @@ class GradientSettings:
 
 @frozen(kw_only=True)
 class SharpnessSettings:
-    """Adaptive surrogate-gap minimisation (GSAM), for experts in flat regions.
+    """Settings of adaptive surrogate-gap minimisation (GSAM), which trains experts to flat minima.
 
     Args:
-        rho: ρ, the size of the step uphill, relative to the parameters.
-        alpha: α, how much of the gradient's part across the uphill gradient is subtracted.
+        rho: ρ, size of the step uphill, relative to the parameters.
+        alpha: α, how much to subtract of the gradient's part that is orthogonal to the gradient uphill.
     Source: Du et al., Minimizing the Accumulated Trajectory Error (FTD), CVPR 2023, and its released code.
     """
 
@@ -69,16 +69,16 @@ class SharpnessSettings:
 
 @frozen(kw_only=True)
 class TrainingSettings:
-    """SGD on labelled images.
+    """Settings of SGD on labelled images.
 
     Args:
-        epochs: passes over the images.
+        epochs: number of passes over the images.
         lr: learning rate.
-        momentum: of SGD.
-        weight_decay: added to the gradient as weight_decay · θ.
+        momentum: momentum of SGD.
+        weight_decay: weight decay; weight_decay · θ is added to the gradient.
         batch_size: images per step; the last batch of an epoch may be smaller.
-        decay_after: epochs after which lr is divided by 10 and the momentum starts anew, None for never.
-        sharpness: take GSAM's gradient in place of the plain one.
+        decay_after: number of epochs after which lr is divided by 10 and the momentum buffer set to 0; None: never.
+        sharpness: settings of GSAM, whose gradient then replaces the plain one; None: plain SGD.
     """
 
     epochs: int
@@ -92,15 +92,15 @@ class TrainingSettings:
 
 @frozen(kw_only=True)
 class ExpertSettings:
-    """`[experts]`: the networks whose trajectories are matched."""
+    """`[experts]`: how the expert networks are trained, whose trajectories the student has to match."""
 
     store: str = option(
         "",
-        help="an imported store (`ddfw experts list`) whose experts are taken in place of trained ones; seed, epochs, "
-        "lr, … are then the importer's",
+        help="name of an imported store (`ddfw experts list`) whose experts are used instead of training some; the "
+        "other settings of [experts] except count then have no effect",
     )
-    count: int = option(10, validator=ge(1), help="how many experts; of an imported store, at most")
-    seed: int = option(0, validator=ge(0), help="seed of the first expert; the next ones count up from it")
+    count: int = option(10, validator=ge(1), help="number of experts; of an imported store, at most this many")
+    seed: int = option(0, validator=ge(0), help="seed of the first expert; the next one has this plus 1, and so on")
     epochs: int = option(20, validator=ge(1), help="epochs of each expert, one checkpoint after each")
     lr: float = option(0.01, validator=gt(0.0), help="learning rate (SGD, constant)")
     momentum: float = option(0.0, validator=[ge(0.0), le(1.0)], help="momentum")
@@ -109,14 +109,14 @@ class ExpertSettings:
     optimiser: Literal["sgd", "gsam"] = option(
         "sgd",
         validator=in_(("sgd", "gsam")),
-        help="sgd; gsam: adaptive surrogate-gap minimisation on top of it, as FTD trains experts",
+        help="sgd: plain SGD; gsam: SGD with adaptive surrogate-gap minimisation, as FTD trains experts",
     )
     gsam_rho: float = option(0.01, validator=gt(0.0), help="gsam only: ρ, the relative size of the step uphill")
     gsam_alpha: float = option(0.4, validator=ge(0.0), help="gsam only: α of the surrogate gap (DATM takes 0.3)")
 
     @property
     def training(self) -> TrainingSettings:
-        """The same as plain training settings."""
+        """The settings of SGD for the experts."""
         return TrainingSettings(
             epochs=self.epochs,
             lr=self.lr,
@@ -127,7 +127,7 @@ class ExpertSettings:
         )
 
 
-#: What a distilled set can be compared with.
+#: Names of the sets with which a distilled set can be compared.
 BASELINES = (
     *("random_real", "random_real_teacher", "random_real_count", "random_real_teacher_count"),
     *("kmeans_real", "herding_real", "full_data"),
@@ -136,29 +136,29 @@ BASELINES = (
 
 @frozen(kw_only=True)
 class EvalSettings:
-    """`[eval]`: how fresh networks are trained on a set, and how a step is selected."""
+    """`[eval]`: how fresh networks are trained to evaluate a set, and how the best outer step is selected."""
 
-    networks: int = option(5, validator=ge(2), help="fresh networks of the final evaluation")
-    seed: int = option(0, validator=ge(0), help="seed of their initialisations; independent of run.seed")
-    epochs: int = option(300, validator=ge(1), help="passes over a synthetic or small real set")
+    networks: int = option(5, validator=ge(2), help="number of fresh networks trained in the final evaluation")
+    seed: int = option(0, validator=ge(0), help="seed of the evaluation networks; independent of run.seed")
+    epochs: int = option(300, validator=ge(1), help="epochs on a synthetic set or on a real one of the same budget")
     batch_size: int = option(256, validator=ge(1), help="images per step")
     momentum: float = option(0.9, validator=[ge(0.0), le(1.0)], help="momentum of SGD")
     weight_decay: float = option(5e-4, validator=ge(0.0), help="weight decay")
-    decay: bool = option(True, help="divide the learning rate by 10 after half of the passes")
+    decay: bool = option(True, help="divide the learning rate by 10 after half of the epochs")
     full_epochs: int = option(30, validator=ge(1), help="epochs on the full training split")
     full_lr: float = option(0.01, validator=gt(0.0), help="learning rate on the full training split")
     baseline_lrs: tuple[float, ...] = option(
-        (0.01,), help="learning rates tried on the validation split for the random real baselines"
+        (0.01,), help="learning rates for the random real baselines; the best on the validation split is used"
     )
     baselines: tuple[str, ...] = option(
         ("random_real", "random_real_teacher", "full_data"),
-        help="what stands beside the distilled set in the table (…_count: as many images, else equal stored floats): "
+        help="sets to compare with in the table (…_count: of as many images; other random ones: of as many floats): "
         f"any of {', '.join(BASELINES)}",
     )
-    every: int = option(50, validator=ge(1), help="outer steps between two selections on the validation split")
-    select_networks: int = option(2, validator=ge(1), help="networks trained for each selection")
+    every: int = option(50, validator=ge(1), help="outer steps between two evaluations on the validation split")
+    select_networks: int = option(2, validator=ge(1), help="networks trained for each of these evaluations")
     select_epochs: int | None = option(
-        None, validator=optional(ge(1)), help="passes for a selection; the default is eval.epochs"
+        None, validator=optional(ge(1)), help="epochs for an evaluation on the validation split; default: eval.epochs"
     )
 
     def __attrs_post_init__(self) -> None:
@@ -168,12 +168,17 @@ class EvalSettings:
             raise ValueError(f"baselines knows {', '.join(BASELINES)}; got {', '.join(unknown)}")
 
     def small_set(self, lr: float, epochs: int | None = None) -> TrainingSettings:
-        """Settings for a synthetic or small real set."""
+        """Settings of SGD on a synthetic set, or on real images of the same budget.
+
+        Args:
+            lr: learning rate.
+            epochs: number of epochs; None: `eval.epochs`.
+        """
         epochs = self.epochs if epochs is None else epochs
         return self._training(lr, epochs)
 
     def full_set(self) -> TrainingSettings:
-        """Settings for the whole training split."""
+        """Settings of SGD on the whole training split."""
         return self._training(self.full_lr, self.full_epochs)
 
     def _training(self, lr: float, epochs: int) -> TrainingSettings:
@@ -189,7 +194,12 @@ class EvalSettings:
 
 @frozen(kw_only=True)
 class LabelledImages:
-    """Images [n, C, H, W] in training space with targets: classes [n] (int64) or probabilities [n, m]."""
+    """Images in training space with their labels.
+
+    Args:
+        images: [n, C, H, W] floating point.
+        targets: [n] classes (int64), or [n, m] probabilities in the images' dtype.
+    """
 
     images: Tensor
     targets: Tensor
@@ -197,13 +207,13 @@ class LabelledImages:
 
 @frozen(kw_only=True)
 class TrainedExpert:
-    """One expert.
+    """One trained expert.
 
     Args:
-        seed: its own.
-        snapshots: [K + 1, P], the initialisation first.
-        validation_accuracy: K fractions, after each epoch.
-        train_loss: K mean losses, of each epoch.
+        seed: seed of the expert.
+        snapshots: [K + 1, P], the parameters before the first epoch and after each epoch.
+        validation_accuracy: K fractions, the accuracy on the validation split after each epoch.
+        train_loss: K numbers, the mean training loss of each epoch.
     """
 
     seed: int
@@ -214,7 +224,12 @@ class TrainedExpert:
 
 @frozen(kw_only=True)
 class Schedule:
-    """The data of one student's N steps: which images (rows of the problem's images), and which draws."""
+    """The data of one student's N steps.
+
+    Args:
+        batches: for each step the rows [b] (int64) of the problem's images that it uses.
+        draws: for each step the draws of the augmentation.
+    """
 
     batches: tuple[Tensor, ...]
     draws: tuple[Draws, ...]
@@ -222,14 +237,14 @@ class Schedule:
 
 @frozen(kw_only=True)
 class Problem:
-    """One outer step's inner problem.
+    """What a student of one outer step is trained on.
 
     Args:
-        images: [B, C, H, W] decoded, training space; the gradient with respect to them is asked for.
-        targets: [B, m] probabilities, in the images' dtype.
-        step_size: a, a scalar tensor.
-        schedules: one per segment.
-        learn_targets: whether the gradient with respect to the targets is asked for, too; zeros are given if not.
+        images: [B, C, H, W] decoded images in training space.
+        targets: [B, m] label probabilities, in the images' dtype.
+        step_size: the student's step size a, a scalar tensor.
+        schedules: one schedule of N steps for each segment.
+        learn_targets: whether to compute the gradient with respect to the targets; if not, it is given as zeros.
     """
 
     images: Tensor
@@ -241,14 +256,14 @@ class Problem:
 
 @frozen(kw_only=True)
 class MetaGradient:
-    """Mean over the segments.
+    """Matching loss L and its derivatives, each the mean over the segments.
 
     Args:
-        loss: scalar.
+        loss: L, a scalar tensor.
         images: ∂L/∂images [B, C, H, W].
         targets: ∂L/∂targets [B, m].
-        step_size: ∂L/∂a, scalar.
-        held_steps: how many step graphs were held.
+        step_size: ∂L/∂a, a scalar tensor.
+        held_steps: number of inner steps whose autograd graph was kept instead of recomputed.
     """
 
     loss: Tensor
@@ -260,16 +275,17 @@ class MetaGradient:
 
 @frozen(kw_only=True)
 class ExecutorContext:
-    """What a session needs to know of a run.
+    """The parts of a run that an executor's session works with.
 
     Args:
-        model: the network's component, for fresh initialisations.
-        module: the network that it built; used functionally.
-        augmentation: of experts, students and evaluation networks alike.
+        model: the network's component, which draws initial parameters.
+        module: the network that `model` built; its own parameter values are never used.
+        augmentation: the augmentation of experts, students and evaluation networks.
         loss: the matching loss.
-        gradient: how the meta-gradient is computed.
-        dtype: of all floating tensors.
-        held_steps: how many step graphs to hold, where an interrupted run that goes on has measured it; None: measure.
+        gradient: settings of the meta-gradient.
+        dtype: dtype of all floating-point tensors.
+        held_steps: number of inner steps whose autograd graph to keep, as measured before a run was interrupted;
+            None: measure it.
     """
 
     model: AbstractModel
@@ -282,41 +298,44 @@ class ExecutorContext:
 
 
 class Crew:
-    """The processes that work on one run together; this one is a crew of one, which is what most executors have.
+    """The processes that work on one run together; this base class is a crew of one process.
 
-    Every rank runs the same code and calls these methods in the same order. Rank 0 alone writes the run directory.
+    Every process runs the same code and calls these methods in the same order. Only the process of rank 0 writes to the
+    run directory.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
-    #: This process, from 0.
     rank: int = 0
-    #: How many processes there are.
     size: int = 1
 
     def share(self, value: Any) -> Any:
-        """Rank 0's JSON-able value, on every rank."""
+        """Returns on every process the JSON-able value that rank 0 passed."""
         return value
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's JSON-able value in the order of ranks, on every rank."""
+        """Returns on every process the JSON-able values of all processes, in the order of their ranks."""
         return [value]
 
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Puts rank 0's values into these tensors, in place."""
+        """Copies rank 0's values into these tensors, in place, so that they are equal on every process."""
 
 
 class ExecutorSession(Protocol):
-    """An opened executor; the same numbers whatever the device."""
+    """An opened executor. Results agree between devices up to rounding."""
 
     @property
     def device(self) -> torch.device:
-        """Where images and parameters have to be."""
+        """The device on which images and parameters have to be."""
         ...
 
     def describe(self) -> dict[str, object]:
-        """Device, threads and the like, for the manifest; JSON-able.
+        """Device, number of threads and the like, as JSON-able values for the manifest.
 
-        A run that was stopped goes on only where a session describes the same before its first step. What is not known
-        by then is null; `held_steps`, and how many `nodes`, `cpus` and `gpus` there are, may differ.
+        A stopped run is resumed only if its session's description before the first step is the same as it was.
+        `held_steps` and the numbers of `nodes`, `cpus` and `gpus` may differ. Values that are unknown are null.
         """
         ...
 
@@ -330,12 +349,22 @@ class ExecutorSession(Protocol):
     ) -> Iterator[TrainedExpert]:
         """Trains one expert per seed and yields each as soon as it is finished.
 
-        `on_epoch(position in seeds, epochs done)` is called for progress.
+        Args:
+            settings: epochs, learning rate and the other settings of SGD.
+            train: the training split in training space.
+            validation: the images on which accuracy is measured after every epoch.
+            seeds: one seed for each expert.
+            on_epoch: called with an expert's position in `seeds` and the number of its finished epochs.
         """
         ...
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
-        """The mean meta-gradient over segments; `problem.schedules` has one entry for each."""
+        """Computes the meta-gradient, averaged over segments.
+
+        Args:
+            problem: images, targets and step size, with one schedule for each segment.
+            segments: the pieces of expert paths that students have to follow.
+        """
         ...
 
     def evaluate(
@@ -348,42 +377,56 @@ class ExecutorSession(Protocol):
         purpose: Literal["select", "eval"],
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
-        """Trains fresh networks on `subject` and gives each one's accuracy (a fraction) on `judge`.
+        """Trains fresh networks on `subject` and measures the accuracy of each on `judge`.
 
-        Network i is a function of (seed, purpose, i) alone; `on_network(done)` is called for progress.
+        Args:
+            settings: epochs, learning rate and the other settings of SGD.
+            subject: the images to train on.
+            judge: the images on which accuracy is measured.
+            seed: `eval.seed`; the random numbers of network i depend on `seed`, `purpose` and i only.
+            networks: the numbers i of the networks to train.
+            purpose: `select` for the selection of an outer step, `eval` for the final evaluation.
+            on_network: called after each network with the number of finished networks.
+
+        Returns:
+            The accuracy (a fraction) of each network.
         """
         ...
 
 
 @frozen(kw_only=True)
 class AbstractExecutor(ABC):
-    """Where work happens. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+    """Where a run's computations happen: on this CPU, on a GPU, in several processes or on other machines.
+
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
 
     def assemble(self) -> AbstractContextManager[Crew]:
-        """Brings the processes together that were started for this run, before anything is looked at or written.
+        """Connects the processes that were started for this run, before any file is read or written.
 
-        An executor of one process leaves this as it is. In a crew of N, an outer step averages N times
-        `outer.segments_per_step` segments, and `open` gives sessions that share the work out among the ranks.
+        Executors of one process need not override it. In a crew of N processes an outer step averages over N times
+        `outer.segments_per_step` segments, and the sessions of `open` share that work.
 
         Raises:
-            OptionError: the process was not started as this executor needs it.
+            OptionError: the process was not started in the way that this executor needs.
         """
         return nullcontext(Crew())
 
     def scatter(self, task: str, payloads: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Runs a function once for each payload, and yields (position, result) as they come.
+        """Calls a function once for each payload and yields (position of the payload, result) as results arrive.
 
-        Here: one after another, in this process. An executor that has other machines sends name and payload there.
+        This base class makes the calls one after another in this process; an executor with other machines may send
+        the function's name and the payloads to them.
 
         Args:
-            task: `module:function`; the function takes a payload and returns a result.
-            payloads: JSON-able; so are results.
+            task: `module:function`; the function takes a payload and returns a JSON-able result.
+            payloads: JSON-able arguments, one for each call.
 
         Raises:
-            Exception: what the function raises.
+            Exception: any exception of the function.
         """
         module, _, name = task.partition(":")
         function = getattr(importlib.import_module(module), name)
@@ -392,9 +435,12 @@ class AbstractExecutor(ABC):
 
     @abstractmethod
     def open(self, context: ExecutorContext) -> AbstractContextManager[ExecutorSession]:
-        """A session; what it holds open is released when the context manager exits.
+        """Opens a session; leaving the context manager releases what it holds (devices, processes, connections).
 
-        Sessions of other networks may be opened while one is open, to judge what was learned with the first.
+        Further sessions with other networks may be opened at the same time, to evaluate a set on them.
+
+        Args:
+            context: model, loss and the other parts of the run.
 
         Raises:
             OptionError: this machine cannot do what the options ask for.
