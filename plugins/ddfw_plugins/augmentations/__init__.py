@@ -1,4 +1,4 @@
-"""Augmentations; the hooks are light, components load on demand."""
+"""Augmentations that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from ddfw import hookimpl
 
 
 class NoAugmentationPlugin:
-    """Offers `none`."""
+    """The plugin that offers `none`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_augmentations() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.augmentations.none import NoAugmentation
 
         return [NoAugmentation]
 
 
 class SiamesePlugin:
-    """Offers `dsa`."""
+    """The plugin that offers `dsa`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_augmentations() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.augmentations.dsa import Siamese
 
         return [Siamese]

@@ -1,4 +1,4 @@
-"""Data sets; the hooks are light, components load on demand."""
+"""Data sets that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 
@@ -6,108 +6,108 @@ from ddfw import hookimpl
 
 
 class DigitsPlugin:
-    """Offers `digits`."""
+    """The plugin that offers `digits`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_datasets() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.datasets.digits import Digits
 
         return [Digits]
 
 
 class NpzPlugin:
-    """Offers `npz`."""
+    """The plugin that offers `npz`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_datasets() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.datasets.npz import Npz
 
         return [Npz]
 
 
 class ImageFolderPlugin:
-    """Offers `imagefolder`."""
+    """The plugin that offers `imagefolder`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_datasets() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.datasets.imagefolder import ImageFolder
 
         return [ImageFolder]
 
 
 class Cifar10Plugin:
-    """Offers `cifar10`."""
+    """The plugin that offers `cifar10`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_datasets() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.datasets.cifar import Cifar10
 
         return [Cifar10]
 
 
 class Cifar100Plugin:
-    """Offers `cifar100`."""
+    """The plugin that offers `cifar100`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_datasets() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.datasets.cifar import Cifar100
 
         return [Cifar100]
 
 
 class MnistPlugin:
-    """Offers `mnist`."""
+    """The plugin that offers `mnist`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_datasets() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.datasets.mnist import Mnist
 
         return [Mnist]
 
 
 class FashionMnistPlugin:
-    """Offers `fashionmnist`."""
+    """The plugin that offers `fashionmnist`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_datasets() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.datasets.mnist import FashionMnist
 
         return [FashionMnist]
 
 
 class SvhnPlugin:
-    """Offers `svhn`."""
+    """The plugin that offers `svhn`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_datasets() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.datasets.svhn import Svhn
 
         return [Svhn]
 
 
 class TinyImageNetPlugin:
-    """Offers `tinyimagenet`."""
+    """The plugin that offers `tinyimagenet`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_datasets() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.datasets.tinyimagenet import TinyImageNet
 
         return [TinyImageNet]

@@ -1,4 +1,4 @@
-"""`ratio`: the squared distance that remains, relative to the distance that the expert went."""
+"""`ratio`: the squared distance between student and target, relative to that between start and target."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ class Ratio(AbstractMatchingLoss):
     citation: ClassVar[str] = MTT
 
     def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
-        """A scalar: 1 where the student stands still, 0 where it lands on the target."""
+        """A scalar ≥ 0, which is 1 if the student does not move and 0 if it ends at the target."""
         missed = (path[-1] - segment.target).square().sum()
         return missed / (segment.start - segment.target).square().sum()

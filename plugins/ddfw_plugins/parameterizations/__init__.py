@@ -1,4 +1,4 @@
-"""Parameterisations; the hooks are light, components load on demand."""
+"""Parameterisations that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 
@@ -6,60 +6,60 @@ from ddfw import hookimpl
 
 
 class PixelPlugin:
-    """Offers `pixel`."""
+    """The plugin that offers `pixel`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.parameterizations.pixel import Pixel
 
         return [Pixel]
 
 
 class LowRankSpacePlugin:
-    """Offers `lss`."""
+    """The plugin that offers `lss`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.parameterizations.lss import LowRankSpace
 
         return [LowRankSpace]
 
 
 class LinearBasesPlugin:
-    """Offers `linba`."""
+    """The plugin that offers `linba`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.parameterizations.linba import LinearBases
 
         return [LinearBases]
 
 
 class FrequencyPlugin:
-    """Offers `fred`."""
+    """The plugin that offers `fred`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.parameterizations.fred import FrequencyCoefficients
 
         return [FrequencyCoefficients]
 
 
 class MultiFormationPlugin:
-    """Offers `multiformation`."""
+    """The plugin that offers `multiformation`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_parameterizations() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.parameterizations.multiformation import MultiFormation
 
         return [MultiFormation]

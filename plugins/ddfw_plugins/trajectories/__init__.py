@@ -1,4 +1,4 @@
-"""Trajectory sources; the hooks are light, components load on demand."""
+"""Trajectory sources that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from ddfw import hookimpl
 
 
 class CheckpointsPlugin:
-    """Offers `mtt`."""
+    """The plugin that offers `mtt`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_trajectories() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.trajectories.mtt import Checkpoints
 
         return [Checkpoints]
 
 
 class ConvexTrajectoryPlugin:
-    """Offers `mct`."""
+    """The plugin that offers `mct`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_trajectories() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when components of this kind are looked up; returns the class."""
         from ddfw_plugins.trajectories.mct import ConvexTrajectory
 
         return [ConvexTrajectory]
