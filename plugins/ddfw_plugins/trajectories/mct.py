@@ -82,9 +82,10 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
 }"""
 
     expert_epochs: int = option(2, validator=ge(1), help="M, epochs from start to target, which is at most epoch K")
-    waypoints: Literal["paper", "official"] | tuple[int, ...] = option(
-        "paper",
-        help="paper: first and last checkpoint; official: the released code's four, smoothed; or epochs of your own",
+    waypoints: Literal["two-point", "official", "paper"] | tuple[int, ...] = option(
+        "two-point",
+        help="two-point (formerly called paper): first and last checkpoint; official: the released code's four, "
+        "smoothed; or a list of epochs",
     )
     smoothing: Smoothing = option(
         "none",
@@ -99,6 +100,8 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
     continuous: bool = option(True, help="true: real-valued start epochs; false: whole ones, as in mtt")
 
     def __attrs_post_init__(self) -> None:
+        if self.waypoints == "paper":
+            object.__setattr__(self, "waypoints", "two-point")  # the former name, so that older configurations run
         if isinstance(self.waypoints, tuple):
             epochs = self.waypoints
             if len(epochs) < 2 or epochs[0] != 0 or any(a >= b for a, b in pairwise(epochs)):
@@ -110,17 +113,17 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         Raises:
             OptionError: the option `waypoints` lists epochs that do not end at K.
         """
-        if self.waypoints == "paper":
-            return 0, num_epochs
+        if isinstance(self.waypoints, tuple):
+            if self.waypoints[-1] != num_epochs:
+                raise OptionError(
+                    f"the last way-point is {self.waypoints[-1]}, but experts have {num_epochs} epochs", "waypoints"
+                )
+            return self.waypoints
         if self.waypoints == "official":
             stride = max((num_epochs + 1) // 3, 1)
             epochs = list(range(0, num_epochs + 1, stride))
             return tuple(epochs if epochs[-1] == num_epochs else [*epochs, num_epochs])
-        if self.waypoints[-1] != num_epochs:
-            raise OptionError(
-                f"the last way-point is {self.waypoints[-1]}, but experts have {num_epochs} epochs", "waypoints"
-            )
-        return self.waypoints
+        return 0, num_epochs
 
     def convexify(self, trajectory: Tensor, sizes: Sequence[int]) -> ConvexExpert:
         """Convexifies one expert.
