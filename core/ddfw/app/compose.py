@@ -28,8 +28,8 @@ from ddfw.app.start import set_sha256, warm_start
 from ddfw.app.stopping import Stopping, now
 from ddfw.app.toml import dumps
 from ddfw.artifacts import atomic, checkpoint
-from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
-from ddfw.errors import DirectoryInUseError, DivergedError, StoppedError
+from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
+from ddfw.errors import DataError, DirectoryInUseError, DivergedError, StoppedError
 from ddfw_registry import ConfigError, Problem, Structurer
 
 if TYPE_CHECKING:
@@ -217,8 +217,26 @@ def directory_for(config: RunConfig, places: Places) -> Path:
     """The run directory: the user's, or one named after recipe, seed and configuration."""
     if places.out is not None:
         return places.out
-    digest = hashlib.sha256(config_text(config).encode()).hexdigest()[:8]
-    return Path("runs") / f"{config.run.recipe}-s{config.run.seed}-{digest}"
+    text, stem = config_text(config), f"{config.run.recipe}-s{config.run.seed}"
+    directory = Path("runs") / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    if not directory.exists():
+        for other in sorted(directory.parent.glob(f"{stem}-{'[0-9a-f]' * 8}")):
+            if (other / SUMMARY).is_file() and recorded_text(other, text) != text:
+                return other
+    return directory
+
+
+def recorded_text(folder: Path, text: str) -> str:
+    """The text of config.toml in a run directory, if it resolves to the configuration `text`; otherwise `text`.
+
+    The two differ in runs of an earlier version of ddfw, in which an option's value may have had another name.
+    """
+    path = RunDirectory(folder).config
+    with suppress(OSError, UnicodeDecodeError, ConfigError, DataError):
+        found = path.read_text(encoding="utf-8")
+        if found != text and config_text(structure(gather(str(path), {}, ()))) == text:
+            return found
+    return text
 
 
 def finished(config: RunConfig, places: Places) -> RunResult | None:
@@ -229,7 +247,7 @@ def finished(config: RunConfig, places: Places) -> RunResult | None:
         DirectoryInUseError: the directory holds something else.
     """
     directory = RunDirectory(directory_for(config, places))
-    summary = directory.finished(config_text(config))
+    summary = directory.finished(recorded_text(directory.path, config_text(config)))
     if summary is None:
         return None
     manifest = atomic.read_json(directory.path / MANIFEST)
