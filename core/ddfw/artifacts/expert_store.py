@@ -274,7 +274,7 @@ class _ExpertFile:
     """The header of an expert's file, which holds all checkpoints or a trajectory source's way-points.
 
     Args:
-        num_epochs: K.
+        num_epochs: number K of epochs.
         compact: source and options of the way-points; None if all checkpoints are kept.
         rows: for each epoch whose exact checkpoint is kept among the way-points, its row.
     """

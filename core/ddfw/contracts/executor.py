@@ -383,7 +383,7 @@ class ExecutorSession(Protocol):
             settings: epochs, learning rate and the other settings of SGD.
             subject: the images to train on.
             judge: the images on which accuracy is measured.
-            seed: `eval.seed`; the random numbers of network i depend on `seed`, `purpose` and i only.
+            seed: the option `eval.seed`; the random numbers of network i depend on `seed`, `purpose` and i only.
             networks: the numbers i of the networks to train.
             purpose: `select` for the selection of an outer step, `eval` for the final evaluation.
             on_network: called after each network with the number of finished networks.

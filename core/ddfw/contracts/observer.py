@@ -25,7 +25,7 @@ class RunStarted:
     Args:
         event: the report's name in JSON events.
         recipe: name of the recipe.
-        seed: `run.seed`.
+        seed: the run's seed, `run.seed`.
         directory: the run directory.
         steps: number of outer steps of the whole run.
         experts: number of experts.
@@ -75,7 +75,7 @@ class StepReport:
         event: the report's name in JSON events.
         step: number of the step, from 1.
         steps: number of outer steps of the whole run.
-        loss: matching loss plus penalty, mean over the segments; may be NaN if the step was skipped.
+        loss: matching loss, the mean over the segments, without the penalty; may be NaN if the step was skipped.
         step_size: inner step size after the step.
         start_epoch: epoch of the expert at which the segment starts.
         window_high: exclusive upper end of the window of start epochs.
@@ -104,11 +104,11 @@ class EvaluationReport:
         split: the split on which accuracy was measured.
         net: name of the architecture.
         n: number of networks.
-        accuracies: n fractions.
+        accuracies: accuracy of each network, n fractions.
         mean: mean of the accuracies.
         std: sample standard deviation of the accuracies (divided by n − 1).
         seeds: the numbers of the networks.
-        eval_seed: `eval.seed`.
+        eval_seed: seed of the networks, `eval.seed`.
         step: outer step of the distilled set; None for other sets.
         selected_by: split that selected the outer step or the learning rate: `validation`, or `nothing`.
         lr: learning rate of the networks.

@@ -141,7 +141,7 @@ class Layout:
 
     @property
     def over_budget(self) -> bool:
-        """Whether the stored floats, labels included, exceed the budget (possible with `accounting = "pixels"`)."""
+        """Whether the stored floats, labels included, exceed the budget."""
         return self.strict_floats > self.budget.floats(self.spec)
 
     def labels(self) -> Tensor:

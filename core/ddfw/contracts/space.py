@@ -25,7 +25,7 @@ _CHUNK = 4096
 
 
 class TrainingSpace(ABC):
-    """An invertible map between raw images in [0, max_value] and training space."""
+    """An invertible map between raw images in [0, max_value] and the normalised images that networks are trained on."""
 
     kind: str
     max_value: float
@@ -150,7 +150,7 @@ class WhitenedSpace(TrainingSpace):
         """Fits the whitening to raw training images [n, C, H, W] in [0, max_value], in float64 arithmetic.
 
         Raises:
-            OptionError: images of more than 4,096 values, or fewer than two images.
+            OptionError: the images have more than 4,096 values each, or there are fewer than two.
         """
         import torch
 

@@ -42,7 +42,7 @@ def evaluate_network(
         settings: epochs, learning rate and the other settings of SGD.
         subject: the images to train on, for example a distilled set.
         judge: the images on which accuracy is measured.
-        seed: `eval.seed`.
+        seed: seed of all evaluation networks, `eval.seed`.
         number: number of the network (from 0); networks of different numbers get different random streams.
         purpose: `select` for the selection of an outer step, `eval` for the final evaluation.
     """

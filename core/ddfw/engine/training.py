@@ -91,8 +91,8 @@ def gsam_gradient(
         theta: [P] parameters.
         images: [b, C, H, W], one augmented batch, used for both gradients.
         targets: classes [b] (int64) or probabilities [b, m] of the batch.
-        gradient: g₁ [P].
-        settings: ρ and α.
+        gradient: the gradient g₁ [P] at `theta`.
+        settings: the numbers ρ and α.
     Source: Du et al., FTD, CVPR 2023; Zhuang et al., Surrogate Gap Minimization, ICLR 2022.
     """
     uphill = settings.rho * theta.square() * gradient / ((theta.abs() * gradient).norm() + 1e-12)

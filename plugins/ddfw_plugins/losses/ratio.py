@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Ratio(AbstractMatchingLoss):
-    """‖w_N − target‖² / ‖start − target‖²."""
+    """The ratio ‖w_N − target‖² / ‖start − target‖² of squared distances, where w_N is the student's last point."""
 
     name: ClassVar[str] = "ratio"
     citation: ClassVar[str] = MTT

@@ -63,7 +63,7 @@ def require_divides(groups: int, channels: int) -> None:
     """Checks that the number of groups divides the number of channels.
 
     Raises:
-        OptionError: it does not.
+        OptionError: the number of groups does not divide the number of channels.
     """
     if channels % groups:
         raise OptionError(

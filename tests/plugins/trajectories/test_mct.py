@@ -199,7 +199,7 @@ def test_way_points_that_make_no_sense_are_refused():
 
 
 def test_the_former_name_of_the_two_point_form_is_understood_and_recorded_by_its_new_name():
-    """Broken: a configuration of version 0.1 would be refused, or a record would call the first version's form paper."""
+    """Broken: a configuration of version 0.1 would be refused, or a record would go on calling the form paper."""
     former = ConvexTrajectory(waypoints="paper")
     assert former == ConvexTrajectory() and former.waypoints == "two-point"
     assert former.waypoint_epochs(7) == (0, 7)
