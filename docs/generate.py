@@ -6,6 +6,7 @@ python docs/generate.py --check    exits 1 and names the pages that are out of d
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -18,6 +19,36 @@ MADE = "<!-- made by docs/generate.py; edit the docstrings instead -->\n"
 def signature(name: str, function: Callable[..., object]) -> str:
     """Name and signature as one would write them."""
     return f"{name}{inspect.signature(function)}".replace("'", "")
+
+
+def members(cls: type) -> list[str]:
+    """A class's options, properties and methods with their docstrings; other attributes stand in the class's own."""
+    import attrs
+
+    from ddfw_registry import options
+
+    lines = []
+    if attrs.has(cls) and any("help" in field.metadata for field in attrs.fields(cls)):
+        for o in options(cls):
+            about = ", ".join(part for part in (o.type, f"default {o.default}", o.range) if part)
+            lines.append(f"* `{o.name}` ({about}): {o.help}")
+        lines.append("")
+    for name, member in vars(cls).items():
+        function = member
+        if isinstance(member, property):
+            function = member.fget
+        elif isinstance(member, functools.cached_property):
+            function = member.func
+        elif isinstance(member, classmethod | staticmethod):
+            function = member.__func__
+        if name.startswith("_") or not inspect.isfunction(function):
+            continue
+        shown = signature(name, function)
+        if isinstance(member, property | functools.cached_property):
+            shown = shown.replace("(self) ->", ":")
+        must = "*(required)* " if name in getattr(cls, "__abstractmethods__", ()) and inspect.isabstract(cls) else ""
+        lines += ["```python", shown, "```", "", f"{must}{inspect.getdoc(function) or ''}", ""]
+    return lines
 
 
 def components() -> str:
@@ -102,21 +133,10 @@ def hooks() -> str:
         base = getattr(importlib.import_module(module), name)
         lines += [f"## {kind.id}: {kind.title}", "", "```python", signature(kind.hook, hook), "```", ""]
         lines += [inspect.getdoc(hook) or "", "", f"**`{module}.{name}`** – {inspect.getdoc(base)}", ""]
-        for method, function in vars(base).items():
-            if inspect.isfunction(function) and not method.startswith("_"):
-                must = " *(required)*" if method in base.__abstractmethods__ else ""
-                lines += ["```python", signature(method, function), "```", ""]
-                lines += [f"{must.strip()} {inspect.getdoc(function)}".strip(), ""]
+        lines += members(base)
         for word, record in vars(importlib.import_module(module)).items():
             if inspect.isclass(record) and record.__module__ == module and record is not base and word[0] != "_":
-                lines += [f"**`{module}.{word}`** – {inspect.getdoc(record)}", ""]
-                for n, f in vars(record).items():
-                    function = f.__func__ if isinstance(f, classmethod) else f
-                    if inspect.isfunction(function) and n[0] != "_":
-                        lines.append(
-                            f"* `{signature(n, function)}` – {(inspect.getdoc(function) or '').splitlines()[0]}"
-                        )
-                lines += [""]
+                lines += [f"**`{module}.{word}`** – {inspect.getdoc(record)}", "", *members(record)]
     return "\n".join(lines)
 
 

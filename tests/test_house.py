@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import attrs
@@ -159,6 +161,34 @@ def test_every_kind_has_one_documented_hook_without_parameters():
         assert signature in reference, f"docs/hooks.md lacks {signature}"
         module, _, name = kind.base.partition(":")
         assert inspect.isabstract(getattr(importlib.import_module(module), name))
+
+
+def contract_classes() -> list[type]:
+    found = {importlib.import_module(kind.base.partition(":")[0]): None for kind in KINDS}
+    return [
+        cls
+        for module in found
+        for name, cls in vars(module).items()
+        if inspect.isclass(cls) and cls.__module__ == module.__name__ and not name.startswith("_")
+    ]
+
+
+def public_members(cls: type) -> set[str]:
+    kinds = (property, functools.cached_property, classmethod, staticmethod, types.FunctionType)
+    defined = {name for name, value in vars(cls).items() if isinstance(value, (*kinds, types.MemberDescriptorType))}
+    return {name for name in {*defined, *inspect.get_annotations(cls)} if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("cls", contract_classes(), ids=lambda c: c.__name__)
+def test_every_public_member_of_a_contract_stands_in_the_reference(cls):
+    """Broken: an author of plugins would not learn of a property or an attribute, such as ExpertSource.num_experts."""
+    reference = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    title = f"**`{cls.__module__}.{cls.__name__}`**"
+    assert title in reference
+    section = re.split(r"(?m)^(?:## |\*\*`ddfw\.)", reference.split(title, 1)[1])[0]
+    for name in public_members(cls):
+        # A signature, a property, a line of the class's docstring, or an option; or a word of the docstring in quotes.
+        assert re.search(rf"(?m)^ *{name}(?:\(|:| :)|`{name}`", section), f"{cls.__name__}.{name}"
 
 
 def test_every_built_in_comes_through_its_own_entry_point():

@@ -1,8 +1,7 @@
-"""Finds plugins, catalogues the components they offer, and turns tables of options into objects.
+"""Finds plugins, catalogues the components that they offer, and turns tables of options into objects.
 
-The package is generic: which hooks exist, which kinds of components there are and what they do is told to it by its
-caller. Everything public is importable from here. Only the structurer is loaded on first use, because cattrs is the
-one import that takes noticeable time and most commands never read a config.
+The package is generic: its caller defines the hooks and the kinds of components. Everything public is importable from
+here. `Structurer` is imported on first use, because its import of cattrs is slow and most commands read no config.
 """
 
 from __future__ import annotations

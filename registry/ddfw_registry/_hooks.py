@@ -1,4 +1,4 @@
-"""What is asked of a plugin's hook implementations before they are registered."""
+"""Checks of a plugin's hook implementations before the plugin is registered."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ddfw_registry._words import did_you_mean
 
 
 class Rejected(Exception):
-    """A plugin is turned down; the text is meant for its author."""
+    """A plugin is not registered; the text tells its author why."""
 
 
 def implementations(manager: pluggy.PluginManager, obj: object) -> Iterator[tuple[str, bool, object]]:
-    """The hook implementations of a plugin object, as (hook's name, optional, function)."""
+    """The hook implementations of a plugin object: (name of the hook, whether an unknown hook is allowed, function)."""
     for attribute in dir(obj):
         opts = manager.parse_hookimpl_opts(obj, attribute)
         if opts is not None:
@@ -27,10 +27,14 @@ def implementations(manager: pluggy.PluginManager, obj: object) -> Iterator[tupl
 
 
 def check(manager: pluggy.PluginManager, obj: object) -> None:
-    """Turn down a plugin that offers no hook, implements unknown hooks, or has parameters that are never filled.
+    """Checks that a plugin implements a hook, only known hooks, and takes no arguments that are never passed.
+
+    Args:
+        manager: pluggy's manager with the hook specifications.
+        obj: the plugin object.
 
     Raises:
-        Rejected: with what is wrong.
+        Rejected: the plugin breaks one of these rules.
     """
     known = [name for name, caller in vars(manager.hook).items() if _is_specified(caller)]
     offered = list(implementations(manager, obj))
@@ -49,23 +53,23 @@ def check(manager: pluggy.PluginManager, obj: object) -> None:
 
 
 def foreign(manager: pluggy.PluginManager, objects: Mapping[str, object], homes: Mapping[str, str]) -> dict[str, str]:
-    """Plugins that hold a hook implementation which belongs to another plugin.
+    """Finds plugin modules that contain another plugin's hook implementation.
 
-    `from other_plugin import ddfw_register_models` would register that function a second time, and would also bring
-    back a plugin that the user has disabled.
+    `from other_plugin import ddfw_register_models` in a plugin would register that function twice, and would bring back
+    a plugin that the user has disabled.
 
     Args:
-        manager: pluggy's manager.
+        manager: pluggy's manager with the hook specifications.
         objects: plugin objects by identity.
-        homes: the module of every plugin by identity, disabled and broken ones included.
+        homes: name of the module of every plugin by identity, including disabled and broken plugins.
 
     Returns:
-        What is wrong, by identity.
+        For each plugin with a fault, by identity, a text that says what is wrong.
     """
     functions: dict[int, list[tuple[str, object]]] = defaultdict(list)
     for identity, obj in objects.items():
-        if isinstance(obj, ModuleType):  # methods of an object are its own, wherever their class was written
-            with suppress(Exception):  # an object that cannot be inspected is turned down when it is registered
+        if isinstance(obj, ModuleType):  # an object's methods are its own, whatever module its class comes from
+            with suppress(Exception):  # an object that cannot be inspected is rejected when it is registered
                 for _, _, function in implementations(manager, obj):
                     functions[id(function)].append((identity, function))
     wrong: dict[str, str] = {}
@@ -83,8 +87,8 @@ def foreign(manager: pluggy.PluginManager, objects: Mapping[str, object], homes:
 
 
 def remove(manager: pluggy.PluginManager, identity: str) -> None:
-    """Take a plugin out of the manager, together with the callers of hooks that only it knew."""
-    with suppress(Exception):  # pluggy compares plugin objects, whose __eq__ may be anything
+    """Removes a plugin from the manager, together with unknown hooks that only this plugin implemented."""
+    with suppress(Exception):  # pluggy compares plugin objects, and a plugin's __eq__ may raise anything
         if manager.has_plugin(identity):
             manager.unregister(name=identity)
     for name, caller in list(vars(manager.hook).items()):

@@ -1,4 +1,4 @@
-"""Objects back into what a config file can hold."""
+"""Turns objects into values that a config file can hold."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ddfw_registry.errors import RegistryError
 
 
 def plain(value: object, is_component: Callable[[object], bool]) -> object:
-    """A value made of tables, lists, texts, numbers and booleans only.
+    """Turns a value into tables, lists, texts, numbers and booleans.
 
-    Options that are None are left out, because TOML has no word for it; a component's table starts with its name.
+    Options that are None are left out, because TOML has no null; a component's table starts with its name.
 
     Args:
         value: an option's value, or an instance of an attrs class.
-        is_component: whether an attrs instance has a name that users type.
+        is_component: tells whether an attrs instance is a component, which has a name that users type.
 
     Raises:
-        RegistryError: the value, or something in it, has no place in a config file.
+        RegistryError: the value, or a part of it, cannot be written to a config file.
     """
     match value:
         case Enum():

@@ -1,4 +1,4 @@
-"""Problems on their way up: each level of a document adds its own step to their paths."""
+"""Problems in nested values of a config; each level of nesting puts its own step in front of a problem's path."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 @frozen
 class Issue:
-    """One problem, its path counted from the level that reports it.
+    """One problem in a value or in a part of it.
 
     Args:
-        path: "" for the level itself.
-        message: as in Problem.
-        cause: the error behind it, if it is about a component.
+        path: path of the part within the value; "" for the value itself.
+        message: what came, what was expected and, if there is one, the way out.
+        cause: the error about an unknown or duplicate component that the problem comes from; None for other problems.
     """
 
     path: str
@@ -30,17 +30,17 @@ class Issue:
     cause: UnknownComponentError | DuplicateComponentError | None = None
 
     def below(self, path: str) -> Issue:
-        """The same problem as the next level up sees it."""
+        """The same problem with `path` put in front of its path."""
         if not path or not self.path:
             return evolve(self, path=path or self.path)
         return evolve(self, path=f"{path}{'' if self.path.startswith('[') else '.'}{self.path}")
 
 
 class Invalid(Exception):
-    """A value cannot be built, for one reason or several.
+    """A value cannot be built.
 
     Args:
-        issues: the reasons.
+        issues: everything that is wrong with it.
     """
 
     def __init__(self, issues: Iterable[Issue]) -> None:
@@ -49,12 +49,12 @@ class Invalid(Exception):
 
     @classmethod
     def because(cls, message: str, path: str = "") -> Invalid:
-        """A value with a single reason."""
+        """The exception for a value with a single problem."""
         return cls([Issue(path, message)])
 
 
 class Collector:
-    """Builds the parts of a value one after another and goes on after a part that cannot be built."""
+    """Collects the built parts of a value, and the problems of parts that cannot be built."""
 
     def __init__(self) -> None:
         self.values: dict[Any, Any] = {}
@@ -62,14 +62,14 @@ class Collector:
 
     @contextmanager
     def at(self, path: str) -> Iterator[None]:
-        """Collect the problems of a part that stands at this path."""
+        """Collects the problems that a `with` block raises for the part at this path."""
         try:
             yield
         except Invalid as invalid:
             self.issues.extend(issue.below(path) for issue in invalid.issues)
 
     def finish(self) -> dict[Any, Any]:
-        """The parts, by what they were filed under.
+        """Returns the built parts by their keys.
 
         Raises:
             Invalid: a part could not be built.
@@ -80,5 +80,5 @@ class Collector:
 
 
 def step(key: str) -> str:
-    """A table's key as a step of a path, in quotes where a config file would need them."""
+    """A table's key as a step of a path, in quotes if TOML needs them."""
     return key if _BARE_KEY.fullmatch(key) else json.dumps(key)

@@ -1,4 +1,4 @@
-"""Where plugins come from: the entry points of installed distributions, and what the environment names."""
+"""Finds plugins without importing them: entry points of installed distributions, and names in the environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attrs import field, frozen
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
-#: The distribution that plugins named by the environment are filed under.
+#: The distribution's name for plugins that an environment variable names.
 LOCAL = "local"
 
 _ENTRY_POINTS = "entry_points.txt"
@@ -25,15 +25,15 @@ _VALUE = re.compile(r"\s*(?P<module>[\w.]+)\s*(:\s*[\w.]+\s*)?(\[.*\]\s*)?")
 
 @frozen
 class Candidate:
-    """A plugin that is known by name and not imported yet.
+    """A plugin that was found but not imported yet.
 
     Args:
-        name: of the entry point, or the module.
+        name: name of the entry point, or of the module.
         distribution: name of the distribution.
-        version: of the distribution, "" if there is none.
-        value: `module`, `module:attribute` or a path.
-        module: name of the module that would be imported.
-        load: imports it and returns the plugin object; raises whatever the plugin raises.
+        version: version of the distribution; "" if it has none.
+        value: where the plugin is: `module`, `module:attribute` or a path.
+        module: name of the module that `load` imports.
+        load: imports the plugin and returns the plugin object; raises whatever the plugin raises.
     """
 
     name: str
@@ -45,30 +45,30 @@ class Candidate:
 
     @property
     def identity(self) -> str:
-        """`distribution:entry-point`."""
+        """The plugin's unique name `distribution:entry-point`."""
         return f"{self.distribution}:{self.name}"
 
 
 def normalise(distribution: str) -> str:
-    """A distribution's name in the one spelling in which names are compared (PEP 503)."""
+    """A distribution's name in the normalised spelling of PEP 503, for comparisons."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def candidates(project: str, group: str, extra: Sequence[str]) -> list[Candidate]:
-    """Every plugin there is, sorted by identity.
+    """All plugins that can be found, sorted by identity.
 
     Args:
         project: pluggy's project name.
-        group: the entry-point group.
-        extra: module names and paths of `.py` files.
+        group: name of the entry-point group.
+        extra: module names, and paths of `.py` files, of further plugins.
     """
     found = [*_installed(group), *(_local(project, value) for value in extra)]
     return sorted(found, key=lambda candidate: (candidate.identity, candidate.value))
 
 
 def _installed(group: str) -> Iterator[Candidate]:
-    # importlib.metadata.entry_points() reads all distributions in one go: a single malformed file would hide every
-    # plugin, so they are read one by one. It is imported here because it costs more than the rest of this package.
+    # Distributions are read one by one, because importlib.metadata.entry_points() fails altogether if a single file is
+    # malformed. The import stands here because it takes longer than the rest of this package.
     from importlib.metadata import distributions
 
     seen: set[str] = set()
@@ -76,7 +76,7 @@ def _installed(group: str) -> Iterator[Candidate]:
         name = "unnamed"
         try:
             if group not in (distribution.read_text(_ENTRY_POINTS) or ""):
-                continue  # most distributions have no plugins; parsing the metadata of all of them would be slow
+                continue  # most distributions have no plugins, and parsing all metadata would be slow
             name = distribution.metadata["Name"]
             if normalise(name) in seen:
                 continue
@@ -87,13 +87,13 @@ def _installed(group: str) -> Iterator[Candidate]:
 
 
 def _first_on_path(distribution: Distribution, name: str) -> Distribution:
-    """What an import would see if several versions lie on the path; also when the first one offers no plugin."""
+    """The version of a distribution that an import would use if several lie on the path."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import distribution as lookup
 
     try:
         return lookup(name)
-    except PackageNotFoundError:  # the folder is called differently from the name written in it
+    except PackageNotFoundError:  # the folder's name differs from the distribution's name in its metadata
         return distribution
 
 
@@ -111,7 +111,7 @@ def _entry_point(distribution: str, version: str, entry: EntryPoint) -> Candidat
 
 
 def _broken(distribution: str, name: str, value: str, error: Exception, version: str = "") -> Candidate:
-    """A plugin known to be unusable; it fails when loaded, as any other, unless it is disabled."""
+    """A plugin whose entry point cannot be used; loading it raises `error`."""
 
     def load() -> object:
         raise error
@@ -123,7 +123,7 @@ def _local(project: str, value: str) -> Candidate:
     if os.sep not in value and not value.endswith(".py"):
         return Candidate(value, LOCAL, "", value, value, lambda: importlib.import_module(value))
     path = Path(value).expanduser().resolve()
-    # Not the bare stem: a plugin file called like a library must not take the library's place.
+    # The module gets a prefix, because a plugin file named like a library must not replace that library.
     module = f"_{project}_local_{path.stem}"
     return Candidate(path.stem, LOCAL, "", value, module, lambda: _run_file(module, path))
 
@@ -131,14 +131,14 @@ def _local(project: str, value: str) -> Candidate:
 def _run_file(name: str, path: Path) -> object:
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(path):
-        return known  # as an import would: loading again would make second versions of its classes
+        return known  # running the file again would create its classes a second time
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    # String annotations and pickles look a class's module up by name, so it has to be there while the file runs.
+    # The module is registered before its code runs, since string annotations look up a class's module by name.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

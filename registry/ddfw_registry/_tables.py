@@ -1,4 +1,4 @@
-"""One table of options into one instance of an attrs class."""
+"""Builds one instance of an attrs class from one table of options."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def build_table(
     build: Callable[[object, TypeForm], object],
     phrase: Callable[[TypeForm], str],
 ) -> object:
-    """Build an instance; every field is looked at even if one before it is wrong.
+    """Builds an instance; all fields are checked even if one of them is wrong.
 
     Args:
         data: the options.
         cls: an attrs class.
-        build: builds one field's value from its type.
-        phrase: a type in words.
+        build: builds the value of one field from an option's value and the field's type.
+        phrase: gives the words for a type.
 
     Raises:
-        Invalid: with all problems, in the order of the fields, unknown options last.
+        Invalid: some options are wrong; the exception lists all problems in the order of the fields, unknown options
+            last.
         RegistryError: the class cannot be built from any options.
     """
     if inspect.isabstract(cls):
@@ -61,9 +62,9 @@ def build_table(
 
 
 def _validated(cls: type, values: Mapping[str, Any]) -> list[Issue]:
-    """What the fields' own validators have against the values, all of them and not only the first.
+    """The problems that the fields' validators find in the values.
 
-    attrs would stop at the first; and would run them after `__init__` has begun, when no path is known any more.
+    attrs itself would stop at the first problem, and would not tell which field it belongs to.
     """
     issues: list[Issue] = []
     instance, complete = _stand_in(cls, values)
@@ -81,22 +82,22 @@ def _validated(cls: type, values: Mapping[str, Any]) -> list[Issue]:
         except (ValueError, TypeError) as error:
             issues.append(Issue(option_name(field), message_of(error)))
         except AttributeError:
-            if complete:  # otherwise the validator wanted to look at a field that has a problem of its own
+            if complete:  # if fields are missing, the validator may have failed for lack of one
                 raise
     return issues
 
 
 def _stand_in(cls: type, values: Mapping[str, Any]) -> tuple[Any, bool]:
-    """An instance for validators that compare fields, made without running its `__init__`; whether it has all fields.
+    """An instance for validators that compare fields, made without calling `__init__`, and whether it has all fields.
 
-    It may lack fields: those that have a problem themselves, and those whose default only `__init__` can make.
+    It lacks fields that have a problem themselves and fields whose default only `__init__` can compute.
     """
-    instance: Any = cls.__new__(cls)  # type: ignore[call-overload]  # of the class itself, not of its metaclass
+    instance: Any = cls.__new__(cls)  # type: ignore[call-overload]  # mypy takes this for the metaclass's __new__
     complete = True
     for field in attrs.fields(cls):
         value: Any = values.get(field.name, attrs.NOTHING)
         if value is attrs.NOTHING:
-            with suppress(Exception):  # the real construction meets it again and reports it
+            with suppress(Exception):  # the constructor raises the same error again, which is then reported
                 value = default_of(field, instance)
         if value is attrs.NOTHING:
             complete = False

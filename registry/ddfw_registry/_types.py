@@ -1,4 +1,4 @@
-"""What the annotations of an attrs class mean: resolved, taken apart, and in words."""
+"""Resolves the type annotations of attrs classes, inspects them, and puts them in words."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import attrs
 from ddfw_registry._words import either, with_article
 from ddfw_registry.errors import RegistryError
 
-#: Anything that may stand in an annotation; typing has no type for it before Python 3.14.
+#: Any type annotation; typing has no type for annotations before Python 3.14.
 TypeForm: TypeAlias = Any
 
-#: noun, noun with its article, plural
+#: For each scalar type: its noun, the noun with an article, its plural.
 _SCALARS: dict[TypeForm, tuple[str, str, str]] = {
     bool: ("true/false", "true or false", "true/false values"),
     int: ("integer", "an integer", "integers"),
@@ -29,32 +29,32 @@ _SCALARS: dict[TypeForm, tuple[str, str, str]] = {
 }
 
 
-#: attrs.Factory is a function for type checkers.
+#: The class of attrs.Factory, which type checkers take for a function.
 _FACTORY: type[Any] = type(attrs.Factory(list))
 
 
 @cache
 def fields(cls: type) -> tuple[tuple[attrs.Attribute[Any], TypeForm], ...]:
-    """The fields that can be set from outside, each with its resolved type.
+    """The fields of an attrs class that its constructor takes, each with its resolved type.
 
-    Fields are resolved one at a time: an annotation that is not a field's, a ClassVar above all, may name things
-    that exist for type checkers only.
+    Only annotations of fields are resolved, because others, for example of a ClassVar, may use names that exist for
+    type checkers only.
 
     Raises:
-        RegistryError: a field's annotation names something that does not exist when the program runs.
+        RegistryError: the annotation of a field uses a name that does not exist when the program runs.
     """
     return tuple((field, _resolve(cls, field)) for field in attrs.fields(cls) if field.init)
 
 
 def option_name(field: attrs.Attribute[Any]) -> str:
-    """What the field is called in a config: the name of its argument, without leading underscores."""
+    """The name of a field in a config, which is that of its argument: without leading underscores."""
     return field.alias or field.name.lstrip("_")
 
 
 def _resolve(cls: type, field: attrs.Attribute[Any]) -> TypeForm:
     if field.type is None:
         return Any
-    # The annotation was written in the module of the class that has introduced the field.
+    # An annotation is resolved in the module of the class that defines the field, which may be a base class.
     owner = next(
         (
             klass
@@ -71,14 +71,14 @@ def _resolve(cls: type, field: attrs.Attribute[Any]) -> TypeForm:
 
 
 def default_of(field: attrs.Attribute[Any], instance: object = None) -> Any:
-    """A field's default, made if a factory makes it.
+    """The default of a field; if it has a factory, the factory is called.
 
     Args:
         field: the field.
-        instance: what a factory that looks at the instance gets; None if there is no instance yet.
+        instance: passed to a factory that takes the instance; None if there is no instance yet.
 
     Returns:
-        attrs.NOTHING if there is no default, or none without an instance.
+        The default; attrs.NOTHING if there is none, or if computing it needs an instance and there is none.
     """
     default: Any = field.default
     if not isinstance(default, _FACTORY):
@@ -89,7 +89,7 @@ def default_of(field: attrs.Attribute[Any], instance: object = None) -> Any:
 
 
 def origin(form: TypeForm) -> Any:
-    """`list` for `list[int]`, None for what has no parameters."""
+    """The generic type without its parameters, `list` for `list[int]`; None for types without parameters."""
     return typing.get_origin(form)
 
 
@@ -137,7 +137,7 @@ def is_table(form: TypeForm) -> bool:
 
 
 def members(form: TypeForm) -> tuple[TypeForm, ...]:
-    """The alternatives of a type, itself if there is only one; None stands for "left out" and is no alternative."""
+    """The alternatives of a union except None, or the type itself if it is not a union."""
     form = bare(form)
     if not is_union(form):
         return (form,)
@@ -153,28 +153,28 @@ def element(form: TypeForm) -> TypeForm:
 
 
 def fixed(form: TypeForm) -> tuple[TypeForm, ...] | None:
-    """The element types of a tuple of fixed length, None for every other type."""
+    """The element types of a tuple of fixed length; None for every other type."""
     args = get_args(form)
     return args if origin(form) is tuple and not (len(args) == 2 and args[1] is Ellipsis) else None
 
 
 def choices(form: TypeForm) -> tuple[object, ...]:
-    """What a Literal or an enumeration allows, as it is written in a config."""
+    """The values that a Literal or an enumeration allows, as they are written in a config."""
     return tuple(member.value for member in form) if is_enum(form) else get_args(form)
 
 
 def written(value: object) -> str:
-    """A choice as it stands in an option table."""
+    """An allowed value as it is shown in a table of options."""
     return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
 def quoted(values: Iterable[object]) -> list[str]:
-    """Choices as they stand in a message."""
+    """Allowed values as they are shown in a message, texts in quotes."""
     return [repr(value) if isinstance(value, str) else written(value) for value in values]
 
 
 def noun(form: TypeForm) -> str:
-    """The type for an option table: `integer`, `one of own, all`, `list of integers`, `integer or auto`."""
+    """The words for a type in a table of options: `integer`, `one of own, all`, `list of integers`."""
     alternatives = members(form)
     if len(alternatives) != 1:
         words = [
@@ -195,11 +195,11 @@ def noun(form: TypeForm) -> str:
 
 
 def phrase(form: TypeForm, name: typing.Callable[[TypeForm], str | None] = lambda _: None) -> str:
-    """The type after "expected": `an integer`, `'own' or 'all'`, `a list of integers or 'official'`.
+    """The words for a type after "expected": `an integer`, `'own' or 'all'`, `a list of integers or 'official'`.
 
     Args:
         form: the type.
-        name: words for types that only the caller can name; None for the others.
+        name: gives the caller's words for a type, or None to use the standard ones.
     """
     words: list[str] = []
     for member in members(form):

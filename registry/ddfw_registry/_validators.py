@@ -1,6 +1,6 @@
-"""attrs validators in our words: the range they allow, and what they say about a value.
+"""Describes attrs validators: the range of values that they allow, and what is wrong with a value.
 
-attrs does not name the classes of its validators in public, so they are recognised by the type of a specimen.
+The classes of attrs' validators are not public, so each is recognised by the type of an example.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_LEN: type[Any] = type(v.max_len(0))
 
 
 def range_of(validator: Validator | None) -> str:
-    """The allowed values in a few words: `>= 1`, `in [0, 1)`, `one of a, b`, `each > 0`; "" if nothing is known."""
+    """The values that a validator allows: `>= 1`, `in [0, 1)`, `one of a, b`, `each > 0`; "" if that is unknown."""
     bounds: list[tuple[str, Any]] = []
     words: list[str] = []
     for part in _parts(validator):
@@ -40,16 +40,16 @@ def range_of(validator: Validator | None) -> str:
 
 
 def complaints(validator: Validator | None, instance: object, field: object, value: Any) -> Iterator[tuple[str, str]]:
-    """What a field's validator has against a value.
+    """The problems that a field's validator finds in a value.
 
     Args:
-        validator: of the field.
-        instance: what validators written as methods receive as `self`.
+        validator: the validator of the field.
+        instance: the instance that is passed to the validator.
         field: the attrs attribute.
-        value: the value.
+        value: the value to validate.
 
     Yields:
-        (position, message), where the position is "" or that of an element, `[1]`.
+        (position, message) for each problem; position is "" for the value itself, or that of an element, like `[1]`.
     """
     if isinstance(validator, _OPTIONAL) and value is None:
         return
@@ -68,7 +68,7 @@ def complaints(validator: Validator | None, instance: object, field: object, val
 
 
 def message_of(error: BaseException) -> str:
-    """The text of an exception raised by a validator or a constructor; attrs puts more than the text into args."""
+    """The text of an exception of a validator or constructor, without the other arguments that attrs adds."""
     first = error.args[0] if error.args else ""
     return one_line(first if isinstance(first, str) and first else str(error) or type(error).__name__)
 
@@ -119,7 +119,7 @@ def _hint(validator: Any, value: object) -> str:
 
 
 def _interval(bounds: list[tuple[str, Any]]) -> str:
-    # Of several bounds on one side the tightest counts; at the same place the exclusive one is tighter.
+    # Of several bounds on one side the tightest is shown; of two equal ones the exclusive one is tighter.
     lower = max((b for b in bounds if b[0][0] == ">"), key=lambda b: (b[1], b[0] == ">"), default=None)
     upper = min((b for b in bounds if b[0][0] == "<"), key=lambda b: (b[1], b[0] != "<"), default=None)
     if lower is not None and upper is not None:

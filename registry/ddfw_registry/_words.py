@@ -1,4 +1,4 @@
-"""Small helpers that turn names, values and exceptions into the words of a message."""
+"""Turns names, values and exceptions into the words of messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 
-#: No component or option has a name this long; comparing one with every known name would only cost time.
+#: Longer words are not compared with known names, since no component or option has such a long name.
 _LONGEST_WORD = 80
 
 _SHORT = reprlib.Repr()
@@ -15,14 +15,14 @@ _SHORT.maxlevel = 2
 
 
 def suggest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant.
+    """Finds the known word that the user probably meant.
 
-    Candidates resemble the word; among them the one reached with the fewest edits wins, where swapping two
-    neighbouring letters counts as one edit. Upper and lower case are not told apart.
+    Of the known words that resemble the given one, the one reached with the fewest edits is chosen. Swapping two
+    neighbouring letters counts as one edit; upper and lower case are the same.
 
     Args:
-        word: what was typed.
-        known: the words that would have been understood.
+        word: the word that was typed.
+        known: the words that are allowed.
 
     Returns:
         One of `known`, or None if nothing is close.
@@ -39,7 +39,7 @@ def suggest(word: str, known: Iterable[str]) -> str | None:
 
 
 def _edits(a: str, b: str) -> int:
-    """Insertions, deletions, replacements and swaps of neighbours that turn a into b (optimal string alignment)."""
+    """The smallest number of insertions, deletions, replacements and swaps of neighbours that turns a into b."""
     before: list[int] = []
     previous = list(range(len(b) + 1))
     for i, letter in enumerate(a, start=1):
@@ -54,49 +54,49 @@ def _edits(a: str, b: str) -> int:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'rank'?` with its leading space, or nothing."""
+    """The words ` Did you mean 'rank'?`, with a leading space, for a known word close to `word`; "" if none is."""
     suggestion = suggest(word, known)
     return "" if suggestion is None else f" Did you mean {suggestion!r}?"
 
 
 def either(words: Sequence[str], last: str = "or") -> str:
-    """`a`, `a or b`, `a, b or c`."""
+    """Joins words as in `a`, `a or b`, `a, b or c`; `last` replaces "or"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 def with_article(words: str) -> str:
-    """`a list`, `an integer`."""
+    """Puts the indefinite article in front: `a list`, `an integer`."""
     return f"{'an' if words[:1].lower() in tuple('aeiou') else 'a'} {words}"
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """The text on a single line, cut with an ellipsis when it is longer than the limit."""
+    """The text on a single line, cut with an ellipsis if it is longer than `limit` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def error_line(error: BaseException) -> str:
-    """An exception as one short line: its type and its message."""
+    """An exception's type and message as one short line."""
     name = type(error).__name__
     try:
         text = str(error)
-    except Exception:  # an exception class of a plugin may fail to print itself
+    except Exception:  # the __str__ of a plugin's exception class may raise
         text = ""
     return one_line(f"{name}: {text}" if text else name)
 
 
 def show(value: object) -> str:
-    """A value as it stands in a message: short, on one line, whatever it is."""
+    """Any value as a short text on one line, for messages."""
     if isinstance(value, bool):
         return "true" if value else "false"
     try:
         return one_line(_SHORT.repr(value), 80)
-    except Exception:  # an integer with thousands of digits has no decimal repr
+    except Exception:  # for example, repr of an integer with thousands of digits raises
         return "a value that cannot be shown"
 
 
 def got(value: object) -> str:
-    """`1.7 (float)`: a value and, in a config file's words, what it is."""
+    """A value with its type in a config file's words, for messages: `1.7 (float)`."""
     match value:
         case None:
             return "nothing"

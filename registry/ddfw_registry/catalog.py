@@ -1,4 +1,4 @@
-"""Which components there are: (kind, name) → class, asked from the plugins when a kind is first needed."""
+"""The catalogue of components: it maps a kind and a name to a class, and calls a kind's hook at its first use."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class KindInfo:
     """One kind of component.
 
     Args:
-        id: short name, unique.
-        title: the kind in words, as it stands in messages.
-        hook: the hook that offers classes of this kind.
-        base: import string (`package.module:Class`) of the class they all derive from.
+        id: short, unique name.
+        title: name of the kind in messages.
+        hook: name of the hook by which plugins offer classes of this kind.
+        base: import string (`package.module:Class`) of the base class of all components of this kind.
     """
 
     id: str
@@ -40,12 +40,12 @@ class Entry:
     """One component that a user can name.
 
     Args:
-        kind: id of its kind.
-        name: what users type.
-        cls: the class.
-        plugin: identity of the plugin that offers it.
-        distribution: name of that plugin's distribution.
-        version: of the distribution.
+        kind: id of the component's kind.
+        name: the word that users type.
+        cls: the component's class.
+        plugin: identity (`distribution:entry-point`) of the plugin that offers it.
+        distribution: name of the plugin's distribution.
+        version: version of the plugin's distribution.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """First line of the class's docstring, "" without one."""
+        """First line of the class's docstring; "" if it has none."""
         lines = inspect.cleandoc(self.cls.__doc__ or "").splitlines()
         return lines[0] if lines else ""
 
@@ -65,18 +65,18 @@ class Entry:
 class Catalog:
     """The components of all plugins, by kind and name.
 
-    A kind's plugins are asked once, when something of that kind is first needed. A plugin whose hook raises, or a
-    class that breaks the rules below, is left out and recorded in `failures`; everything else works.
+    The hook of a kind is called once, when a component of that kind is first needed. A plugin whose hook raises, or a
+    class that breaks the following rules, is left out and recorded in `failures`; everything else works.
 
-    A class has to derive from the base of its kind, be concrete, be a frozen attrs class, and say in its class
-    attribute `name` what users type: lower-case letters, digits, `_` and `-`, a letter first.
+    A component's class has to derive from the base of its kind, be concrete and be a frozen attrs class. Its class
+    attribute `name` is the word that users type: lower-case letters, digits, `_` and `-`, starting with a letter.
 
     Args:
-        kinds: in the order in which they are to be shown.
+        kinds: the kinds, in the order in which they are shown.
         discovery: the loaded plugins.
 
     Raises:
-        ValueError: two kinds with one id, or a kind whose hook has no specification.
+        ValueError: two kinds have the same id, or the hook of a kind has no specification.
     """
 
     def __init__(self, kinds: Sequence[KindInfo], discovery: Discovery) -> None:
@@ -92,24 +92,24 @@ class Catalog:
 
     @property
     def kinds(self) -> tuple[KindInfo, ...]:
-        """All kinds, in the order given."""
+        """All kinds, in the order in which they are shown."""
         return tuple(self._kinds.values())
 
     @property
     def failures(self) -> tuple[PluginFailure, ...]:
-        """Everything that does not work, as far as it is known: kinds nobody has asked for yet are not included."""
+        """The plugins and components that do not work; those of kinds whose hook was not called yet are missing."""
         return (*self._discovery.failures, *(f for offers in self._offers.values() for f in offers.failures))
 
     def kind(self, id: str) -> KindInfo:
-        """The kind of this id.
+        """The kind with this id.
 
         Raises:
-            KeyError: there is none; kinds are the program's own, so this is not a user's mistake.
+            KeyError: there is no such kind, which is a mistake in the program and not of a user.
         """
         return self._kinds[id]
 
     def base(self, kind: str) -> type:
-        """The class from which all components of a kind derive, imported now if it was not yet."""
+        """The base class of a kind's components, which is imported if necessary."""
         module, _, path = self.kind(kind).base.partition(":")
         found: object = importlib.import_module(module)
         for part in path.split("."):
@@ -119,15 +119,15 @@ class Catalog:
         return found
 
     def entries(self, kind: str) -> tuple[Entry, ...]:
-        """The components of a kind, sorted by name; names that are taken twice are left out."""
+        """The components of a kind, sorted by name; names that are offered more than once are left out."""
         return tuple(_entry(kind, offer) for offer in self._ask(kind).entries.values())
 
     def duplicates(self, kind: str) -> dict[str, tuple[str, ...]]:
-        """Names that are taken twice, each with the identities of the plugins that offer it."""
+        """The names that are offered more than once, each with the identities of the plugins that offer it."""
         return dict(self._ask(kind).duplicates)
 
     def get(self, kind: str, name: str, path: str = "") -> Entry:
-        """The component of this name.
+        """The component of this kind and name.
 
         Args:
             kind: id of the kind.
@@ -136,7 +136,7 @@ class Catalog:
 
         Raises:
             UnknownComponentError: no plugin offers the name.
-            DuplicateComponentError: more than one does; none is chosen silently.
+            DuplicateComponentError: the name is offered more than once.
         """
         return _entry(kind, self._ask(kind).get(name, path))
 
@@ -154,23 +154,23 @@ def _entry(kind: str, offer: Offer[type]) -> Entry:
 
 
 def _named(cls: object, base: type) -> tuple[str, type]:
-    """A class with the name that users type.
+    """Checks a class that a plugin offers and returns the name that users type, and the class.
 
     Raises:
-        ValueError: what keeps the class out of the catalogue.
+        ValueError: the class breaks a rule for components.
     """
     try:
         wrong = _complaint(cls, base)
-    except Exception as error:  # a metaclass of the plugin's may do anything
+    except Exception as error:  # a plugin's metaclass may raise anything
         wrong = error_line(error)
     if wrong or not isinstance(cls, type):
         name = getattr(cls, "__name__", None) if isinstance(cls, type) else None
         raise ValueError(f"{name or show(cls)}: {wrong}")
-    return str(cls.name), cls  # type: ignore[attr-defined]  # checked above
+    return str(cls.name), cls  # type: ignore[attr-defined]  # _complaint has checked that it exists
 
 
 def _complaint(cls: object, base: type) -> str:
-    """What keeps a class out of the catalogue, or ""."""
+    """The rule for components that a class breaks, in words; "" if it breaks none."""
     if not isinstance(cls, type):
         return "it is not a class"
     if not issubclass(cls, base):
@@ -178,7 +178,7 @@ def _complaint(cls: object, base: type) -> str:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
         return f"it is abstract, these are not implemented: {missing}"
-    # Looked up in the class itself: one that only inherits from an attrs class has lost its own fields.
+    # The class itself has to be an attrs class; in a class that only inherits from one, new fields are ignored.
     if "__attrs_attrs__" not in vars(cls):
         return "it is not an attrs class, decorate it with attrs.frozen"
     if not _is_frozen(cls):
@@ -192,7 +192,7 @@ def _complaint(cls: object, base: type) -> str:
 
 
 def _is_frozen(cls: type) -> bool:
-    # attrs has no public question for this that all supported versions answer, so a bare instance is asked.
+    # Not all supported versions of attrs tell whether a class is frozen, so setting an attribute is tried.
     probe: Any = object.__new__(cls)
     try:
         probe.name = ""

@@ -1,4 +1,4 @@
-"""The options of an attrs class as a table: the one source for help pages, documents and schemas."""
+"""Describes the options of an attrs class, for help pages, documentation and schemas."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class OptionInfo:
     """One option.
 
     Args:
-        name: as it is written in a config.
-        type: what it takes, in words: `integer`, `true/false`, `one of own, all`, `list of integers`.
-        required: whether it has no default.
-        default: the default; None if there is none, or if it is None.
-        range: allowed values as far as the validators say: `>= 1`, `in [0, 1)`, or "".
-        help: one line of explanation, or "".
+        name: the option's name in a config.
+        type: its type in words: `integer`, `true/false`, `one of own, all`, `list of integers`.
+        required: whether the user has to give it, because it has no default.
+        default: the default; None if there is none, or if the default is None.
+        range: the values that the validators allow: `>= 1`, `in [0, 1)`; "" if that is unknown.
+        help: one line of explanation; "" if there is none.
     """
 
     name: str
@@ -34,7 +34,7 @@ class OptionInfo:
     help: str
 
     def as_dict(self) -> dict[str, object]:
-        """The same as JSON; defaults that JSON cannot hold become their text."""
+        """The fields as a dictionary of JSON-able values; a default that JSON cannot hold becomes text."""
         return {
             "name": self.name,
             "type": self.type,
@@ -48,10 +48,10 @@ class OptionInfo:
 def options(cls: type) -> tuple[OptionInfo, ...]:
     """The options of an attrs class, in the order of its fields.
 
-    Fields that the class computes itself are not options. Default factories are called.
+    Fields that the constructor does not take are no options. Default factories are called.
 
     Raises:
-        RegistryError: a field's annotation cannot be resolved.
+        RegistryError: the annotation of a field cannot be resolved.
     """
     infos = []
     for field, form in fields(cls):
@@ -63,7 +63,7 @@ def options(cls: type) -> tuple[OptionInfo, ...]:
                 type=type_,
                 required=field.default is attrs.NOTHING,
                 default=None if default is attrs.NOTHING else default,
-                range="" if range_ == type_ else range_,  # a Literal with a validator that says the same again
+                range="" if range_ == type_ else range_,  # the validator of a Literal repeats its values
                 help=str(field.metadata.get("help", "")),
             )
         )

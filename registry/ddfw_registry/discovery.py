@@ -1,7 +1,7 @@
-"""Finds and loads plugins one by one: a broken one becomes a named failure and the others work.
+"""Finds and loads plugins one by one, so that a broken plugin is reported and all others work.
 
-pluggy's own loader stops at the first broken plugin, drops the second of two distributions that use the same
-entry-point name, and keeps quiet about misspelt hooks; this module loads and registers without it.
+pluggy's own loader is not used: it stops at the first broken plugin, ignores the second of two distributions with the
+same entry-point name, and does not report misspelt hooks.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ddfw_registry._hooks import Rejected, check, foreign, remove
 from ddfw_registry._sources import Candidate, candidates, normalise
 from ddfw_registry._words import error_line, one_line
 
-#: Where a plugin stopped working: being imported, being registered, being asked, or one class it offered.
+#: The stage at which a plugin failed: its import, its registration, a call of its hook, or a class that it offers.
 Stage: TypeAlias = Literal["load", "register", "hook", "component"]
 
-#: Environment variables, behind the project's name in capitals and an underscore.
+#: Ends of the names of environment variables; they start with the project's name in capitals and an underscore.
 EXTRA_PLUGINS = "PLUGINS"
 DISABLED_PLUGINS = "DISABLE_PLUGINS"
 
 
 def variable(project: str, name: str) -> str:
-    """The full name of one of a project's environment variables."""
+    """The full name of an environment variable of a project: `DDFW_PLUGINS` for `ddfw` and `PLUGINS`."""
     return f"{project.upper()}_{name}"
 
 
@@ -34,11 +34,11 @@ class Plugin:
     """A loaded plugin.
 
     Args:
-        identity: `distribution:entry-point`, unique.
+        identity: the plugin's unique name `distribution:entry-point`.
         name: name of the entry point.
-        distribution: name of the distribution, `local` for plugins named by the environment.
-        version: of the distribution, "" if there is none.
-        value: what the entry point points to, `module` or `module:attribute`.
+        distribution: name of the distribution; `local` for plugins that an environment variable names.
+        version: version of the distribution; "" if it has none.
+        value: the entry point's value, `module` or `module:attribute`.
         obj: the loaded object, usually a module.
     """
 
@@ -55,12 +55,12 @@ class PluginFailure:
     """A plugin, or a part of one, that does not work.
 
     Args:
-        identity: of the plugin; like the three following, as in Plugin.
-        name: of the entry point.
-        distribution: name of the distribution.
-        version: of the distribution.
-        value: what the entry point points to.
-        stage: `load`, `register`, `hook` or `component`.
+        identity: the plugin's unique name `distribution:entry-point`.
+        name: name of the entry point.
+        distribution: name of the distribution; `local` for plugins that an environment variable names.
+        version: version of the distribution; "" if it has none.
+        value: the entry point's value, `module` or `module:attribute`.
+        stage: where it failed: `load`, `register`, `hook` or `component`.
         error: what happened, on one line of at most 300 characters.
     """
 
@@ -75,13 +75,13 @@ class PluginFailure:
 
 @frozen
 class DisabledPlugin:
-    """A plugin that was found and, because the user says so, not imported.
+    """A plugin that was found but not imported, because the user has disabled it.
 
     Args:
-        identity: as in Plugin, like the others.
-        name: of the entry point.
+        identity: the plugin's unique name `distribution:entry-point`.
+        name: name of the entry point.
         distribution: name of the distribution.
-        version: of the distribution.
+        version: version of the distribution; "" if it has none.
     """
 
     identity: str
@@ -92,14 +92,14 @@ class DisabledPlugin:
 
 @frozen
 class Discovery:
-    """Everything that was found; each tuple is sorted by identity.
+    """All plugins that were found; the tuples of plugins are sorted by identity.
 
     Args:
         manager: pluggy's manager, in which each working plugin is registered under its identity.
-        plugins: those that work.
-        failures: those that do not.
-        disabled: those that were left alone.
-        unknown_disabled: words in the disable list that match no plugin, in the user's order.
+        plugins: the plugins that work.
+        failures: the plugins that do not work.
+        disabled: the plugins that the user has disabled.
+        unknown_disabled: the words in the user's list of disabled plugins that match no plugin, in the user's order.
     """
 
     manager: pluggy.PluginManager
@@ -117,23 +117,23 @@ def discover(
     environ: Mapping[str, str],
     validate: Callable[[Plugin], None] | None = None,
 ) -> Discovery:
-    """Find, load and register every plugin.
+    """Finds, loads and registers all plugins.
 
-    `<PROJECT>_PLUGINS` adds importable modules and `.py` files, separated by commas. `<PROJECT>_DISABLE_PLUGINS`
-    lists identities, entry-point names or distributions that are not even imported.
+    The environment variable `<PROJECT>_PLUGINS` adds modules and `.py` files, separated by commas.
+    `<PROJECT>_DISABLE_PLUGINS` lists identities, entry-point names or distributions that are not imported.
 
     Args:
-        project: pluggy's project name; hook markers of plugins carry it.
-        group: the entry-point group.
+        project: pluggy's project name, which the hook markers of plugins carry.
+        group: name of the entry-point group.
         hookspecs: module or class that holds the hook specifications.
         environ: the environment variables.
-        validate: called with each loaded plugin before it is registered; raises to turn the plugin down.
+        validate: called with each loaded plugin before it is registered; an exception rejects the plugin.
 
     Returns:
-        The plugins that work and those that do not. No exception of a plugin gets out, except KeyboardInterrupt.
+        The plugins that work and those that do not. No exception of a plugin is passed on, except KeyboardInterrupt.
     """
     manager = pluggy.PluginManager(project)
-    manager.add_hookspecs(cast(type, hookspecs))  # modules do as well
+    manager.add_hookspecs(cast(type, hookspecs))  # pluggy accepts modules too, but its annotation does not
     extra = _listed(environ, variable(project, EXTRA_PLUGINS))
     wanted = _listed(environ, variable(project, DISABLED_PLUGINS))
 
@@ -194,8 +194,8 @@ def _register(
     if validate is not None:
         validate(plugin)
     manager.register(plugin.obj, name=plugin.identity)
-    # pluggy keeps implementations of hooks it does not know until asked. Everything registered before has passed, so
-    # whatever is found now is this plugin's.
+    # pluggy reports implementations of unknown hooks only in check_pending. All plugins registered before have passed
+    # it, so an error now belongs to this plugin.
     manager.check_pending()
 
 
@@ -217,6 +217,6 @@ def _failure(source: Candidate | Plugin, stage: Stage, error: str) -> PluginFail
 
 
 def _listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """The non-empty words of a comma-separated variable, each once."""
+    """The non-empty words of a comma-separated environment variable, without repetitions."""
     words = (word.strip() for word in environ.get(name, "").split(","))
     return tuple(dict.fromkeys(word for word in words if word))

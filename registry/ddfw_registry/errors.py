@@ -1,4 +1,4 @@
-"""What can go wrong between a name in a config and an object; the text of each error is derived from its data."""
+"""The errors of turning a config into objects; each error's text is made from its attributes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from attrs import frozen
 
 from ddfw_registry._words import either, suggest
 
-#: A terminal shows this many lines without scrolling the question away.
+#: Largest number of problems in the text of a ConfigError, so that the user's command stays visible above it.
 _MOST_LINES = 6
 
 
 class RegistryError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base class of this package's errors."""
 
 
 class UnknownComponentError(RegistryError):
-    """A component was asked for by a name that no plugin offers.
+    """No plugin offers a component of the given name.
 
     Args:
         kind: id of the kind.
-        title: the kind in words.
-        name: what was asked for.
-        known: the names that exist.
-        path: where in the config the name stands, or "".
+        title: name of the kind in messages.
+        name: the name that was asked for.
+        known: the names that plugins offer.
+        path: where in the config the name stands; "" if it stands in none.
     """
 
     def __init__(self, kind: str, title: str, name: str, known: tuple[str, ...] = (), path: str = "") -> None:
@@ -51,15 +51,15 @@ class UnknownComponentError(RegistryError):
 
 
 class DuplicateComponentError(RegistryError):
-    """A component was asked for by a name that is offered more than once.
+    """The name of a component is offered more than once.
 
     Args:
         kind: id of the kind.
-        name: the name that is taken twice.
-        owners: identities of the plugins that offer it; a single one if it offers two classes of this name.
-        path: where in the config the name stands, or "".
-        title: the kind in words; the id if empty.
-        variable: the environment variable that disables plugins.
+        name: the name that was asked for.
+        owners: identities of the plugins that offer it; only one if a plugin offers two classes of this name.
+        path: where in the config the name stands; "" if it stands in none.
+        title: name of the kind in messages; "" to use the id.
+        variable: name of the environment variable that disables plugins.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class ConfigProblem:
     """One thing that is wrong in a config.
 
     Args:
-        path: where, as a dotted path with list positions in brackets (`param.ranks[1]`); "" for the whole document.
-        message: what came, what was expected and, where there is one, the way out.
+        path: dotted path in the config with list positions in brackets (`param.ranks[1]`); "" for the whole document.
+        message: what came, what was expected and, if there is one, the way out.
     """
 
     path: str
@@ -113,11 +113,11 @@ class ConfigProblem:
 
 
 class ConfigError(RegistryError):
-    """A config that cannot be turned into objects, with everything that is wrong with it.
+    """A config cannot be turned into objects.
 
     Args:
-        problems: all of them, in the order of the document's fields.
-        causes: the errors behind those problems that are about components, paths included.
+        problems: everything that is wrong, in the order of the document's fields.
+        causes: the errors about unknown or duplicate components among the problems.
     """
 
     def __init__(self, problems: tuple[ConfigProblem, ...], causes: tuple[RegistryError, ...] = ()) -> None:

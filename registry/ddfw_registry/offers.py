@@ -1,4 +1,4 @@
-"""What plugins offer through one hook, by name: each implementation is asked on its own, and what is wrong is noted."""
+"""Collects what plugins offer through one hook; every implementation is called by itself and its faults recorded."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Offer(Generic[T]):
     """One thing that a plugin offers.
 
     Args:
-        name: what users type.
-        item: what was offered.
-        plugin: identity of the plugin.
+        name: the word that users type.
+        item: the offered object.
+        plugin: identity (`distribution:entry-point`) of the plugin.
         distribution: name of the plugin's distribution.
-        version: of the distribution.
+        version: version of the plugin's distribution; "" if it has none.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Offers(Generic[T]):
     """All that plugins offer through one hook.
 
     Args:
-        kind: short name of what is offered.
-        title: the same in words, for messages.
-        entries: by name; names that are taken twice are left out.
-        duplicates: names that are taken twice, each with the identities of the plugins that offer it.
-        failures: plugins, or single items, that do not work.
-        disable_variable: the environment variable that disables plugins.
+        kind: short name of the kind of things that the hook offers.
+        title: name of the kind in messages.
+        entries: the offers by name, without names that are offered more than once.
+        duplicates: the names that are offered more than once, each with the identities of the plugins that offer it.
+        failures: the plugins and single items that do not work.
+        disable_variable: name of the environment variable that disables plugins.
     """
 
     kind: str
@@ -59,12 +59,12 @@ class Offers(Generic[T]):
         """The offer of this name.
 
         Args:
-            name: what the user typed.
-            path: where in the configuration, for the message.
+            name: the name that the user typed.
+            path: where in the configuration the name stands, for error messages; "" if it stands in none.
 
         Raises:
             UnknownComponentError: no plugin offers the name.
-            DuplicateComponentError: more than one does; none is chosen silently.
+            DuplicateComponentError: the name is offered more than once.
         """
         if name in self.entries:
             return self.entries[name]
@@ -79,23 +79,23 @@ class Offers(Generic[T]):
 def collect(
     discovery: Discovery, hook: str, kind: str, title: str, named: Callable[[object], tuple[str, T]], what: str
 ) -> Offers[T]:
-    """Asks every plugin that implements a hook for what it offers.
+    """Calls every implementation of a hook and collects what the plugins offer.
 
-    A plugin whose hook raises, and an item that is turned down, are left out and recorded; everything else works.
+    A plugin whose hook raises, and an item that is not acceptable, are left out and recorded; everything else works.
 
     Args:
         discovery: the loaded plugins.
         hook: name of the hook; its implementations take no arguments and return a list.
-        kind: short name of what is offered.
-        title: the same in words.
-        named: gives an item's name and the item, or raises a ValueError that says what is wrong with it.
-        what: what the hook's list holds, for messages ("classes").
+        kind: short name of the kind of things that the hook offers.
+        title: name of the kind in messages.
+        named: returns an item's name and the item, or raises a ValueError that says what is wrong with the item.
+        what: word for the items of the hook's list in messages, for example "classes".
     """
     plugins = {plugin.identity: plugin for plugin in discovery.plugins}
     offered: dict[str, list[Offer[T]]] = defaultdict(list)
     failures: list[PluginFailure] = []
     caller: pluggy.HookCaller = getattr(discovery.manager.hook, hook)
-    # Each implementation on its own: through the hook caller the first to raise would silence the others.
+    # Implementations are called one by one: in a call of the whole hook, one exception would end all others.
     for implementation in sorted(caller.get_hookimpls(), key=lambda impl: impl.plugin_name):
         plugin = plugins[implementation.plugin_name]
         for item in _items(hook, implementation, plugin, what, failures):
@@ -132,7 +132,7 @@ def _items(
         if not isinstance(returned, Iterable) or isinstance(returned, type | str):
             failures.append(_failure(plugin, "hook", f"{hook}: returned {show(returned)} instead of a list of {what}"))
             return
-        found = list(returned)  # here, because a generator runs the plugin's code only now
+        found = list(returned)  # inside the try block, because a generator runs the plugin's code only now
     except KeyboardInterrupt:
         raise
     except BaseException as error:

@@ -1,7 +1,7 @@
-"""Tables of options into objects and back, strictly, and with everything that is wrong reported at once.
+"""Turns tables of options into objects and back; types are checked strictly and all problems reported at once.
 
-cattrs finds the hook for each type. All hooks are ours: its own ones turn 1.7 into 1 and 3 into "3" without a word,
-and report one problem where a document has five.
+cattrs finds the hook for each type. All hooks are replaced by strict ones: those of cattrs convert 1.7 to 1 and 3 to
+"3" silently, and stop at the first problem.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ T = TypeVar("T")
 class Structurer:
     """Builds objects of attrs classes from tables of options.
 
-    A field's annotation decides what it takes: scalars (strictly: an integer is no text, a boolean no integer, but an
-    integer is a number), Literal, Enum (by value), Path, tuples, lists, mappings with text keys, other attrs classes,
-    and unions of these. A field annotated with the base class of one of the catalogue's kinds takes a component: a
-    table with its `name` and options, or the bare name.
+    A field's annotation decides which values it accepts: scalars, Literal, Enum (by value), Path, tuples, lists,
+    mappings with text keys, other attrs classes, and unions of these. Scalars are not converted, except that a float
+    field accepts an integer. A field annotated with the base class of a kind in the catalogue accepts a component: a
+    table with its `name` and options, or the name alone.
 
     Args:
-        catalog: where components are looked up.
+        catalog: the catalogue in which components are looked up.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._converter = converter = cattrs.Converter(detailed_validation=False)
-        # What is registered last is asked first; the catch-all switches the converter's own lenient hooks off.
+        # Hooks that are registered last are tried first. The first one here accepts every type and so replaces the
+        # converter's own lenient hooks.
         converter.register_structure_hook_func(lambda _: True, _unsupported)
         converter.register_structure_hook_func(lambda form: form in (Any, object), lambda value, _: value)
         converter.register_structure_hook_func(t.is_union, self._union)
@@ -51,24 +52,24 @@ class Structurer:
         converter.register_structure_hook_func(t.is_mapping, self._mapping)
         converter.register_structure_hook_func(t.is_table, self._table)
         converter.register_structure_hook_func(lambda form: form in self._bases, self._component)
-        # Plain classes win over everything above, along with their subclasses.
+        # Hooks for classes and their subclasses take precedence over all hooks by function.
         for scalar in (bool, int, float, str, Path, Enum):
             converter.register_structure_hook(scalar, _scalar)
         converter.register_structure_hook(bytes, _unsupported)
 
     def structure(self, data: Mapping[str, object], cls: type[T], path: str = "") -> T:
-        """Build an object.
+        """Builds an object from a table of options.
 
         Args:
-            data: its options.
+            data: the options.
             cls: an attrs class, or the base class of a kind.
-            path: where the table stands in its document; paths of problems start with it.
+            path: where the table stands in its document; the paths of problems start with it.
 
         Raises:
-            ConfigError: with every problem of the data.
-            RegistryError: a class is at fault, not the data: an annotation cannot be resolved.
+            ConfigError: the data are wrong; the error lists every problem.
+            RegistryError: the class is wrong, for example because an annotation cannot be resolved.
         """
-        _ = self._bases  # import them here: cattrs would swallow the error of a base that cannot be imported
+        _ = self._bases  # imported before cattrs runs, which would hide the error of a base that cannot be imported
         try:
             return cast(T, self._build(data, cls))
         except Invalid as invalid:
@@ -79,13 +80,13 @@ class Structurer:
         )
 
     def unstructure(self, obj: object) -> dict[str, object]:
-        """The table from which `structure` builds an equal object.
+        """Turns an object into the table of options from which `structure` builds an equal object.
 
-        Options that are None are left out, as TOML has no word for it, so the default of an option that may be None
-        should be None.
+        Options that are None are left out, because TOML has no null; so an option that may be None should have the
+        default None.
 
         Raises:
-            RegistryError: the object holds something that has no place in a config file.
+            RegistryError: the object holds a value that cannot be written to a config file.
             TypeError: the object is not an instance of an attrs class.
         """
         if isinstance(obj, type) or not attrs.has(type(obj)):
@@ -101,7 +102,7 @@ class Structurer:
 
     def _build(self, value: object, form: TypeForm) -> Any:
         form = t.bare(form)
-        # A generic base may be written with its argument, Source[Any]; what users type is the same.
+        # A generic base class with an argument, such as Source[Any], is treated as the base class itself.
         origin = get_origin(form)
         form = origin if isinstance(origin, type) and origin in self._bases else form
         return self._converter.get_structure_hook(form)(value, form)
@@ -115,8 +116,8 @@ class Structurer:
     def _union(self, value: object, form: TypeForm) -> object:
         if value is None and type(None) in get_args(form):
             return None
-        # The exact type before one that converts: for `float | int` 3 stays an integer, for `Path | Literal["auto"]`
-        # the choice is not a path.
+        # Types that convert a value are tried last, so that in `float | int` 3 stays an integer and in
+        # `Path | Literal["auto"]` "auto" does not become a path.
         converting = (float, Path, *self._bases)
         refusals: list[Invalid] = []
         for member in sorted(t.members(form), key=lambda member: member in converting):
@@ -125,7 +126,7 @@ class Structurer:
             except Invalid as invalid:
                 if self._fits(value, member):
                     refusals.append(invalid)
-        # An alternative of the value's own shape knows better what is wrong inside than the list of all of them.
+        # The error of an alternative of the value's own shape (table, list, name) is more precise than a list of all.
         if refusals:
             raise min(refusals, key=lambda invalid: len(invalid.issues))
         literals = [choice for member in t.members(form) if t.is_literal(member) for choice in t.choices(member)]
@@ -166,7 +167,7 @@ class Structurer:
     def _table(self, value: object, cls: type) -> object:
         if not isinstance(value, Mapping):
             raise self._mismatch(value, cls)
-        # A field of one concrete component's type needs no name, but what `unstructure` has written has one.
+        # A field whose type is one concrete component needs no `name`, but `unstructure` writes one.
         name = getattr(cls, "name", None)
         if isinstance(name, str) and issubclass(cls, tuple(self._bases)) and value.get("name") == name:
             value = {key: item for key, item in value.items() if key != "name"}
@@ -195,7 +196,7 @@ class Structurer:
 
 
 def _scalar(value: object, form: TypeForm) -> object:
-    if t.is_enum(form):  # an enumeration may derive from str or int as well
+    if t.is_enum(form):  # checked first, since an enumeration may derive from str or int
         return _choice(value, form)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     match value:
@@ -218,7 +219,7 @@ def _scalar(value: object, form: TypeForm) -> object:
 def _choice(value: object, form: TypeForm) -> object:
     allowed = t.choices(form)
     for choice in allowed:
-        # Python takes True, 1 and 1.0 for equal; a config does not.
+        # True, 1 and 1.0 are equal in Python, but different values in a config.
         same_kind = isinstance(value, type(choice)) and isinstance(value, bool) == isinstance(choice, bool)
         if same_kind and value == choice:
             return form(choice) if t.is_enum(form) else choice

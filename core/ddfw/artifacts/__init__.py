@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, read only after their hash was checked; safetensors and JSON, never pickle."""
+"""The files of a run: written atomically, read after their hash was checked; safetensors and JSON, never pickle."""

@@ -1,4 +1,4 @@
-"""The one way in which ddfw writes files: a temporary neighbour, synced, then renamed over the target."""
+"""Atomic file writing: every file is written under a temporary name, synced to disk and renamed over the target."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from ddfw.errors import DataError, DirectoryInUseError
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: The only metadata key of our safetensors files; several keys would change order between processes.
+#: The only metadata key of our safetensors files, because several keys would be written in a random order.
 METADATA_KEY = "ddfw"
 
 
 def write_bytes(path: Path, data: bytes) -> str:
-    """Writes a file whole or not at all and returns the sha256 of its content.
+    """Writes a file atomically: a crash leaves the old file or the whole new one.
 
     The file gets the permissions that an ordinary new file would get under the user's umask.
+
+    Returns:
+        The sha256 of the content, in hexadecimal.
     """
     with _replacing(path) as temporary, temporary.open("wb") as file:
         file.write(data)
@@ -33,7 +36,7 @@ def write_bytes(path: Path, data: bytes) -> str:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """An empty temporary neighbour; what was written to it takes the path's place in the end, or vanishes."""
+    """Yields a temporary file beside `path`, then renames it to `path`, or removes it if the block raised."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         # 0666 is masked by the umask, as for any file that a program creates.
@@ -53,22 +56,29 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> str:
-    """Writes UTF-8 text; see `write_bytes`."""
+    """Writes UTF-8 text atomically and returns the sha256 of the file."""
     return write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> str:
-    """Writes indented JSON in the order of the mapping; NaN and infinities are refused. See `write_bytes`."""
+    """Writes indented JSON atomically, keys in the mapping's order, and returns the file's sha256.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
-    """Writes a safetensors file, tensors in the order of their names; see `write_bytes`.
+    """Writes a safetensors file atomically, tensors in the order of their names.
 
     Args:
-        path: the target.
+        path: the file to write.
         tensors: named tensors on any device.
-        metadata: JSON-able facts, kept under one key.
+        metadata: JSON-able values, stored in the file's header as one JSON text.
+
+    Returns:
+        The sha256 of the file, in hexadecimal.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -78,9 +88,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     with _replacing(path) as temporary:
         mode = temporary.stat().st_mode
         try:
-            # Not `save`, which would hold every byte in memory once more, twice.
+            # `save` would need two more copies of all tensors in memory.
             save_file(ready, temporary, metadata={METADATA_KEY: text})
-            temporary.chmod(mode)  # it makes the file anew, for its owner alone
+            temporary.chmod(mode)  # save_file creates the file anew, readable by its owner only
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
@@ -91,16 +101,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, read in pieces."""
+    """The sha256 of a file in hexadecimal; the file is read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(path: Path, sha256: str) -> None:
-    """Checks a file against the hash that was noted when it was written.
+    """Checks a file against the sha256 that was recorded when it was written.
 
     Raises:
-        DataError: missing or changed.
+        DataError: the file is missing or was changed.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing")
@@ -110,10 +120,10 @@ def verify(path: Path, sha256: str) -> None:
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """All tensors of a verified safetensors file.
+    """Reads all tensors of a safetensors file after checking its sha256.
 
     Raises:
-        DataError: missing, changed or not a safetensors file.
+        DataError: the file is missing, was changed or is not a safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -126,10 +136,10 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Reads a JSON object from a file.
 
     Raises:
-        DataError: missing, not JSON, or not an object.
+        DataError: the file is missing, is not JSON, or holds something other than an object.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -146,15 +156,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str, *, wait: bool) -> Iterator[None]:
-    """Holds a folder's lock (an advisory lock on `<folder>/.lock`, released when the process ends).
+    """Holds a folder's lock inside a `with` block: an advisory lock on `<folder>/.lock`.
+
+    The lock is released at the end of the block, or when the process ends.
 
     Args:
-        folder: has to exist.
-        what: what is being locked, in words, for the message.
-        wait: wait for the other process instead of refusing.
+        folder: an existing folder.
+        what: name of the locked thing in the error message, for example "run directory".
+        wait: whether to wait while another process holds the lock.
 
     Raises:
-        DirectoryInUseError: another process holds it and `wait` is false.
+        DirectoryInUseError: another process holds the lock and `wait` is false.
     """
     import fcntl
 

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: the newest one alone, whole or not at all.
+"""Checkpoints of a run; only the newest is kept.
 
 checkpoints/  step-000500.safetensors (tensors; the rest as JSON in its metadata)
               latest.json {schema, file, sha256, step}
 
-A new file is written first, then latest.json, then the old file goes: whenever the process dies, latest.json names a
-file that is whole.
+The new checkpoint is written first, then latest.json, then the old checkpoint is removed. So latest.json names a
+complete file whenever the process dies.
 """
 
 from __future__ import annotations
@@ -27,14 +27,20 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SCHEMA = 1
 LATEST = "latest.json"
-#: Says how often the final evaluation began, which reads the test split.
+#: File in a run's folder that counts how often the final evaluation, which reads the test split, was begun.
 EVALUATION = "evaluation.json"
 _FILE = re.compile(r"step-\d{6,}\.safetensors")
 
 
 @frozen(kw_only=True)
 class Pointer:
-    """What latest.json says: the file, the sha256 of its bytes, and how many outer steps are done."""
+    """The content of latest.json.
+
+    Args:
+        file: name of the checkpoint file.
+        sha256: hash of the checkpoint file, in hexadecimal.
+        step: number of outer steps that were done when it was written.
+    """
 
     file: str
     sha256: str
@@ -43,12 +49,12 @@ class Pointer:
 
 @frozen(kw_only=True)
 class Checkpoint:
-    """A checkpoint that was read.
+    """A checkpoint read from disk.
 
     Args:
-        step: outer steps that are done.
-        tensors: by name, on the CPU, with the strides that they had.
-        record: JSON-able facts.
+        step: number of outer steps that were done when it was written.
+        tensors: named tensors on the CPU, with the strides that they had when they were written.
+        record: JSON-able values that were written with the tensors.
     """
 
     step: int
@@ -57,13 +63,13 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Writes a checkpoint, which takes the place of the one before.
+    """Writes a checkpoint and removes the previous one.
 
     Args:
-        folder: made if need be.
-        step: outer steps that are done.
-        tensors: on any device; their strides are kept, since sums can depend on them in the last bit.
-        record: JSON-able facts.
+        folder: the `checkpoints` folder of a run; created if it does not exist.
+        step: number of outer steps that are done.
+        tensors: named tensors on any device; their strides are kept, since the last bit of a sum can depend on them.
+        record: JSON-able values to store with the tensors.
     """
     folder.mkdir(exist_ok=True)
     name = f"step-{step:06d}.safetensors"
@@ -75,7 +81,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], rec
 
 
 def latest(folder: Path) -> Pointer | None:
-    """The newest checkpoint, None if there is none.
+    """Where the newest checkpoint is; None if there is none.
 
     Raises:
         DataError: latest.json is damaged, or was written by another version of ddfw.
@@ -98,10 +104,10 @@ def latest(folder: Path) -> Pointer | None:
 
 
 def read_checkpoint(folder: Path, pointer: Pointer) -> Checkpoint:
-    """Reads and verifies a checkpoint.
+    """Reads a checkpoint after checking its hash.
 
     Raises:
-        DataError: missing or damaged.
+        DataError: the checkpoint is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -122,7 +128,7 @@ def read_checkpoint(folder: Path, pointer: Pointer) -> Checkpoint:
 
 
 def begin_evaluation(folder: Path) -> int:
-    """Notes that the final evaluation begins, before the test split is read; how often it had begun before."""
+    """Records, before the test split is read, that a final evaluation begins; returns how many had begun before."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / EVALUATION
     begun = atomic.read_json(path).get("begun") if path.is_file() else 0
@@ -132,18 +138,18 @@ def begin_evaluation(folder: Path) -> int:
 
 
 def remove(folder: Path) -> None:
-    """Removes the checkpoints of a run that is finished; files of others stay."""
+    """Removes the checkpoints of a finished run; files that ddfw did not write stay."""
     if not folder.is_dir():
         return
     (folder / LATEST).unlink(missing_ok=True)
     (folder / EVALUATION).unlink(missing_ok=True)
     _tidy(folder, keep=None)
-    with contextlib.suppress(OSError):  # it is not empty, or another process was faster
+    with contextlib.suppress(OSError):  # the folder is not empty, or another process has removed it already
         folder.rmdir()
 
 
 def way_out(folder: Path) -> str:
-    """How to start over."""
+    """The end of an error message: how to start the run over."""
     return f"`rm -r {shlex.quote(str(folder))}` and the same command start over"
 
 
@@ -158,7 +164,7 @@ def _strided(tensor: Tensor, strides: list[int]) -> Tensor:
 
 
 def _tidy(folder: Path, *, keep: str | None) -> None:
-    """Removes older checkpoints and what a killed process left half written."""
+    """Removes older checkpoints and unfinished files of a killed process."""
     for path in folder.iterdir():
         left = path.name.startswith(".") and path.name.endswith(".tmp")
         if left or (path.name != keep and _FILE.fullmatch(path.name)):

@@ -1,4 +1,4 @@
-"""The expert cache: one folder for each way of training, one safetensors file for each expert.
+"""Stores of experts on disk: one folder per training configuration, one safetensors file per expert.
 
 Shapes: E experts, K epochs, S snapshots, P parameters, T parameter tensors.
 """
@@ -33,7 +33,15 @@ _EXPERT_FILE = re.compile(r"expert-\d+\.safetensors")
 
 @frozen(kw_only=True)
 class StoredExpert:
-    """One line of the index."""
+    """The entry of one expert in a store's index.json.
+
+    Args:
+        seed: seed of the expert, or its number if it was imported.
+        file: name of its file.
+        sha256: hash of its file, in hexadecimal.
+        validation_accuracy: fractions, one for each epoch; empty if it was imported.
+        train_loss: mean training losses, one for each epoch; empty if it was imported.
+    """
 
     seed: int
     file: str
@@ -42,7 +50,7 @@ class StoredExpert:
     train_loss: tuple[float, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in index.json."""
+        """The entry as JSON-able values."""
         return {
             "file": self.file,
             "sha256": self.sha256,
@@ -52,11 +60,11 @@ class StoredExpert:
 
 
 class ExpertStore:
-    """Experts trained or imported in one way, on disk.
+    """A folder of experts that were trained with the same configuration, or imported together.
 
     Args:
         root: the folder of all stores (`--experts-dir`).
-        key: JSON-able: everything that shapes an expert, its seed and the number of experts excepted.
+        key: JSON-able description of everything that shapes an expert, except its seed; its hash names the folder.
         title: readable first part of the folder's name (`<data>-<model>`).
     """
 
@@ -68,10 +76,10 @@ class ExpertStore:
 
     @classmethod
     def named(cls, root: Path, name: str) -> ExpertStore:
-        """The store in a folder below `root`, with the key that its index records.
+        """Opens the store in the folder `name` below `root`; its key is read from its index.
 
         Raises:
-            DataError: no such store, or a damaged index.
+            DataError: there is no such store, or its index is damaged.
         """
         folder = require_store(root, name)
         key = atomic.read_json(folder / "index.json").get("key")
@@ -86,10 +94,10 @@ class ExpertStore:
         return store
 
     def index(self) -> dict[int, StoredExpert]:
-        """The experts that are there, by seed; files are verified when they are opened.
+        """Reads the index: the stored experts by seed. Their files are not checked here.
 
         Raises:
-            DataError: the index is damaged or belongs to another way of training.
+            DataError: the index is damaged or its key is not this store's.
         """
         path = self.folder / "index.json"
         if not path.exists():
@@ -105,7 +113,7 @@ class ExpertStore:
         return _experts(path, value)
 
     def add(self, expert: TrainedExpert, network: ParameterTable) -> StoredExpert:
-        """Writes one expert and then the index; safe beside other processes that add to the same store."""
+        """Writes one expert's file and then the index; several processes may add to the same store at once."""
         record = StoredExpert(
             seed=expert.seed,
             file="",
@@ -116,7 +124,7 @@ class ExpertStore:
         return self._add(record, {"snapshots": expert.snapshots}, {}, network)
 
     def add_compact(self, number: int, expert: CompactExpert, network: ParameterTable) -> StoredExpert:
-        """Writes what a source keeps of an expert, under its number."""
+        """Writes the way-points that a trajectory source keeps of expert `number`, instead of all its checkpoints."""
         about = {
             "source": expert.source,
             "options": dict(expert.options),
@@ -151,10 +159,10 @@ class ExpertStore:
         return stored
 
     def epochs(self, seeds: Sequence[int], network: ParameterTable) -> int:
-        """K of the experts of these seeds, as their files' headers say; the files are not read as a whole.
+        """Number K of epochs of the experts of these seeds, read from the headers of their files.
 
         Raises:
-            DataError: one is missing, or no expert file of this network.
+            DataError: an expert is missing, or its file is not that of an expert of this network.
         """
         index = self.index()
         return min(_expert_file(self.folder / index[seed].file, network.num_parameters).num_epochs for seed in seeds)
@@ -162,10 +170,10 @@ class ExpertStore:
     def source(
         self, seeds: Sequence[int], network: ParameterTable, device: torch.device, dtype: torch.dtype
     ) -> StoredExperts:
-        """Read access to the experts of these seeds.
+        """Opens the experts of these seeds for reading.
 
         Raises:
-            DataError: one is missing, damaged, or does not fit the network.
+            DataError: an expert is missing, damaged, or does not fit the network.
         """
         index = self.index()
         if absent := [seed for seed in seeds if seed not in index]:
@@ -177,16 +185,16 @@ class ExpertStore:
 
 
 class StoredExperts:
-    """An `ExpertSource` that reads single snapshots, or what was kept of them, from the store's files.
+    """An `ExpertSource` that reads single checkpoints, or the way-points kept instead of them, from a store's files.
 
-    Every file is verified once, here.
+    The hash of every file is checked once, in the constructor.
 
     Args:
-        experts: which.
-        folder: where.
-        network: what they are parameters of.
-        device: of the tensors that are given.
-        dtype: likewise.
+        experts: index entries of the experts to read.
+        folder: the store's folder.
+        network: names and shapes of the network's parameters.
+        device: device of the returned tensors.
+        dtype: dtype of the returned tensors.
     """
 
     def __init__(
@@ -210,19 +218,19 @@ class StoredExperts:
 
     @property
     def num_experts(self) -> int:
-        """E."""
+        """Number E of experts."""
         return len(self._files)
 
     @property
     def num_epochs(self) -> int:
-        """K."""
+        """Number K of epochs; an expert has K + 1 checkpoints."""
         return self._epochs
 
     def snapshots(self, expert: int, epochs: Sequence[int]) -> Tensor:
-        """Checkpoints [S, P] of one expert at the given epochs; only these are read.
+        """Checkpoints [S, P] of expert number `expert` at the given S epochs; no others are read from disk.
 
         Raises:
-            OptionError: the store keeps way-points, and one of the epochs is none of them.
+            OptionError: the store keeps only way-points, and one of the epochs is not a way-point.
         """
         import torch
         from safetensors import safe_open
@@ -244,7 +252,7 @@ class StoredExperts:
         return torch.cat(found).to(self._device, self._dtype)
 
     def compact(self, expert: int) -> CompactExpert | None:
-        """What is kept of one expert where its checkpoints are not, None where they are."""
+        """The way-points kept of expert number `expert`; None if all its checkpoints are kept."""
         from safetensors import safe_open
 
         about = self._abouts[expert]
@@ -263,7 +271,13 @@ class StoredExperts:
 
 @frozen(kw_only=True)
 class _ExpertFile:
-    """What an expert's file holds: all checkpoints, or what a source keeps in their place."""
+    """The header of an expert's file, which holds all checkpoints or a trajectory source's way-points.
+
+    Args:
+        num_epochs: number K of epochs.
+        compact: source and options of the way-points; None if all checkpoints are kept.
+        rows: for each epoch whose exact checkpoint is kept among the way-points, its row.
+    """
 
     num_epochs: int
     compact: Mapping[str, Any] | None = None
@@ -293,17 +307,17 @@ def _expert_file(path: Path, num_parameters: int | None) -> _ExpertFile:
 
 @frozen(kw_only=True)
 class StoreSummary:
-    """One store, for lists.
+    """One line of `ddfw experts list`.
 
     Args:
-        name: of its folder.
-        folder: where it is.
-        experts: by seed or number.
-        epochs: K.
-        validation_accuracy: mean over experts after their last epochs, a fraction; None where it is not known.
-        bytes: of the experts' files.
-        key: everything that shapes its experts.
-        problem: what is wrong with it, "" where nothing is.
+        name: name of the store's folder.
+        folder: path of the store's folder.
+        experts: the index entries by seed, or by number for imported experts.
+        epochs: number K of epochs of each expert.
+        validation_accuracy: mean over experts of the accuracy after the last epoch, a fraction; None if unknown.
+        bytes: size of all expert files.
+        key: the description of everything that shapes the store's experts.
+        problem: what is wrong with the store; "" if nothing is.
     """
 
     name: str
@@ -317,18 +331,18 @@ class StoreSummary:
 
     @property
     def form(self) -> str:
-        """`checkpoints`, or the source whose way-points are kept in their place."""
+        """`checkpoints`, or the name of the trajectory source whose way-points are kept instead."""
         form = self.key.get("form", "checkpoints")
         return str(form.get("name")) if isinstance(form, Mapping) else str(form)
 
 
 def list_stores(root: Path) -> list[StoreSummary]:
-    """All stores below a folder, by name; damaged ones say so in `problem`."""
+    """All stores below a folder, sorted by name; damaged ones are listed with a `problem`."""
     return [summarise(path.parent) for path in (sorted(root.glob("*/index.json")) if root.is_dir() else [])]
 
 
 def summarise(folder: Path) -> StoreSummary:
-    """What a store holds, as its index says it; files are not verified."""
+    """Describes a store from its index; the hashes of expert files are not checked."""
     path, experts, key, problem = folder / "index.json", dict[int, StoredExpert](), dict[str, Any](), ""
     epochs = 0
     try:
@@ -352,10 +366,10 @@ def summarise(folder: Path) -> StoreSummary:
 
 
 def require_store(root: Path, name: str) -> Path:
-    """The folder of a store, which may be damaged.
+    """The folder of the store `name` below `root`; the store may be damaged.
 
     Raises:
-        DataError: no such store, or a link.
+        DataError: there is no such store, or it is a symbolic link.
     """
     folder = root / name
     if Path(name).name != name or not (folder / "index.json").exists():
@@ -368,10 +382,10 @@ def require_store(root: Path, name: str) -> Path:
 
 
 def remove_store(root: Path, name: str) -> int:
-    """Removes one store and returns the bytes that were freed.
+    """Removes one store and returns the number of bytes that were freed.
 
     Raises:
-        DataError: no such store, or a folder that holds other things than experts.
+        DataError: there is no such store, or its folder holds files that are not experts.
     """
     folder = require_store(root, name)
     with atomic.locked(folder, "the expert store", wait=True):
@@ -385,7 +399,7 @@ def remove_store(root: Path, name: str) -> int:
 
 
 def _removal(folder: Path) -> str:
-    """The command that removes just this store."""
+    """The end of an error message: the command that removes this store."""
     return f"ddfw experts rm {folder.name} --experts-dir {folder.parent}"
 
 

@@ -1,4 +1,4 @@
-"""Picture files to arrays of bytes; a file is hostile input.
+"""Reads picture files into arrays of bytes; every file is treated as hostile input.
 
 Shapes: H rows, W columns.
 """
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-#: Formats of plain pixels, with the suffixes that are taken for theirs. No other reader is asked: some start programs.
+#: Formats that Pillow may read. All of them hold plain pixels; some of Pillow's other readers start programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
-#: Of one file: bytes, and pixels, which a small file can have very many of.
+#: Largest size of one file in bytes, and largest number of pixels, since a small file can hold very many pixels.
 MAX_BYTES = 1 << 28
 MAX_PIXELS = 1 << 26
 
@@ -32,24 +32,24 @@ Colour = Literal["auto", "grey", "rgb"]
 
 
 def read_picture(path: Path, size: tuple[int, int] | None, colour: Colour) -> np.ndarray:
-    """A picture as bytes: [H, W] if it is grey (or has to be), [H, W, 3] otherwise.
+    """Reads a picture as uint8: [H, W] for a grey one, [H, W, 3] for a coloured one.
 
-    It is turned upright as its EXIF data say, transparency becomes white, 16 bits of grey become 8.
+    The picture is turned upright as its EXIF data say, transparency becomes white, 16-bit grey becomes 8-bit grey.
 
     Args:
         path: the file.
-        size: (H, W) to crop to around the centre and scale to (Lanczos); None leaves it as it is.
-        colour: `grey` makes it grey; `auto` and `rgb` leave grey ones grey.
+        size: (H, W) to scale to by Lanczos resampling, after a centred crop to that shape; None: keep the size.
+        colour: `grey` converts the picture to grey; `auto` and `rgb` leave grey pictures grey.
 
     Raises:
-        DataError: missing, damaged, too large, or not a picture of these formats.
+        DataError: the file is missing, damaged, too large, or not a picture of a format in `FORMATS`.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
     content = _content(path)
     try:
-        # Pillow warns of what is large or out of the ordinary; what is too large is refused here.
+        # Pillow's warnings about large or unusual pictures are silenced; pictures that are too large are refused here.
         with _quietly(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"it has {image.width}×{image.height} pixels, at most {MAX_PIXELS:,} are read")
@@ -61,7 +61,7 @@ def read_picture(path: Path, size: tuple[int, int] | None, colour: Colour) -> np
                 plain = ImageOps.fit(plain, size[::-1], method=Image.Resampling.LANCZOS)
             return np.asarray(plain)
     except Exception as error:
-        # A decoder meets damage with whatever comes up: OSError, SyntaxError, struct.error, MemoryError, …
+        # A damaged file can make a decoder raise anything: OSError, SyntaxError, struct.error, MemoryError, …
         known = isinstance(error, DataError) or "bomb" in type(error).__name__.lower()
         reason = " ".join(str(error).split())[:200] if known else f"damaged or not a picture ({type(error).__name__})"
         raise DataError(f"{path} was refused: {reason}; replace it or take it out") from error
@@ -70,7 +70,7 @@ def read_picture(path: Path, size: tuple[int, int] | None, colour: Colour) -> np
 def _content(path: Path) -> bytes:
     try:
         found = path.stat()
-        # Opening a pipe would wait for ever.
+        # Opening a named pipe would block for ever.
         if not stat.S_ISREG(found.st_mode):
             raise DataError(f"{path} is not a plain file; take it out")
         if found.st_size > MAX_BYTES:
@@ -84,7 +84,7 @@ def _content(path: Path) -> bytes:
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:
-    """The image in mode L or RGB; transparency over white, 16 bits of grey to 8."""
+    """Converts an image to mode L or RGB; transparency becomes white, 16-bit grey becomes 8-bit grey."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Pictures of synthetic images.
+"""Draws synthetic images as PNG grids.
 
 Shapes: n images in class order, C channels, H rows, W columns, m classes.
 """
@@ -15,9 +15,9 @@ from ddfw.artifacts.atomic import write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: At most this many images of each class are shown, and this many classes.
+#: Largest number of images shown for each class, and largest number of classes shown.
 MAX_IMAGES, MAX_CLASSES = 16, 40
-#: Up to this many images per class, classes are columns; above it, they are rows.
+#: With at most this many images per class, each class is a column of the grid; with more, each class is a row.
 FEW = 4
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (95, 99, 104)
 _EDGE, _GAP, _CAPTION, _HEADING = 12, 8, 30, 20
@@ -26,18 +26,18 @@ _EDGE, _GAP, _CAPTION, _HEADING = 12, 8, 30, 20
 def write_grid(
     path: Path, pixels: Tensor, targets: Tensor, images_per_class: int, class_names: Sequence[str], title: str
 ) -> str:
-    """A PNG with the images of each class together, each with its most probable labels under it.
+    """Writes a PNG grid of images grouped by class, with the most probable labels under each image.
 
     Args:
-        path: the target.
-        pixels: [n, C, H, W], 0 black and 1 white; values outside are clipped for the picture only.
-        targets: [n, m] probabilities.
-        images_per_class: n / m.
-        class_names: m names.
+        path: the file to write.
+        pixels: [n, C, H, W] in class order, 0 black and 1 white; values outside [0, 1] are clipped in the picture.
+        targets: [n, m] label probabilities.
+        images_per_class: number n / m of images of each class.
+        class_names: the m names of the classes.
         title: one line above the grid.
 
     Returns:
-        The sha256 of the file.
+        The sha256 of the file, in hexadecimal.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -80,7 +80,7 @@ def write_grid(
 
 
 def _captions(target: Tensor, names: Sequence[str]) -> list[str]:
-    """The most probable class, and the second one where it matters, each with its percentage."""
+    """The most probable class, and the second one from 5 % on, each with its percentage; from 99.5 % on one name."""
     values, order = target.sort(descending=True, stable=True)
     if float(values[0]) >= 0.995:
         return [names[int(order[0])]]

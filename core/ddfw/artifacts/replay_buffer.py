@@ -1,7 +1,7 @@
-"""Experts that other programs trained: the `replay_buffer_N.pt` files of mtt-distillation's buffer.py, read only.
+"""Reads expert files of other programs: the `replay_buffer_N.pt` files that mtt-distillation's buffer.py writes.
 
-Such a file is list[expert][snapshot][tensor in `parameters()` order], float32, with no metadata at all; what it
-belongs to has to be known, and everything that can be checked is checked. Nothing in a file is ever executed.
+Such a file is list[expert][snapshot][tensor in `parameters()` order], float32, without metadata. The network that it
+belongs to is therefore given by the caller, and its shapes are checked. Nothing in a file is ever executed.
 
 Shapes: E experts in a file, K epochs (K+1 snapshots), P parameters in T tensors.
 """
@@ -30,10 +30,10 @@ _COPY = "write the buffer again with a copy of each snapshot: p.detach().cpu().c
 
 
 def buffer_files(path: Path) -> tuple[Path, ...]:
-    """The replay_buffer_N.pt files that `path` names: the file itself, or those of a folder, in the order of N.
+    """The replay_buffer_N.pt files at `path`: the file itself, or those of a folder in the order of N.
 
     Raises:
-        DataError: nothing is there, or a folder without such files.
+        DataError: `path` does not exist, or is a folder without such files.
     """
     try:
         if not path.exists():
@@ -50,14 +50,15 @@ def buffer_files(path: Path) -> tuple[Path, ...]:
 
 
 class ReplayBuffer:
-    """One replay_buffer_N.pt file; it is checked when it is opened, and read one expert at a time.
+    """One replay_buffer_N.pt file, checked when it is opened and read one expert at a time.
 
     Args:
         path: the file.
-        network: what its tensors have to fit.
+        network: names and shapes of the parameters that each snapshot must have.
 
     Raises:
-        DataError: not a readable replay buffer, damaged, aliased snapshots, or of another network.
+        DataError: the file is not a replay buffer, is damaged, holds one tensor in several snapshots, or belongs to
+            another network.
     """
 
     def __init__(self, path: Path, network: ParameterTable) -> None:
@@ -68,27 +69,27 @@ class ReplayBuffer:
 
     @property
     def num_experts(self) -> int:
-        """E."""
+        """Number E of experts in the file."""
         return self._experts
 
     @property
     def num_epochs(self) -> int:
-        """K; an expert has K+1 checkpoints."""
+        """Number K of epochs; an expert has K+1 checkpoints."""
         return self._epochs
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The file's sha256, which is all the provenance that there is."""
+        """The file's sha256, the only record of where its experts come from."""
         return atomic.file_sha256(self.path)
 
     def expert(self, number: int) -> Tensor:
-        """Checkpoints [K+1, P] float32 of one expert, a fresh copy on the CPU.
+        """Reads the checkpoints [K+1, P] of expert `number` as a new float32 tensor on the CPU.
 
-        The memory that this takes is twice the expert's size while it is read, and once afterwards.
+        Reading takes twice the memory of the result.
 
         Raises:
-            IndexError: no such expert.
-            DataError: NaN or infinite values, an expert that never moves, or a file that was changed meanwhile.
+            IndexError: there is no expert of this number.
+            DataError: a value is NaN or infinite, all checkpoints are equal, or the file was changed after opening it.
         """
         if not 0 <= number < self._experts:
             raise IndexError(f"{self.path} has experts 0 to {self._experts - 1}, not {number}")
@@ -104,7 +105,7 @@ class ReplayBuffer:
         return checkpoints
 
     def _copied(self, number: int) -> Tensor:
-        """The rows [K+1, P]; the mapping of the file lives in here only, since pages that were read stay resident."""
+        """Copies the rows [K+1, P]; the file is unmapped on return, since mapped pages stay in memory once read."""
         import torch
 
         with opened(self.path) as file:
@@ -130,11 +131,11 @@ class ReplayBuffer:
 
 
 class _Structure:
-    """The check of everything that can be told without reading a value.
+    """Checks types, shapes, dtypes and devices in a replay buffer without reading any value.
 
     Args:
-        path: the file, for the messages.
-        network: what the tensors have to fit.
+        path: the file, named in error messages.
+        network: names and shapes of the parameters that each snapshot must have.
     """
 
     def __init__(self, path: Path, network: ParameterTable) -> None:
@@ -143,10 +144,10 @@ class _Structure:
         self._owners: dict[int, tuple[int, int]] = {}
 
     def check(self, content: object) -> tuple[int, int]:
-        """E and K.
+        """Checks a file's content and returns the numbers of experts E and epochs K.
 
         Raises:
-            DataError: the structure is not that of a replay buffer of this network.
+            DataError: the content is not a replay buffer of this network.
         """
         experts = [
             self._list(expert, f"expert {e}") for e, expert in enumerate(self._list(content, "the file's content"))
@@ -198,7 +199,7 @@ class _Structure:
             )
 
     def _difference(self, found: Sequence[tuple[int, ...]], where: str) -> str:
-        """In which way the shapes of a snapshot's tensors are not the network's."""
+        """An error text that says how a snapshot's shapes differ from the network's."""
         expected = self._network.shapes
         pairs = enumerate(zip(found, expected, strict=False))
         number = next((n for n, (a, b) in pairs if a != b), min(len(found), len(expected)))
@@ -213,7 +214,7 @@ class _Structure:
         )
 
     def _tensors(self, snapshot: object, where: str) -> list[Tensor]:
-        """The tensors of a snapshot: strided, float32, on the CPU, of any shape."""
+        """The tensors of a snapshot, checked to be strided, float32 and on the CPU."""
         import torch
 
         found = []
@@ -235,13 +236,13 @@ class _Structure:
         return value
 
     def _tensor(self, number: int) -> str:
-        """A tensor's number and, where the network has one, its name."""
+        """The words "tensor <number>" with the name of the network's parameter of that number, if there is one."""
         names = self._network.names
         return f"tensor {number} ({names[number]})" if number < len(names) else f"tensor {number}"
 
 
 def _shapes(snapshot: object) -> tuple[tuple[int, ...], ...] | None:
-    """The shapes of a snapshot's tensors, or None if it does not consist of tensors."""
+    """The shapes of a snapshot's tensors; None if anything in the snapshot is not a tensor."""
     import torch
 
     if not isinstance(snapshot, list) or not all(isinstance(t, torch.Tensor) for t in snapshot):

@@ -1,4 +1,4 @@
-"""A run's directory: who may write it, and whether its run is finished.
+"""A run's directory: its lock, its files and whether its run is finished.
 
 runs/<name>/  config.toml  manifest.json  summary.json  metrics.jsonl  synthetic/  eval/*.json  images/*.png
               checkpoints/ until it is finished
@@ -21,31 +21,34 @@ CONFIG, MANIFEST, SUMMARY = "config.toml", "manifest.json", "summary.json"
 
 @frozen
 class RunDirectory:
-    """One run on disk."""
+    """The directory of one run."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The resolved configuration, which runs again."""
+        """Path of config.toml, the complete configuration of the run; it can be run again."""
         return self.path / CONFIG
 
     @property
     def synthetic(self) -> Path:
-        """What a user takes away."""
+        """Path of the folder with the learned images and labels."""
         return self.path / "synthetic"
 
     @property
     def checkpoints(self) -> Path:
-        """From where an unfinished run goes on."""
+        """Path of the folder with the checkpoint from which an unfinished run is resumed."""
         return self.path / "checkpoints"
 
     def finished(self, config_text: str) -> dict[str, Any] | None:
-        """The summary of the finished run of this configuration, None if there is none.
+        """The summary of a finished run of this configuration; None if the directory holds no finished run.
+
+        Args:
+            config_text: the text of config.toml for the configuration that is asked for.
 
         Raises:
-            DataError: it is finished, but what it wrote was changed or is missing.
-            DirectoryInUseError: the directory holds something else.
+            DataError: the run is finished, but a file of it was changed or is missing.
+            DirectoryInUseError: the directory holds a run of another configuration, or other files.
         """
         self._refuse_strangers(config_text)
         if not (self.path / SUMMARY).exists():
@@ -59,10 +62,13 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def claimed(self, config_text: str) -> Iterator[None]:
-        """Creates the directory if need be and holds its lock; writes config.toml.
+        """Creates the directory, writes config.toml and holds the directory's lock inside a `with` block.
+
+        Args:
+            config_text: the text of config.toml.
 
         Raises:
-            DirectoryInUseError: another process has it, or it holds something that is not this run.
+            DirectoryInUseError: another process holds the lock, or the directory holds something that is not this run.
         """
         self._refuse_strangers(config_text)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -76,7 +82,7 @@ class RunDirectory:
             yield
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Writes a JSON file below the directory."""
+        """Writes a JSON file at the path `name` below the directory."""
         atomic.write_json(self.path / name, value)
 
     def _refuse_strangers(self, config_text: str) -> None:
@@ -93,7 +99,7 @@ class RunDirectory:
             raise DirectoryInUseError(f"{self.path} is not empty and not a run of ddfw; choose another --out")
 
     def _abandoned(self) -> bool:
-        """Whether this is a run of ours that ended before anything was learned: nothing in it would be missed."""
+        """Whether the directory holds only a run that ended before its first checkpoint, which may be overwritten."""
         ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "eval", "images"}
         names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")}
         return ".lock" in names and names <= ours

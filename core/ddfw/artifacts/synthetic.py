@@ -1,4 +1,4 @@
-"""What a user takes away from a run: `synthetic/` with parameters, decoded images, labels and a card.
+"""The learned set of a run on disk: the folder `synthetic/` with parameters, decoded images, labels and a card.
 
 Shapes: n images, C channels, H rows, W columns, m classes.
 """
@@ -31,18 +31,18 @@ CARD_SCHEMA = 1
 
 @frozen(kw_only=True, eq=False, slots=False)
 class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
-    """A learned set; a data set of PyTorch's too, so that `DataLoader(learned)` gives images and targets.
+    """A learned set; it is a PyTorch `Dataset`, so that `DataLoader(learned)` gives batches of images and targets.
 
     Args:
         images: [n, C, H, W] in training space, in class order.
-        targets: [n, m] probabilities.
-        step_size: the inner step size; the learning rate that the set was learned for.
-        step: the outer step that was selected.
-        space: how training space maps to pixels: `space.encode` for your test images, `space.decode` for a look.
-        card: everything else, as in card.json.
-        augmentation: what networks were trained with; None where its plugin is not installed.
-        model: the network's component, likewise.
-        data: the data set's component, likewise: `data.splits(root)` gives its images.
+        targets: [n, m] label probabilities.
+        step_size: the learned inner step size, which is the learning rate for networks trained on the set.
+        step: the outer step whose images were selected.
+        space: the training space: `space.encode` takes pixels to it, `space.decode` gives the pixels of its images.
+        card: the content of card.json.
+        augmentation: the augmentation that networks were trained with; None if its plugin is not installed.
+        model: the network's component; None if its plugin is not installed.
+        data: the data set's component, whose images `data.splits(root)` reads; None if its plugin is not installed.
     """
 
     images: Tensor = field(repr=False)
@@ -63,15 +63,18 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The m names, in the order of the targets' columns."""
+        """The m names of the classes, in the order of the targets' columns."""
         return tuple(self.card["source_data"]["class_names"])
 
     def augment(self, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """A batch [B, C, H, W] with fresh draws of the run's augmentation.
+        """Augments a batch with new random draws of the run's augmentation.
 
         Args:
-            images: in training space.
-            rng: a CPU generator; None takes PyTorch's own, which a training loop seeds as it likes.
+            images: [B, C, H, W] in training space.
+            rng: a CPU generator for the draws; None: PyTorch's global generator.
+
+        Returns:
+            The augmented batch [B, C, H, W].
 
         Raises:
             DataError: the augmentation's plugin is not installed.
@@ -86,8 +89,11 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         """A fresh network of the run's architecture, float32, on the CPU.
 
         Args:
-            seed: of its initial parameters.
-            num_classes: outputs; None for the set's own classes.
+            seed: seed of its initial parameters.
+            num_classes: number of outputs; None: the number of the set's classes.
+
+        Returns:
+            The initialised module.
 
         Raises:
             DataError: the network's plugin is not installed.
@@ -96,7 +102,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(f"the network {self._component('model')} is not installed; `ddfw plugins` says why")
         c, h, w = self.images.shape[1:]
         outputs = self.targets.shape[1] if num_classes is None else num_classes
-        with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
+        with torch.random.fork_rng(devices=[]):  # module constructors draw from the global generator
             module = self.model.build(ImageSpec(channels=c, height=h, width=w, num_classes=outputs))
         theta = self.model.init(module, torch.Generator().manual_seed(seed))
         torch.nn.utils.vector_to_parameters(theta, module.parameters())
@@ -115,11 +121,23 @@ def write_set(
     space: TrainingSpace,
     card: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Writes the tensor files and the card; returns each file's sha256.
+    """Writes a learned set: its tensor files and its card.
 
-    `params.safetensors` holds what has to be stored, parameters and labels (`param.*`, `labels.*`): its floating
-    elements are the strict count. `images` and `labels` hold what it decodes to. `space.safetensors` is there for a
-    training space with matrices.
+    `params.safetensors` holds the stored parameters of images and labels (`param.*`, `labels.*`); the number of its
+    floating-point elements is the strict count of floats. `images.safetensors` and `labels.safetensors` hold what they
+    decode to. `space.safetensors` is written for a training space with matrices.
+
+    Args:
+        folder: the `synthetic` folder of a run.
+        params: parameters of the images, by name.
+        label_params: parameters of the labels, by name.
+        images: [n, C, H, W] decoded images in training space.
+        targets: [n, m] label probabilities.
+        space: the training space.
+        card: the content of card.json without hashes.
+
+    Returns:
+        The sha256 of each file, by its name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Mapping[str, Tensor]] = {
@@ -143,7 +161,7 @@ def write_set(
 
 
 def _card_sha256(card: Mapping[str, Any]) -> str:
-    """A hash of a card's content, its own hash left out; it travels with the card."""
+    """The hash of a card's content without the field in which this hash is stored."""
     content = {key: value for key, value in card.items() if key != "card_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -155,10 +173,10 @@ def read_set(run: str | Path) -> SyntheticSet:
         run: the run directory, or its `synthetic` folder.
 
     Returns:
-        Images, targets, step size, training space and card, every file verified against the card.
+        Images, targets, step size, training space and card; the hash of every file was checked against the card.
 
     Raises:
-        DataError: missing or damaged files.
+        DataError: a file is missing or damaged.
     """
     folder = Path(run)
     if (folder / "synthetic").is_dir():
@@ -182,10 +200,10 @@ def read_set(run: str | Path) -> SyntheticSet:
 
 
 def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What a run stored: the tensors of its parameterisation, and those of its labels.
+    """Reads the stored tensors of a run: those of its parameterisation and those of its labels, by name.
 
     Raises:
-        DataError: missing or damaged files.
+        DataError: a file is missing or damaged.
     """
     folder = Path(run)
     if (folder / "synthetic").is_dir():
@@ -197,15 +215,15 @@ def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def sealed_card(card: Mapping[str, Any]) -> dict[str, Any]:
-    """A card with its own hash."""
+    """The card with the hash of its content added."""
     return {**card, "card_sha256": _card_sha256(card)}
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a folder, verified against its own hash.
+    """Reads the card of a folder and checks it against the hash that it holds.
 
     Raises:
-        DataError: missing, damaged or edited.
+        DataError: the card is missing, damaged or was edited.
     """
     path = folder / "card.json"
     card = atomic.read_json(path)
@@ -217,11 +235,11 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def space_of(card: Mapping[str, Any], folder: Path) -> TrainingSpace:
-    """The training space that a card and, where it has matrices, the file beside it describe.
+    """The training space that a card describes; its matrices, if it has any, are read from the file beside the card.
 
     Raises:
-        DataError: a damaged file.
-        KeyError, TypeError, ValueError: a card that garbles it.
+        DataError: the file with the matrices is damaged.
+        KeyError, TypeError, ValueError: the card's description is incomplete or wrong.
     """
     from ddfw.contracts.space import space_from_record
 

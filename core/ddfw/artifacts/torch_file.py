@@ -1,4 +1,4 @@
-"""Files that `torch.save` wrote somewhere else, read with suspicion: nothing in them is ever executed."""
+"""Reads files that `torch.save` wrote elsewhere; they are not trusted, and nothing in them is ever executed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ _LOCAL_HEADER = 30
 
 
 def check_archive(path: Path) -> tuple[int, ...]:
-    """Checks that a file is a plain, undamaged zip archive, as torch writes them, and returns its identity.
+    """Checks that a file is an undamaged zip archive as torch writes it, checksums included.
 
-    torch does not compare checksums when it maps a file: damaged weights would go unnoticed.
+    torch does not compare checksums when it maps a file into memory, so damaged values would go unnoticed.
+
+    Returns:
+        Numbers that identify the unchanged file, as `identity` computes them.
 
     Raises:
-        DataError: it is not.
+        DataError: the file is missing, not such an archive, or damaged.
     """
     with opened(path) as file:
         if file.read(len(_MAGIC)) != _MAGIC:
@@ -36,7 +39,7 @@ def check_archive(path: Path) -> tuple[int, ...]:
             with zipfile.ZipFile(file) as archive:
                 reason = _fault(archive)
         except Exception as error:
-            # zipfile meets damage with whatever comes up: BadZipFile, struct.error, ValueError, NotImplementedError, …
+            # A damaged file can make zipfile raise anything: BadZipFile, struct.error, ValueError, …
             raise DataError(
                 f"{path} is damaged or was not written to its end: the archive's directory is not readable "
                 f"({_line(error)}); copy it or write it again"
@@ -47,7 +50,7 @@ def check_archive(path: Path) -> tuple[int, ...]:
 
 
 def _fault(archive: zipfile.ZipFile) -> str:
-    """What is wrong with an archive, or "" if nothing is; reads all of it, in pieces."""
+    """Reads a whole archive in pieces and says what is wrong with it; "" if nothing is."""
     members = sorted(archive.infolist(), key=lambda m: m.header_offset)
     ends = [*(m.header_offset for m in members[1:]), archive.start_dir]
     for member, end in zip(members, ends, strict=True):
@@ -63,14 +66,14 @@ def _fault(archive: zipfile.ZipFile) -> str:
 
 
 def read_torch_file(path: Path, what: str) -> Any:
-    """The content of a file as torch's restricted reader gives it: lists, numbers, texts and mapped tensors.
+    """Reads a file by torch's restricted reader, which knows lists, numbers, texts and (memory-mapped) tensors only.
 
     Args:
-        path: the file, checked by `check_archive`.
-        what: what it should be, for the message.
+        path: the file, already checked by `check_archive`.
+        what: what the file should be, in words, for error messages.
 
     Raises:
-        DataError: damaged, or with objects other than tensors.
+        DataError: the file is damaged or holds other objects.
     """
     import torch
 
@@ -79,7 +82,7 @@ def read_torch_file(path: Path, what: str) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except Exception as error:
-        # Whatever a file can bring about: there is no list of it. `from None`, because torch advises to read the
+        # A hostile file can cause any exception. `from None` hides torch's own message, which advises to read the
         # file without protection.
         if type(error).__name__ == "UnpicklingError":
             named = re.search(r"GLOBAL ([A-Za-z0-9_.]{1,80})", str(error))
@@ -92,10 +95,10 @@ def read_torch_file(path: Path, what: str) -> Any:
 
 
 def opened(path: Path) -> IO[bytes]:
-    """The file, opened for reading.
+    """Opens a file for reading.
 
     Raises:
-        DataError: missing, not a file, or not readable.
+        DataError: the path does not exist, is not a file, or cannot be read.
     """
     try:
         if path.is_file():
@@ -107,20 +110,20 @@ def opened(path: Path) -> IO[bytes]:
 
 
 def identity(file: IO[bytes]) -> tuple[int, ...]:
-    """What tells whether it is still the same file, unchanged."""
+    """Numbers that change when a file is replaced or written to: device, inode, bytes and modification time in ns."""
     found = os.fstat(file.fileno())
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """The same values without gradients and without attributes that a file may have put over a tensor's methods."""
+    """The tensor's values without gradients and without attributes, by which a hostile file could replace methods."""
     import torch
 
     return torch.Tensor.detach(tensor)
 
 
 def _line(error: Exception) -> str:
-    """An exception in a few words: its first sentence, without anything that a terminal would act upon."""
+    """The first sentence of an exception's text, without control characters for terminals."""
     lines = str(error).splitlines() or [""]
     words = "".join(c if c.isprintable() else "?" for c in lines[0].split(". ")[0])[:120]
     return f"{type(error).__name__}: {words}"

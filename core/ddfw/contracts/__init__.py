@@ -1,1 +1,1 @@
-"""What a component of each kind has to offer: one kind, one module, no torch at import."""
+"""The abstract base class of each kind of component, one kind per module; importing them does not import torch."""

@@ -1,4 +1,4 @@
-"""Augmentations: random numbers first, deterministic images after, so that a step can be replayed.
+"""Augmentations: random numbers are drawn first and applied separately, so that a training step can be repeated.
 
 Shapes: B images in a batch, C channels, H rows, W columns.
 """
@@ -21,29 +21,45 @@ class Draws:
     """The random numbers of one application to one batch.
 
     Args:
-        family: which transformation was drawn for the batch, "" where there is only one.
-        values: named tensors, first axis B.
+        family: the transformation that was drawn for the whole batch; "" for augmentations with only one.
+        values: the random numbers by name, tensors whose first axis has B elements.
     """
 
     family: str = ""
     values: Mapping[str, Tensor] = field(factory=dict)
 
     def to(self, device: torch.device) -> Draws:
-        """The same draws on another device."""
+        """A copy of these draws whose tensors are on `device`."""
         return Draws(family=self.family, values={k: v.to(device) for k, v in self.values.items()})
 
 
 @frozen(kw_only=True)
 class AbstractAugmentation(ABC):
-    """A differentiable augmentation. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+    """A differentiable augmentation.
+
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
 
     @abstractmethod
     def draw(self, shape: tuple[int, int, int, int], rng: torch.Generator) -> Draws:
-        """Draws all random numbers for a batch of shape (B, C, H, W) from a CPU generator."""
+        """Draws all random numbers for one batch of images.
+
+        Args:
+            shape: (B, C, H, W) of the batch.
+            rng: CPU generator; the only source of randomness.
+        """
 
     @abstractmethod
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augments images [B, C, H, W]; differentiable once with respect to the images, deterministic given `draws`."""
+        """Augments one batch; equal draws give equal images.
+
+        Args:
+            images: [B, C, H, W] in training space.
+            draws: what `draw` returned for this shape, on the images' device.
+
+        Returns:
+            [B, C, H, W], differentiable once with respect to `images`.
+        """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-#: Classes are called imbalanced where the largest has this many times the images of the smallest.
+#: Classes are called imbalanced if the largest has at least this many times the images of the smallest.
 IMBALANCED = 1.5
 
 
@@ -32,10 +32,10 @@ class ImageSpec:
     """The shape of one image and the number of classes.
 
     Args:
-        channels: C.
-        height: H.
-        width: W.
-        num_classes: m.
+        channels: number C of channels.
+        height: number H of rows.
+        width: number W of columns.
+        num_classes: number m of classes.
     """
 
     channels: int
@@ -45,18 +45,23 @@ class ImageSpec:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """The shape (C, H, W) of one image."""
         return self.channels, self.height, self.width
 
     @property
     def floats_per_image(self) -> int:
-        """C·H·W."""
+        """Number C·H·W of values of one image."""
         return self.channels * self.height * self.width
 
 
 @frozen(kw_only=True)
 class Split:
-    """Images [n, C, H, W] (uint8 or floating, in [0, max_value]) with labels [n] (int64, in [0, m))."""
+    """Labelled images.
+
+    Args:
+        images: [n, C, H, W] uint8 or floating point, in [0, max_value].
+        labels: [n] int64, classes in [0, m).
+    """
 
     images: Tensor
     labels: Tensor
@@ -64,26 +69,26 @@ class Split:
 
 @define
 class SealedSplit:
-    """The test split: it can be read, and every reading is counted."""
+    """The test split; it counts how often it is read, in `reads`."""
 
     _split: Split
     reads: int = field(default=0, init=False)
 
     def read(self) -> Split:
-        """The split; adds one to `reads`, which the run's manifest records."""
+        """Returns the split and adds one to `reads`, which is recorded in the run's manifest."""
         self.reads += 1
         return self._split
 
     def fingerprint(self, digest: Callable[[Split], str]) -> str:
-        """A hash of the split; not a reading, since nobody learns from it what is in there."""
+        """The hash that `digest` computes of the split; it does not count as reading, since it reveals no image."""
         return digest(self._split)
 
     @property
     def last_read(self) -> Split:
-        """What was read before, without counting again.
+        """Returns the split again, after a first `read`, without counting.
 
         Raises:
-            RuntimeError: nothing was read yet.
+            RuntimeError: the split has not been read.
         """
         if not self.reads:
             raise RuntimeError("the test split has not been read")
@@ -95,16 +100,16 @@ class SealedSplit:
 
 @frozen(kw_only=True)
 class Splits:
-    """What a data set loads to.
+    """A loaded data set.
 
     Args:
-        train: what experts and synthetic images may learn from.
-        validation: carved from the training images; selects the step and the baselines' settings.
-        test: read once, at the very end.
+        train: the images that experts and synthetic images learn from.
+        validation: images taken from the training images; they select the outer step and the baselines' settings.
+        test: the images of the final evaluation, which reads them once.
         spec: image shape and number of classes.
-        max_value: what the brightest pixel holds (255 for uint8 photographs); raw / max_value lies in [0, 1].
-        class_names: m names, in the order of the labels.
-        source: where the images come from, for the card.
+        max_value: the value of the brightest pixel (255 for uint8 photographs).
+        class_names: the m names of the classes, in the order of the labels.
+        source: where the images come from, one line for the card.
         licence: the data's licence in a few words, or that none is stated.
     """
 
@@ -118,12 +123,12 @@ class Splits:
     licence: str
 
     def class_counts(self) -> tuple[int, ...]:
-        """Training images of each class, those of the validation split included."""
+        """Number of images of each class in the training and validation splits together."""
         counts = sum(s.labels.bincount(minlength=self.spec.num_classes) for s in (self.train, self.validation))
         return tuple(int(n) for n in counts)  # type: ignore[union-attr]
 
     def counts(self) -> str:
-        """How many images there are, in words; classes of very different sizes are pointed out."""
+        """The numbers of images and classes as a sentence, which points out classes of very different sizes."""
         sizes = self.class_counts()
         words = (
             f"{len(self.train.labels):,} training, {len(self.validation.labels):,} validation, {len(self.test):,} test "
@@ -150,10 +155,20 @@ class Splits:
         source: str,
         licence: str,
     ) -> Splits:
-        """Checks the two official splits and carves a stratified, seeded validation split from the training images.
+        """Checks a training and a test split and takes a stratified validation split from the training images.
+
+        Args:
+            train: all training images.
+            test: all test images.
+            validation_fraction: fraction of each class's training images to use for validation, in (0, 1).
+            split_seed: seed of the random choice, an integer >= 0.
+            max_value: the value of the brightest pixel.
+            class_names: the m names of the classes, in the order of the labels.
+            source: where the images come from, one line for the card.
+            licence: the data's licence in a few words, or that none is stated.
 
         Raises:
-            DataError: shapes, label range, empty classes or non-finite pixels.
+            DataError: shapes do not fit, a label is out of range, a class is empty, or a pixel is not finite.
         """
         num_classes = len(class_names)
         for name, split in (("train", train), ("test", test)):
@@ -190,17 +205,17 @@ class Splits:
         validation_fraction: float,
         seed: int,
     ) -> Splits:
-        """A part of the data: some classes, and of each a seeded random choice of images, in their old order.
+        """Keeps some classes, and of each class a random choice of images in their old order.
 
         Args:
-            classes: names or numbers of the classes to keep, which count from 0 in this order; None for all.
-            per_class: training images of each class, those of the validation split included; None for all.
-            test_per_class: test images of each class; None for all.
-            validation_fraction: which part of `per_class` is for validation.
-            seed: an integer >= 0.
+            classes: names or numbers of the classes to keep; the first becomes class 0, and so on; None: all.
+            per_class: number of images to keep of each class for training and validation together; None: all.
+            test_per_class: number of test images to keep of each class; None: all.
+            validation_fraction: fraction of `per_class` to use for validation, in (0, 1).
+            seed: seed of the random choice, an integer >= 0.
 
         Raises:
-            OptionError: an unknown class, or fewer images of a class than asked for.
+            OptionError: a class is unknown, or has fewer images than asked for.
         """
         found = self if classes is None else self._of_classes(classes)
         if per_class is not None:
@@ -211,7 +226,7 @@ class Splits:
                 validation=found._chosen(found.validation, held, per_class, seed, 1),
             )
         if test_per_class is not None:
-            # Not a reading: nobody sees the images, and the seal is put back.
+            # This does not count as reading the test split: no image leaves it, and the result is sealed again.
             test = found._chosen(found.test._split, test_per_class, test_per_class, seed, 2)
             found = evolve(found, test=SealedSplit(test))
         return found
@@ -267,7 +282,7 @@ class Splits:
 
 
 def _held(fraction: float, count: int) -> int:
-    """How many of a class's images are for validation: about a fraction, at least one, not all."""
+    """Number of a class's images used for validation: about the given fraction, at least one, never all."""
     return min(max(1, round(fraction * count)), count - 1)
 
 
@@ -282,7 +297,7 @@ def _check_split(name: str, split: Split, num_classes: int, max_value: float) ->
         raise DataError(
             f"{name}: labels lie in [{int(labels.min())}, {int(labels.max())}], expected [0, {num_classes - 1}]"
         )
-    # NaN fails both comparisons, so it is caught here too.
+    # NaN fails both comparisons, so this catches it too.
     if not (float(images.min()) >= 0 and float(images.max()) <= max_value):
         raise DataError(
             f"{name}: pixels lie in [{float(images.min())}, {float(images.max())}], "
@@ -291,12 +306,15 @@ def _check_split(name: str, split: Split, num_classes: int, max_value: float) ->
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Two sorted index sets [n − k] and [k]; the second holds about `fraction` of every class, at least one of each.
+    """Splits the numbers 0 … n − 1 in two at random, class by class.
 
     Args:
-        labels: [n] int64.
-        fraction: in (0, 1).
-        seed: an integer in [0, 2^63).
+        labels: [n] int64, the class of each image.
+        fraction: fraction of each class for the second part, in (0, 1); at least one image of each class.
+        seed: seed of the random choice, an integer in [0, 2^63).
+
+    Returns:
+        Two sorted tensors of indices (int64), of n − k and k elements.
     """
     import torch
 
@@ -316,11 +334,10 @@ class RealImages:
     """The training split in training space.
 
     Args:
-        images: [n, C, H, W] floating.
-        labels: [n] int64.
-        num_classes: m.
-        rank: [n] int64 on the CPU, or None: images of a smaller rank are picked first, those of one rank in random
-            order.
+        images: [n, C, H, W] floating point.
+        labels: [n] int64, the class of each image.
+        num_classes: number m of classes.
+        rank: [n] int64 on the CPU; `pick` takes images of smaller rank first. None: all images have the same rank.
     """
 
     images: Tensor
@@ -329,9 +346,16 @@ class RealImages:
     rank: Tensor | None = None
 
     def pick(self, per_class: int, rng: torch.Generator) -> Tensor:
-        """Indices [m · per_class], class by class, of random training images, those of a smaller `rank` first.
+        """Picks random images of each class, those of a smaller `rank` first.
 
-        No image comes twice before all of its class have come once.
+        An image is picked twice only if its class has fewer than `per_class` images.
+
+        Args:
+            per_class: number of images to pick of each class.
+            rng: CPU generator; the only source of randomness.
+
+        Returns:
+            [m · per_class] indices (int64) in class order.
         """
         import torch
 
@@ -348,48 +372,54 @@ class RealImages:
 
 @frozen(kw_only=True)
 class AbstractDataset(ABC):
-    """A labelled image data set. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+    """A labelled image data set.
+
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
 
-    split_seed: int = option(0, validator=ge(0), help="seed of the validation split (and of a test split of our own)")
+    split_seed: int = option(0, validator=ge(0), help="seed of the validation split, and of a test split drawn by ddfw")
     validation: float = option(
-        0.1, validator=[gt(0.0), lt(1.0)], help="fraction of the training images kept for selection"
+        0.1, validator=[gt(0.0), lt(1.0)], help="fraction of the training images used for validation"
     )
     space: Literal["standard", "none", "zca"] = option(
         "standard",
         validator=in_(("standard", "none", "zca")),
-        help="training space: per-channel mean 0 and deviation 1, pixels in [0, 1], or ZCA-whitened images",
+        help="training space. standard: mean 0 and deviation 1 per channel; none: pixels in [0, 1]; zca: ZCA whitening",
     )
     zca_epsilon: float = option(
-        0.1, validator=gt(0.0), help="added to the covariance's eigenvalues before the inverse root; zca only"
+        0.1, validator=gt(0.0), help="zca only: added to the covariance's eigenvalues before the inverse square root"
     )
 
     classes: tuple[str | int, ...] | None = option(
         None,
-        help='names or numbers (from 0) of the classes to keep, in their new order, as in ["cat", "dog"]; default all',
+        help='names or numbers (from 0) of the classes to keep, in their new order, as in ["cat", "dog"]; default: all',
     )
     per_class: int | None = option(
         None,
         validator=optional(ge(2)),
-        help="training images of each class (seeded choice, those for validation included); default all",
+        help="random images to keep of each class, for training and validation together; default: all",
     )
     test_per_class: int | None = option(
-        None, validator=optional(ge(1)), help="test images of each class (seeded choice); default all"
+        None, validator=optional(ge(1)), help="random test images to keep of each class; default: all"
     )
 
     def splits(self, root: Path | None) -> Splits:
-        """What a run sees of the data set: `load`, of which `classes`, `per_class`, `test_per_class` keep a part.
+        """Loads the data set and keeps the part that `classes`, `per_class` and `test_per_class` ask for.
+
+        Args:
+            root: the data root of the run (`--data-root` or DDFW_DATA); None if the user named none.
 
         Raises:
-            DataError: missing, refused or corrupt.
-            OptionError: an unknown class, or fewer images of a class than asked for.
+            DataError: files are missing, not the official ones, or damaged.
+            OptionError: a class is unknown, or has fewer images than asked for.
         """
         inherited = {f.name for f in fields(type(self)) if f.inherited}
 
         def option_of(name: str) -> Any:
-            # A data set may have an option of its own by that name, with a meaning of its own.
+            # A data set may have its own option of this name, which then has another meaning.
             return getattr(self, name) if name in inherited else None
 
         return self.load(root).narrowed(
@@ -401,26 +431,30 @@ class AbstractDataset(ABC):
         )
 
     def download(self, root: Path) -> None:
-        """Fetches the official files into the data root; called only where the user asked for it (`--download`).
+        """Downloads the official files into the data root; called only if the user asks for it (`--download`).
+
+        Args:
+            root: the data root; created if it does not exist.
 
         Raises:
-            DataError: a file cannot be had, or is not the official one.
-            OptionError: there is nothing to download; the default.
+            DataError: a file cannot be downloaded, or is not the official one.
+            OptionError: the data set has nothing to download, which is the default.
         """
         raise OptionError(f"{self.name} has no public address to download from; leave --download out")
 
     @abstractmethod
     def load(self, root: Path | None) -> Splits:
-        """Reads the data set, all of it; `splits` is what is called and keeps the part that was asked for.
+        """Reads the whole data set; runs call `splits`, which then keeps the part that was asked for.
 
         Args:
-            root: the data root of the run (`--data-root` or DDFW_DATA), None if the user named none.
+            root: the data root of the run (`--data-root` or DDFW_DATA); None if the user named none.
 
         Returns:
-            The three splits; `Splits.carve` builds them from two and carves the validation split.
+            The three splits; `Splits.carve` makes them from a training and a test split.
 
         Raises:
-            DataError: missing, refused or corrupt; the text names the path expected and how to get it.
+            DataError: files are missing, not the official ones, or damaged; the text names the expected path and says
+                how to get the files.
         """
 
 

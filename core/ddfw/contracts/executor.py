@@ -1,4 +1,4 @@
-"""Executors: where experts are trained, meta-gradients computed and networks evaluated.
+"""Executors: the devices and processes on which experts are trained, meta-gradients computed and networks evaluated.
 
 Shapes: B used images, C channels, H rows, W columns, m classes, N inner steps, P parameters, S snapshots.
 """
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class LabelledImages:
-    """Images [n, C, H, W] in training space with targets: classes [n] (int64) or probabilities [n, m]."""
+    """Images in training space with their labels.
+
+    Args:
+        images: [n, C, H, W] floating point.
+        targets: [n] classes (int64), or [n, m] probabilities in the images' dtype.
+    """
 
     images: Tensor
     targets: Tensor
@@ -37,13 +42,13 @@ class LabelledImages:
 
 @frozen(kw_only=True)
 class TrainedExpert:
-    """One expert.
+    """One trained expert.
 
     Args:
-        seed: its own.
-        snapshots: [K + 1, P], the initialisation first.
-        validation_accuracy: K fractions, after each epoch.
-        train_loss: K mean losses, of each epoch.
+        seed: seed of the expert.
+        snapshots: [K + 1, P], the parameters before the first epoch and after each epoch.
+        validation_accuracy: K fractions, the accuracy on the validation split after each epoch.
+        train_loss: K numbers, the mean training loss of each epoch.
     """
 
     seed: int
@@ -54,7 +59,12 @@ class TrainedExpert:
 
 @frozen(kw_only=True)
 class Schedule:
-    """The data of one student's N steps: which images (rows of the problem's images), and which draws."""
+    """The data of one student's N steps.
+
+    Args:
+        batches: for each step the rows [b] (int64) of the problem's images that it uses.
+        draws: for each step the draws of the augmentation.
+    """
 
     batches: tuple[Tensor, ...]
     draws: tuple[Draws, ...]
@@ -62,14 +72,14 @@ class Schedule:
 
 @frozen(kw_only=True)
 class Problem:
-    """One outer step's inner problem.
+    """What a student of one outer step is trained on.
 
     Args:
-        images: [B, C, H, W] decoded, training space; the gradient with respect to them is asked for.
-        targets: [B, m] probabilities, in the images' dtype.
-        step_size: a, a scalar tensor.
-        schedules: one per segment.
-        learn_targets: whether the gradient with respect to the targets is asked for, too; zeros are given if not.
+        images: [B, C, H, W] decoded images in training space.
+        targets: [B, m] label probabilities, in the images' dtype.
+        step_size: the student's step size a, a scalar tensor.
+        schedules: one schedule of N steps for each segment.
+        learn_targets: whether to compute the gradient with respect to the targets; if not, it is given as zeros.
     """
 
     images: Tensor
@@ -81,14 +91,14 @@ class Problem:
 
 @frozen(kw_only=True)
 class MetaGradient:
-    """Mean over the segments.
+    """Matching loss L and its derivatives, each the mean over the segments.
 
     Args:
-        loss: scalar.
+        loss: L, a scalar tensor.
         images: ∂L/∂images [B, C, H, W].
         targets: ∂L/∂targets [B, m].
-        step_size: ∂L/∂a, scalar.
-        held_steps: how many step graphs were held.
+        step_size: ∂L/∂a, a scalar tensor.
+        held_steps: number of inner steps whose autograd graph was kept instead of recomputed.
     """
 
     loss: Tensor
@@ -100,16 +110,17 @@ class MetaGradient:
 
 @frozen(kw_only=True)
 class ExecutorContext:
-    """What a session needs to know of a run.
+    """The parts of a run that an executor's session works with.
 
     Args:
-        model: the network's component, for fresh initialisations.
-        module: the network that it built; used functionally.
-        augmentation: of experts, students and evaluation networks alike.
+        model: the network's component, which draws initial parameters.
+        module: the network that `model` built; its own parameter values are never used.
+        augmentation: the augmentation of experts, students and evaluation networks.
         loss: the matching loss.
-        gradient: how the meta-gradient is computed.
-        dtype: of all floating tensors.
-        held_steps: how many step graphs to hold, where an interrupted run that goes on has measured it; None: measure.
+        gradient: settings of the meta-gradient.
+        dtype: dtype of all floating-point tensors.
+        held_steps: number of inner steps whose autograd graph to keep, as measured before a run was interrupted;
+            None: measure it.
     """
 
     model: AbstractModel
@@ -122,41 +133,44 @@ class ExecutorContext:
 
 
 class Crew:
-    """The processes that work on one run together; this one is a crew of one, which is what most executors have.
+    """The processes that work on one run together; this base class is a crew of one process.
 
-    Every rank runs the same code and calls these methods in the same order. Rank 0 alone writes the run directory.
+    Every process runs the same code and calls these methods in the same order. Only the process of rank 0 writes to the
+    run directory.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
-    #: This process, from 0.
     rank: int = 0
-    #: How many processes there are.
     size: int = 1
 
     def share(self, value: Any) -> Any:
-        """Rank 0's JSON-able value, on every rank."""
+        """Returns on every process the JSON-able value that rank 0 passed."""
         return value
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's JSON-able value in the order of ranks, on every rank."""
+        """Returns on every process the JSON-able values of all processes, in the order of their ranks."""
         return [value]
 
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Puts rank 0's values into these tensors, in place."""
+        """Copies rank 0's values into these tensors, in place, so that they are equal on every process."""
 
 
 class ExecutorSession(Protocol):
-    """An opened executor; the same numbers whatever the device."""
+    """An opened executor. Results agree between devices up to rounding."""
 
     @property
     def device(self) -> torch.device:
-        """Where images and parameters have to be."""
+        """The device on which images and parameters have to be."""
         ...
 
     def describe(self) -> dict[str, object]:
-        """Device, threads and the like, for the manifest; JSON-able.
+        """Device, number of threads and the like, as JSON-able values for the manifest.
 
-        A run that was stopped goes on only where a session describes the same before its first step. What is not known
-        by then is null; `held_steps`, and how many `nodes`, `cpus` and `gpus` there are, may differ.
+        A stopped run is resumed only if its session's description before the first step is the same as it was.
+        `held_steps` and the numbers of `nodes`, `cpus` and `gpus` may differ. Values that are unknown are null.
         """
         ...
 
@@ -170,12 +184,22 @@ class ExecutorSession(Protocol):
     ) -> Iterator[TrainedExpert]:
         """Trains one expert per seed and yields each as soon as it is finished.
 
-        `on_epoch(position in seeds, epochs done)` is called for progress.
+        Args:
+            settings: epochs, learning rate and the other settings of SGD.
+            train: the training split in training space.
+            validation: the images on which accuracy is measured after every epoch.
+            seeds: one seed for each expert.
+            on_epoch: called with an expert's position in `seeds` and the number of its finished epochs.
         """
         ...
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
-        """The mean meta-gradient over segments; `problem.schedules` has one entry for each."""
+        """Computes the meta-gradient, averaged over segments.
+
+        Args:
+            problem: images, targets and step size, with one schedule for each segment.
+            segments: the pieces of expert paths that students have to follow.
+        """
         ...
 
     def evaluate(
@@ -188,16 +212,29 @@ class ExecutorSession(Protocol):
         purpose: Literal["select", "eval"],
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
-        """Trains fresh networks on `subject` and gives each one's accuracy (a fraction) on `judge`.
+        """Trains fresh networks on `subject` and measures the accuracy of each on `judge`.
 
-        Network i is a function of (seed, purpose, i) alone; `on_network(done)` is called for progress.
+        Args:
+            settings: epochs, learning rate and the other settings of SGD.
+            subject: the images to train on.
+            judge: the images on which accuracy is measured.
+            seed: the option `eval.seed`; the random numbers of network i depend on `seed`, `purpose` and i only.
+            networks: the numbers i of the networks to train.
+            purpose: `select` for the selection of an outer step, `eval` for the final evaluation.
+            on_network: called after each network with the number of finished networks.
+
+        Returns:
+            The accuracy (a fraction) of each network.
         """
         ...
 
 
 @frozen(kw_only=True)
 class AbstractExecutor(ABC):
-    """Where work happens. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+    """Where a run's computations happen: on this CPU, on a GPU, in several processes or on other machines.
+
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
@@ -208,27 +245,28 @@ class AbstractExecutor(ABC):
         return 1
 
     def assemble(self) -> AbstractContextManager[Crew]:
-        """Brings the processes together that were started for this run, before anything is looked at or written.
+        """Connects the processes that were started for this run, before any file is read or written.
 
-        An executor of one process leaves this as it is. In a crew of N, an outer step averages N times
-        `outer.segments_per_step` segments, and `open` gives sessions that share the work out among the ranks.
+        Executors of one process need not override it. In a crew of N processes an outer step averages over N times
+        `outer.segments_per_step` segments, and the sessions of `open` share that work.
 
         Raises:
-            OptionError: the process was not started as this executor needs it.
+            OptionError: the process was not started in the way that this executor needs.
         """
         return nullcontext(Crew())
 
     def scatter(self, task: str, payloads: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Runs a function once for each payload, and yields (position, result) as they come.
+        """Calls a function once for each payload and yields (position of the payload, result) as results arrive.
 
-        Here: one after another, in this process. An executor that has other machines sends name and payload there.
+        This base class makes the calls one after another in this process; an executor with other machines may send
+        the function's name and the payloads to them.
 
         Args:
-            task: `module:function`; the function takes a payload and returns a result.
-            payloads: JSON-able; so are results.
+            task: `module:function`; the function takes a payload and returns a JSON-able result.
+            payloads: JSON-able arguments, one for each call.
 
         Raises:
-            Exception: what the function raises.
+            Exception: any exception of the function.
         """
         module, _, name = task.partition(":")
         function = getattr(importlib.import_module(module), name)
@@ -237,9 +275,12 @@ class AbstractExecutor(ABC):
 
     @abstractmethod
     def open(self, context: ExecutorContext) -> AbstractContextManager[ExecutorSession]:
-        """A session; what it holds open is released when the context manager exits.
+        """Opens a session; leaving the context manager releases what it holds (devices, processes, connections).
 
-        Sessions of other networks may be opened while one is open, to judge what was learned with the first.
+        Further sessions with other networks may be opened at the same time, to evaluate a set on them.
+
+        Args:
+            context: model, loss and the other parts of the run.
 
         Raises:
             OptionError: this machine cannot do what the options ask for.

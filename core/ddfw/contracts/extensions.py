@@ -1,4 +1,4 @@
-"""What plugins offer beside components: commands, and formats of learned sets. Importing this loads no torch."""
+"""Commands and formats of learned sets, which plugins offer beside components; importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Command:
     """A command of `ddfw`; its module is imported when it is called, and not for `ddfw --help`.
 
     Args:
-        name: what users type behind `ddfw`.
+        name: the word that users type after `ddfw`.
         summary: one sentence for the list in `ddfw --help`.
         target: `module:attribute` of a `click.Command`.
     """
@@ -31,10 +31,9 @@ class Format:
     """A format that learned sets are exported to, read from, or both; its modules are imported when they are used.
 
     Args:
-        name: what users type behind `--format`, and what the card of an export says.
+        name: the word that users type after `--format`; it is recorded in the card of an export.
         summary: one sentence on what is written or read.
-        suffixes: endings of single files that are read in this format (`".pt"`); () where a folder is recognised by
-            its card alone.
+        suffixes: endings of single files that are read in this format (`".pt"`); () if only folders with a card are.
         reader: `module:attribute` of a function from a path (pathlib.Path) to a `ddfw.ImageSet`; "" for none.
         writer: `module:attribute` of a function from a `ddfw.SyntheticSet` and a new, empty folder to a mapping of
             facts for the export's card; "" for none.

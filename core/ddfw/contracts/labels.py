@@ -1,4 +1,4 @@
-"""Label strategies: what a synthetic image's target is, and whether it is learned.
+"""Label strategies: which class probabilities a synthetic image has as its label, and whether they are learned.
 
 Shapes: n decoded images in class order, B of them in a batch, m classes, E experts.
 """
@@ -25,25 +25,28 @@ logger = logging.getLogger(__name__)
 
 
 class Teachers(Protocol):
-    """The experts as labellers."""
+    """Gives the logits of the experts for images, so that label strategies can take labels from them."""
 
     @property
     def num_experts(self) -> int:
-        """E."""
+        """Number E of experts."""
         ...
 
     @property
     def num_epochs(self) -> int:
-        """K, the last epoch that can be asked for."""
+        """Number K of epochs; the checkpoint after epoch K is the last."""
         ...
 
     def logits(self, images: Tensor, epoch: int | None = None, expert: int | None = None) -> Tensor:
-        """Logits [E, n, m] that each expert gives to images [n, C, H, W] (training space).
+        """Computes logits of the experts for images.
 
         Args:
-            images: in training space.
-            epoch: in [0, K]; None is the last one.
-            expert: one of 0 … E−1, for logits [1, n, m] of this one alone; None asks all.
+            images: [n, C, H, W] in training space.
+            epoch: the checkpoint to use, in [0, K]; None: the last.
+            expert: the only expert to use, in [0, E); None: all of them.
+
+        Returns:
+            [E, n, m] logits of all experts, or [1, n, m] of the given one.
 
         Raises:
             OptionError: the experts' checkpoints of this epoch were not kept.
@@ -53,18 +56,31 @@ class Teachers(Protocol):
 
 @frozen(kw_only=True)
 class AbstractLabels(ABC):
-    """Where targets come from. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+    """How the labels of synthetic images are stored, initialised and learned.
+
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
 
     @abstractmethod
     def floats_per_image(self, spec: ImageSpec) -> int:
-        """Floats stored for one decoded image; 0 where the class order says it all."""
+        """Number of floats stored for the label of one decoded image; 0 if labels follow from the class order."""
 
     @abstractmethod
     def init(self, layout: Layout, images: Tensor, teachers: Teachers, rng: torch.Generator) -> Params:
-        """Initial label parameters for the decoded images [n, C, H, W], in their dtype and on their device."""
+        """Computes initial label parameters.
+
+        Args:
+            layout: number of images and classes.
+            images: [n, C, H, W] decoded images in training space.
+            teachers: gives the experts' logits.
+            rng: CPU generator; the only source of randomness.
+
+        Returns:
+            Named tensors, in the images' dtype and on their device.
+        """
 
     @abstractmethod
     def targets(self, params: Params, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -79,7 +95,7 @@ class AbstractLabels(ABC):
 
     @abstractmethod
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """Which tensors are learned, and how; () where labels are fixed."""
+        """The learned tensors with their learning rates; () if labels are fixed."""
 
 
 @cache

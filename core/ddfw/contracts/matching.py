@@ -1,4 +1,4 @@
-"""Matching losses: how far a student's path is from where the expert went.
+"""Matching losses: how far a student's path through parameter space is from an expert's.
 
 Shapes: N inner steps, P parameters.
 """
@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class AbstractMatchingLoss(ABC):
-    """A loss on the student's path. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+    """A loss on the student's path.
+
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
 
     @abstractmethod
     def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
-        """A scalar, differentiable in the rows of the path that it reads.
+        """Computes the loss of one student.
 
         Args:
-            path: N + 1 rows [P], from the segment's start to where the student landed; `path[-1]` is the end. Rows
-                that are not read cost nothing.
-            segment: start and target, without gradients.
+            path: the student's parameters before the first and after each of its N steps: N + 1 rows [P]. Rows that the
+                loss does not read cost no time.
+            segment: start and target of the expert's path, without gradients.
+
+        Returns:
+            A scalar tensor, differentiable in the rows that were read.
         """

@@ -1,4 +1,4 @@
-"""Networks: built for an image shape, initialised from an explicit generator, used on one flat parameter vector.
+"""Networks: built for an image shape, initialised by a given generator, with all parameters in one flat vector.
 
 Shapes: B images in a batch, m classes, P parameters in all.
 """
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 class ParameterTable(Protocol):
-    """What a flat θ [P] consists of: T tensors in flat order."""
+    """The T parameter tensors that a flat vector θ [P] is made of, in their order in θ.
+
+    Attributes:
+        names: the T names, as in `module.named_parameters()`.
+        shapes: the T shapes.
+        sizes: the T numbers of elements; they sum to P.
+    """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -27,35 +33,49 @@ class ParameterTable(Protocol):
 
     @property
     def num_parameters(self) -> int:
-        """P."""
+        """Number P of parameters."""
         ...
 
 
 @frozen(kw_only=True)
 class AbstractModel(ABC):
-    """A network architecture. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+    """A network architecture.
+
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
 
     @abstractmethod
     def build(self, spec: ImageSpec) -> nn.Module:
-        """The module: images [B, C, H, W] → logits [B, m]; its own parameter values are never used.
+        """Builds a module that maps images [B, C, H, W] to logits [B, m]; its own parameter values are never used.
 
-        No running statistics and no active dropout: inner steps are replayed and have to give the same result.
+        The module must have no running statistics and no active dropout, since repeating an inner step has to give the
+        same result.
+
+        Args:
+            spec: image shape and number of classes.
 
         Raises:
             OptionError: the options do not fit the image shape.
         """
 
     def init(self, module: nn.Module, rng: torch.Generator) -> Tensor:
-        """Initial parameters θ [P], float32, in `module.parameters()` order.
+        """Draws initial parameters.
 
-        The default draws PyTorch's own initialisation for convolutions and linear layers (uniform in
-        ±1/√fan_in, weights and biases), and ones and zeros for normalisation layers.
+        This default draws weights and biases of convolutions and linear layers uniformly in ±1/√fan_in, as PyTorch
+        does, and sets the weights of normalisation layers to 1 and their biases to 0.
+
+        Args:
+            module: what `build` returned.
+            rng: CPU generator; the only source of randomness.
+
+        Returns:
+            θ [P] float32, in `module.parameters()` order.
 
         Raises:
-            TypeError: a layer that the default does not know; the model then has to override `init`.
+            TypeError: the module has a layer of another type; the model then has to override `init`.
         """
         import torch
         from torch import nn

@@ -1,4 +1,4 @@
-"""Observers: they are told what happens in a run, in small frozen reports, and cannot change it."""
+"""Observers: they receive small frozen reports of what happens in a run and cannot change the run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,25 @@ from typing import IO, Any, ClassVar, Literal
 import attrs
 from attrs import field, frozen
 
-#: The version of the event records that `as_event` makes.
+#: Version number, `schema`, of the JSON events that `as_event` makes.
 EVENT_SCHEMA = 1
 
 
 @frozen(kw_only=True)
 class RunStarted:
-    """A run begins, or goes on after outer step `first_step`: what was told of later steps is void, they come again."""
+    """A run starts or is resumed.
+
+    Args:
+        event: the report's name in JSON events.
+        recipe: name of the recipe.
+        seed: the run's seed, `run.seed`.
+        directory: the run directory.
+        steps: number of outer steps of the whole run.
+        experts: number of experts.
+        first_step: number of outer steps that are done when a run is resumed. Reports of later steps that were made
+            before the interruption are void, since these steps are done again.
+        headline: lines that describe the run to people; not part of the JSON event.
+    """
 
     event: ClassVar[str] = "run_started"
     recipe: str
@@ -34,7 +46,17 @@ class RunStarted:
 
 @frozen(kw_only=True)
 class ExpertReport:
-    """An expert is there: trained now, or found in the store (an imported one has no accuracy)."""
+    """An expert is ready.
+
+    Args:
+        event: the report's name in JSON events.
+        index: number of the expert, from 0.
+        count: number of experts of the run.
+        seed: seed of the expert.
+        cached: whether it was found in the store; otherwise it was trained now.
+        validation_accuracy: accuracy on the validation split, a fraction; None for an imported expert.
+        location: the store's folder.
+    """
 
     event: ClassVar[str] = "expert"
     index: int
@@ -47,7 +69,19 @@ class ExpertReport:
 
 @frozen(kw_only=True)
 class StepReport:
-    """One outer step is done; `step` counts from 1. A skipped one changed nothing; its loss may be NaN."""
+    """One outer step is done.
+
+    Args:
+        event: the report's name in JSON events.
+        step: number of the step, from 1.
+        steps: number of outer steps of the whole run.
+        loss: matching loss, the mean over the segments, without the penalty; may be NaN if the step was skipped.
+        step_size: inner step size after the step.
+        start_epoch: epoch of the expert at which the segment starts.
+        window_high: exclusive upper end of the window of start epochs.
+        grad_norm_images: Euclidean norm of the gradient with respect to the images.
+        skipped: whether the step changed nothing because of `outer.skip_above`.
+    """
 
     event: ClassVar[str] = "step"
     step: int
@@ -62,7 +96,26 @@ class StepReport:
 
 @frozen(kw_only=True)
 class EvaluationReport:
-    """Fresh networks were trained on a subject and judged on a split. Accuracies are fractions; std has ddof 1."""
+    """Fresh networks were trained on a set of images and their accuracy was measured on a split.
+
+    Args:
+        event: the report's name in JSON events.
+        subject: name of the set that the networks were trained on, `distilled` or a baseline's name.
+        split: the split on which accuracy was measured.
+        net: name of the architecture.
+        n: number of networks.
+        accuracies: accuracy of each network, n fractions.
+        mean: mean of the accuracies.
+        std: sample standard deviation of the accuracies (divided by n − 1).
+        seeds: the numbers of the networks.
+        eval_seed: seed of the networks, `eval.seed`.
+        step: outer step of the distilled set; None for other sets.
+        selected_by: split that selected the outer step or the learning rate: `validation`, or `nothing`.
+        lr: learning rate of the networks.
+        images: number of images that the networks were trained on.
+        floats: number of floats that the set stores, under each way of counting.
+        notes: remarks on the result, in words.
+    """
 
     event: ClassVar[str] = "evaluated"
     subject: str
@@ -84,7 +137,14 @@ class EvaluationReport:
 
 @frozen(kw_only=True)
 class ProgressReport:
-    """Something long moves on: `done` of `total` units of `stage`."""
+    """Progress within a long stage.
+
+    Args:
+        event: the report's name in JSON events.
+        stage: what is being done, in words.
+        done: number of units that are done.
+        total: number of units of the whole stage.
+    """
 
     event: ClassVar[str] = "progress"
     stage: str
@@ -94,7 +154,14 @@ class ProgressReport:
 
 @frozen(kw_only=True)
 class RunFinished:
-    """The run's summary, as it stands in summary.json."""
+    """A run has ended.
+
+    Args:
+        event: the report's name in JSON events.
+        status: whether the run was completed, diverged or failed.
+        directory: the run directory.
+        summary: the content of summary.json.
+    """
 
     event: ClassVar[str] = "run_finished"
     status: Literal["finished", "diverged", "failed"]
@@ -106,11 +173,11 @@ Report = RunStarted | ExpertReport | StepReport | EvaluationReport | ProgressRep
 
 
 def as_event(report: Report, seconds: float) -> dict[str, Any]:
-    """The report as one JSON-able event: `{"schema", "event", "t", …}`.
+    """Turns a report into a JSON-able event `{"schema", "event", "t", …}`.
 
     Args:
         report: any report.
-        seconds: since the run started.
+        seconds: time since the run started, in seconds; it becomes `t`.
     """
 
     def plain(value: Any) -> Any:
@@ -132,33 +199,33 @@ def as_event(report: Report, seconds: float) -> dict[str, Any]:
 
 
 class ObserverSession:
-    """What an opened observer is told; override what is of interest."""
+    """An opened observer; subclasses override the methods for the reports that they want."""
 
     def run_started(self, report: RunStarted) -> None:
-        """Before experts are looked for."""
+        """Called once at the start, before experts are loaded or trained."""
 
     def expert_ready(self, report: ExpertReport) -> None:
-        """After each expert."""
+        """Called for each expert as soon as it is ready."""
 
     def progress(self, report: ProgressReport) -> None:
-        """Between the other reports, at most a few times a second."""
+        """Called during long stages, at most a few times a second."""
 
     def step_finished(self, report: StepReport) -> None:
-        """After each outer step."""
+        """Called after each outer step."""
 
     def evaluated(self, report: EvaluationReport) -> None:
-        """After each selection and each final evaluation."""
+        """Called after each evaluation, on the validation split or on the test split."""
 
     def run_finished(self, report: RunFinished) -> None:
-        """At the end, also of a run that diverged."""
+        """Called once at the end, also if the run diverged."""
 
 
 class EventLines(ObserverSession):
-    """Writes every report, progress ticks excepted, as one JSON line on a text stream.
+    """Writes every report except progress reports as one line of JSON to a text stream.
 
     Args:
-        stream: open for writing.
-        seconds: that the run took before, where it goes on.
+        stream: a text stream that is open for writing.
+        seconds: time that a resumed run took before it was interrupted, in seconds.
     """
 
     def __init__(self, stream: IO[str], seconds: float = 0.0) -> None:
@@ -166,23 +233,23 @@ class EventLines(ObserverSession):
         self._began = time.monotonic() - seconds
 
     def run_started(self, report: RunStarted) -> None:
-        """One line."""
+        """Writes the report of the start as one line."""
         self._write(report)
 
     def expert_ready(self, report: ExpertReport) -> None:
-        """One line."""
+        """Writes the report of an expert as one line."""
         self._write(report)
 
     def step_finished(self, report: StepReport) -> None:
-        """One line."""
+        """Writes the report of an outer step as one line."""
         self._write(report)
 
     def evaluated(self, report: EvaluationReport) -> None:
-        """One line."""
+        """Writes the report of an evaluation as one line."""
         self._write(report)
 
     def run_finished(self, report: RunFinished) -> None:
-        """The last line."""
+        """Writes the report of the end as one line."""
         self._write(report)
 
     def _write(self, report: Report) -> None:
@@ -193,14 +260,23 @@ class EventLines(ObserverSession):
 
 @frozen(kw_only=True)
 class AbstractObserver(ABC):
-    """Watches a run. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+    """Receives the reports of a run, to show or record them.
+
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX. They
+    set `for_people` if they only show progress to people: `--quiet` then leaves the observer out, and other commands
+    (training experts, importing, evaluating) show their progress by it too.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
-    #: Whether it only shows people what goes on: `--quiet` leaves it out, and work that is no run (training experts,
-    #: an import, an evaluation) is shown by it, too.
     for_people: ClassVar[bool] = False
 
     @abstractmethod
     def open(self, run: Path) -> AbstractContextManager[ObserverSession]:
-        """A session for the run directory `run`, which exists; an exception in it warns and ends the observer."""
+        """Opens a session for one run.
+
+        An exception raised by the session ends this observer with a warning, but not the run.
+
+        Args:
+            run: the run directory, which exists.
+        """

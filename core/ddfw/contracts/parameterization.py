@@ -1,4 +1,4 @@
-"""Parameterisations: how synthetic images are stored, and decoded for use.
+"""Parameterisations: how synthetic images are stored as parameters, and how parameters decode to images.
 
 Shapes: m classes, n decoded images in class order, C channels, H rows, W columns.
 """
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     from ddfw.contracts.dataset import RealImages
 
-    #: Named tensors. Floating ones are what is stored and counted; integer ones are exempt tables (a count table, an
-    #: order) that decoding needs.
+    #: Named tensors. The elements of floating-point tensors count as stored floats. Integer tensors hold tables that
+    #: decoding needs (counts, an order) and are not counted.
     Params: TypeAlias = Mapping[str, Tensor]
 
 
 @frozen(kw_only=True)
 class ParamGroup:
-    """Tensors that share one optimiser setting; floating tensors in no group stay fixed.
+    """Tensors that are learned with the same optimiser settings; a floating-point tensor in no group stays fixed.
 
     Args:
-        keys: names of tensors in the Params.
-        lr: learning rate of the outer loop, of the gradient itself. Built-in parameterisations state their rates per
-            image and give n times them here, for n learned images.
-        momentum: of SGD; the first-moment decay of Adam.
+        keys: names of the tensors in the Params.
+        lr: learning rate that multiplies the gradient. The options of built-in parameterisations are rates per image;
+            they give n times the option here, for n learned images.
+        momentum: momentum of SGD, or first-moment decay of Adam.
         optimiser: `sgd` or `adam`.
     """
 
@@ -46,17 +46,17 @@ class ParamGroup:
 
 @frozen(kw_only=True)
 class Layout:
-    """How many images a parameterisation makes of a budget, and what they cost.
+    """How many images a parameterisation stores within a budget, and how many floats they take.
 
     Decoded images are in class order: image i has class i // images_per_class.
 
     Args:
-        spec: the image shape and the number of classes.
-        budget: what was asked for.
-        images_per_class: decoded images of each class.
-        samples_per_class: stored samples of each class (fewer than images where one sample decodes to several).
-        parameter_floats: floats that the parameterisation stores, labels not counted.
-        label_floats: floats that the labels store.
+        spec: image shape and number of classes.
+        budget: the budget that the layout was made for.
+        images_per_class: number of decoded images of each class.
+        samples_per_class: number of stored samples of each class; a sample may decode to several images.
+        parameter_floats: number of floats stored for images.
+        label_floats: number of floats stored for labels.
     """
 
     spec: ImageSpec
@@ -77,15 +77,15 @@ class Layout:
         shared_floats: int = 0,
         images_per_sample: int = 1,
     ) -> Layout:
-        """The largest class-balanced number of samples that fits the budget.
+        """The layout with the largest number of samples, equal for all classes, that fits the budget.
 
         Args:
             spec: image shape and number of classes.
-            budget: how many floats there are, and whether labels are paid from them.
-            sample_floats: floats that one sample stores.
-            label_floats_per_image: what the label strategy stores for one decoded image.
-            shared_floats: floats that all samples share, stored once.
-            images_per_sample: images that one sample decodes to.
+            budget: how many floats may be stored, and whether labels count.
+            sample_floats: number of floats that one sample stores.
+            label_floats_per_image: number of floats stored for the label of one decoded image.
+            shared_floats: number of floats that are stored once for all samples.
+            images_per_sample: number of images that one sample decodes to.
 
         Raises:
             OptionError: not even one sample of each class fits.
@@ -110,17 +110,17 @@ class Layout:
 
     @property
     def num_images(self) -> int:
-        """N = m · images_per_class."""
+        """Number n = m · images_per_class of decoded images."""
         return self.spec.num_classes * self.images_per_class
 
     @property
     def strict_floats(self) -> int:
-        """Stored floats, labels included."""
+        """Number of stored floats, labels included."""
         return self.parameter_floats + self.label_floats
 
     @property
     def over_budget(self) -> bool:
-        """Whether the strict count exceeds the budget."""
+        """Whether the stored floats, labels included, exceed the budget."""
         return self.strict_floats > self.budget.floats(self.spec)
 
     def labels(self) -> Tensor:
@@ -132,10 +132,12 @@ class Layout:
 
 @frozen(kw_only=True)
 class AbstractParameterization(ABC):
-    """How images are stored. Subclasses are `@final @frozen(kw_only=True)` and set `name`.
+    """How synthetic images are stored and decoded.
 
-    All images live in training space. The four methods are called in the order in which they stand here; `decode` is
-    called once per outer step and its gradient is pulled back once.
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+
+    All images are in training space. A run calls `layout`, then `init`, and in every outer step `decode` once, through
+    which it backpropagates once.
     """
 
     name: ClassVar[str]
@@ -143,48 +145,57 @@ class AbstractParameterization(ABC):
 
     @abstractmethod
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
-        """The largest class-balanced set that fits the budget.
+        """The layout of the largest set, with equally many images of each class, that fits the budget.
 
         Args:
             spec: image shape and number of classes.
-            budget: how many floats there are, and whether labels are paid from them.
-            label_floats_per_image: what the label strategy stores for one decoded image.
+            budget: how many floats may be stored, and whether labels count.
+            label_floats_per_image: number of floats stored for the label of one decoded image.
 
         Raises:
-            OptionError: nothing fits; the text says what would.
+            OptionError: not even one image of each class fits; the text says which options would.
         """
 
     @abstractmethod
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
-        """Initial parameters, in `real.images`' dtype and on its device, from real images and a CPU generator."""
+        """Computes initial parameters from real images.
+
+        Args:
+            layout: what `layout` returned.
+            real: the training images in training space.
+            rng: CPU generator; the only source of randomness.
+
+        Returns:
+            Named tensors, in the dtype and on the device of `real.images`.
+        """
 
     @abstractmethod
     def decode(self, params: Params, index: Tensor) -> Tensor:
-        """Images [B, C, H, W] of the decoded-image numbers `index` [B] (int64); differentiable in the parameters."""
+        """Decodes the images whose numbers are `index` [B] (int64) to [B, C, H, W]; differentiable in `params`."""
 
     @abstractmethod
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """Which tensors are learned, and how."""
+        """The learned tensors with their learning rates."""
 
     def direction(self, params: Params, gradients: Params) -> Params:
-        """What the optimisers take in place of the gradient, before learning rate and momentum.
+        """Replaces gradients by other directions, to which the optimisers apply learning rate and momentum.
 
-        The default is the gradient. A parameterisation whose factors determine an image only together may answer with
-        the change of its factors that moves the decoded images as the pixels' own gradient would.
+        The default replaces none. A parameterisation that stores images as products of factors may return the change of
+        its factors that moves the decoded images as gradient descent on their pixels would.
 
         Args:
-            params: as they are before the step.
-            gradients: ∂L/∂φ for the floating tensors of `params` that have one, same keys and shapes.
+            params: the parameters before the step.
+            gradients: ∂L/∂φ for each floating-point tensor of `params` that has a gradient, same keys and shapes.
 
         Returns:
-            The same keys and shapes; what is left out keeps its gradient.
+            Directions for some or all keys of `gradients`, same shapes; other keys keep their gradient.
         """
         return gradients
 
     def stored_floats(self, params: Params) -> int:
-        """Number of floats that have to be stored to decode again: every floating tensor's size."""
+        """Number of floats that have to be stored to decode the images: the size of all floating-point tensors."""
         return sum(t.numel() for t in params.values() if t.is_floating_point())
 
     def penalty(self, params: Params) -> Tensor | None:
-        """A scalar added to the matching loss (first-order in the parameters), or None."""
+        """A scalar tensor that is added to the matching loss, differentiable once in `params`; None: no penalty."""
         return None

@@ -30,31 +30,31 @@ class RunSettings:
 
 @frozen(kw_only=True)
 class Budget:
-    """`[budget]`: how many floats may be stored. `ipc` buys ipc·m·C·H·W of them, for every parameterisation alike."""
+    """`[budget]`: how many floats may be stored: ipc·m·C·H·W of them, whatever the parameterisation."""
 
     ipc: int = option(1, validator=ge(1), help="images per class that the budget would store as plain pixels")
     accounting: Literal["strict", "pixels"] = option(
         "strict",
         validator=in_(("strict", "pixels")),
-        help="strict: label floats are paid from the budget; pixels: labels are free, as in the field's tables",
+        help="strict: floats of labels count towards the budget; pixels: they do not, as in most papers' tables",
     )
 
     def floats(self, spec: ImageSpec) -> int:
-        """The budget in floats."""
+        """Number ipc·m·C·H·W of floats that may be stored for images of this shape and number of classes."""
         return self.ipc * spec.num_classes * spec.floats_per_image
 
     def label_price(self, label_floats_per_image: int) -> int:
-        """What one image's label costs under this accounting."""
+        """Number of floats that the label of one image counts: `label_floats_per_image`, or 0 for `pixels`."""
         return label_floats_per_image if self.accounting == "strict" else 0
 
 
 @frozen(kw_only=True)
 class SharpnessSettings:
-    """Adaptive surrogate-gap minimisation (GSAM), for experts in flat regions.
+    """Settings of adaptive surrogate-gap minimisation (GSAM), which trains experts to flat minima.
 
     Args:
-        rho: ρ, the size of the step uphill, relative to the parameters.
-        alpha: α, how much of the gradient's part across the uphill gradient is subtracted.
+        rho: ρ, size of the step uphill, relative to the parameters.
+        alpha: α, how much to subtract of the gradient's part that is orthogonal to the gradient uphill.
     Source: Du et al., Minimizing the Accumulated Trajectory Error (FTD), CVPR 2023, and its released code.
     """
 
@@ -64,16 +64,16 @@ class SharpnessSettings:
 
 @frozen(kw_only=True)
 class TrainingSettings:
-    """SGD on labelled images.
+    """Settings of SGD on labelled images.
 
     Args:
-        epochs: passes over the images.
+        epochs: number of passes over the images.
         lr: learning rate.
-        momentum: of SGD.
-        weight_decay: added to the gradient as weight_decay · θ.
+        momentum: momentum of SGD.
+        weight_decay: weight decay; weight_decay · θ is added to the gradient.
         batch_size: images per step; the last batch of an epoch may be smaller.
-        decay_after: epochs after which lr is divided by 10 and the momentum starts anew, None for never.
-        sharpness: take GSAM's gradient in place of the plain one.
+        decay_after: number of epochs after which lr is divided by 10 and the momentum buffer set to 0; None: never.
+        sharpness: settings of GSAM, whose gradient then replaces the plain one; None: plain SGD.
     """
 
     epochs: int
@@ -87,15 +87,15 @@ class TrainingSettings:
 
 @frozen(kw_only=True)
 class ExpertSettings:
-    """`[experts]`: the networks whose trajectories are matched."""
+    """`[experts]`: how the expert networks are trained, whose trajectories the student has to match."""
 
     store: str = option(
         "",
-        help="an imported store (`ddfw experts list`) whose experts are taken in place of trained ones; seed, epochs, "
-        "lr, … are then the importer's",
+        help="name of an imported store (`ddfw experts list`) whose experts are used instead of training some; the "
+        "other settings of [experts] except count then have no effect",
     )
-    count: int = option(10, validator=ge(1), help="how many experts; of an imported store, at most")
-    seed: int = option(0, validator=ge(0), help="seed of the first expert; the next ones count up from it")
+    count: int = option(10, validator=ge(1), help="number of experts; of an imported store, at most this many")
+    seed: int = option(0, validator=ge(0), help="seed of the first expert; the next one has this plus 1, and so on")
     epochs: int = option(20, validator=ge(1), help="epochs of each expert, one checkpoint after each")
     lr: float = option(0.01, validator=gt(0.0), help="learning rate (SGD, constant)")
     momentum: float = option(0.0, validator=[ge(0.0), le(1.0)], help="momentum")
@@ -104,14 +104,14 @@ class ExpertSettings:
     optimiser: Literal["sgd", "gsam"] = option(
         "sgd",
         validator=in_(("sgd", "gsam")),
-        help="sgd; gsam: adaptive surrogate-gap minimisation on top of it, as FTD trains experts",
+        help="sgd: plain SGD; gsam: SGD with adaptive surrogate-gap minimisation, as FTD trains experts",
     )
     gsam_rho: float = option(0.01, validator=gt(0.0), help="gsam only: ρ, the relative size of the step uphill")
     gsam_alpha: float = option(0.4, validator=ge(0.0), help="gsam only: α of the surrogate gap (DATM takes 0.3)")
 
     @property
     def training(self) -> TrainingSettings:
-        """The same as plain training settings."""
+        """The settings of SGD for the experts."""
         return TrainingSettings(
             epochs=self.epochs,
             lr=self.lr,
@@ -135,23 +135,23 @@ class OuterSettings:
     )
     init_from: str = option(
         "",
-        help="start from the images of this run, export, images*.pt or image folder, and not from real ones; a run of "
-        "the same parameterisation and size goes on with its parameters, labels and step size",
+        help="start from the images of this run, export, images*.pt or image folder instead of real images; a run of "
+        "the same parameterisation and size also gives its parameters, labels and step size",
     )
     syn_steps: int = option(20, validator=ge(1), help="N, inner steps of the student")
     batch_syn: int = option(0, validator=ge(0), help="synthetic images per inner step; 0 takes all of them")
     segments_per_step: int = option(1, validator=ge(1), help="segments whose meta-gradients one outer step averages")
     step_size: float = option(0.01, validator=gt(0.0), help="initial inner step size a")
-    step_size_lr: float = option(1e-5, validator=ge(0.0), help="its learning rate; 0 keeps it fixed")
-    step_size_momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="its momentum")
-    step_size_floor: float = option(1e-4, validator=gt(0.0), help="a never falls below this")
+    step_size_lr: float = option(1e-5, validator=ge(0.0), help="learning rate of the step size a; 0 keeps a fixed")
+    step_size_momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the step size a")
+    step_size_floor: float = option(1e-4, validator=gt(0.0), help="smallest value of the step size a")
     skip_above: float | None = option(
-        None, validator=optional(gt(0.0)), help="a step whose loss is above this, or not a number, changes nothing"
+        None, validator=optional(gt(0.0)), help="skip an outer step whose loss is above this or not a number"
     )
     ema: float = option(
         0.0,
         validator=[ge(0.0), lt(1.0)],
-        help="decay of a running mean of the images' parameters, which is evaluated and kept in their place; 0: none",
+        help="decay of a running mean of the image parameters; the mean is then evaluated and saved; 0: no mean",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -161,12 +161,12 @@ class OuterSettings:
 
 @frozen(kw_only=True)
 class WindowSettings:
-    """`[window]`: from which epochs segments start. The upper end grows while the set is learned."""
+    """`[window]`: the range of expert epochs in which segments start; its upper end grows during distillation."""
 
     min_start: int = option(0, validator=ge(0), help="earliest start epoch")
     start: int = option(1, validator=ge(1), help="exclusive upper end at the first outer step")
     max_start: int = option(5, validator=ge(1), help="exclusive upper end once grown")
-    expand_steps: int = option(1, validator=ge(1), help="outer steps until it is grown; 1 opens the window at once")
+    expand_steps: int = option(1, validator=ge(1), help="outer steps until the window is fully open; 1: from the start")
 
     def __attrs_post_init__(self) -> None:
         if not self.min_start < self.start <= self.max_start:
@@ -175,29 +175,29 @@ class WindowSettings:
             )
 
     def high(self, step: int) -> int:
-        """Exclusive upper end of the window at an outer step (0-based)."""
+        """Exclusive upper end of the window, in epochs, at outer step number `step` (0-based)."""
         grown = (self.max_start - self.start) * min(1.0, step / self.expand_steps)
         return self.start + math.floor(grown)
 
 
 @frozen(kw_only=True)
 class GradientSettings:
-    """`[gradient]`: how the meta-gradient is computed, and with how much memory."""
+    """`[gradient]`: the method for the meta-gradient and the memory that it may use."""
 
     method: Literal["exact", "tesla"] = option(
         "exact",
         validator=in_(("exact", "tesla")),
-        help="exact: the adjoint; tesla: the same recursion without Hessian-vector terms, an approximation",
+        help="exact: the exact derivative; tesla: an approximation that leaves out the Hessian-vector products",
     )
     memory: int | Literal["auto"] = option(
         "auto",
-        help="bytes for held step graphs; 0 recomputes every step; auto: as many as fit half of the memory that is "
-        "available at the first step (four fifths on an accelerator)",
+        help="bytes for inner steps kept instead of recomputed; 0: recompute every step; auto: half of the memory that "
+        "is available at the first step (four fifths on a GPU)",
     )
     tesla_form: Literal["datm", "released"] = option(
         "datm",
         validator=in_(("datm", "released")),
-        help="tesla only: `released` loses a factor 2 on images and labels, as the first public code does",
+        help="tesla only: `released` halves the gradients of images and labels, as the first public code does",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -207,29 +207,29 @@ class GradientSettings:
 
 @frozen(kw_only=True)
 class EvalSettings:
-    """`[eval]`: how fresh networks are trained on a set, and how a step is selected."""
+    """`[eval]`: how fresh networks are trained to evaluate a set, and how the best outer step is selected."""
 
-    networks: int = option(5, validator=ge(2), help="fresh networks of the final evaluation")
-    seed: int = option(0, validator=ge(0), help="seed of their initialisations; independent of run.seed")
-    epochs: int = option(300, validator=ge(1), help="passes over a synthetic or small real set")
+    networks: int = option(5, validator=ge(2), help="number of fresh networks trained in the final evaluation")
+    seed: int = option(0, validator=ge(0), help="seed of the evaluation networks; independent of run.seed")
+    epochs: int = option(300, validator=ge(1), help="epochs on a synthetic set or on a real one of the same budget")
     batch_size: int = option(256, validator=ge(1), help="images per step")
     momentum: float = option(0.9, validator=[ge(0.0), le(1.0)], help="momentum of SGD")
     weight_decay: float = option(5e-4, validator=ge(0.0), help="weight decay")
-    decay: bool = option(True, help="divide the learning rate by 10 after half of the passes")
+    decay: bool = option(True, help="divide the learning rate by 10 after half of the epochs")
     full_epochs: int = option(30, validator=ge(1), help="epochs on the full training split")
     full_lr: float = option(0.01, validator=gt(0.0), help="learning rate on the full training split")
     baseline_lrs: tuple[float, ...] = option(
-        (0.01,), help="learning rates tried on the validation split for the random real baselines"
+        (0.01,), help="learning rates for the random real baselines; the best on the validation split is used"
     )
     baselines: tuple[str, ...] = option(
         ("random_real", "random_real_teacher", "full_data"),
-        help="what stands beside the distilled set in the table (…_count: as many images, else equal stored floats): "
+        help="sets to compare with in the table (…_count: of as many images; other random ones: of as many floats): "
         "random_real, kmeans_real, herding_real, full_data, …",
     )
-    every: int = option(50, validator=ge(1), help="outer steps between two selections on the validation split")
-    select_networks: int = option(2, validator=ge(1), help="networks trained for each selection")
+    every: int = option(50, validator=ge(1), help="outer steps between two evaluations on the validation split")
+    select_networks: int = option(2, validator=ge(1), help="networks trained for each of these evaluations")
     select_epochs: int | None = option(
-        None, validator=optional(ge(1)), help="passes for a selection; the default is eval.epochs"
+        None, validator=optional(ge(1)), help="epochs for an evaluation on the validation split; default: eval.epochs"
     )
 
     def __attrs_post_init__(self) -> None:
@@ -237,12 +237,17 @@ class EvalSettings:
             raise ValueError("baseline_lrs needs at least one learning rate, all > 0 and finite")
 
     def small_set(self, lr: float, epochs: int | None = None) -> TrainingSettings:
-        """Settings for a synthetic or small real set."""
+        """Settings of SGD on a synthetic set, or on real images of the same budget.
+
+        Args:
+            lr: learning rate.
+            epochs: number of epochs; None: `eval.epochs`.
+        """
         epochs = self.epochs if epochs is None else epochs
         return self._training(lr, epochs)
 
     def full_set(self) -> TrainingSettings:
-        """Settings for the whole training split."""
+        """Settings of SGD on the whole training split."""
         return self._training(self.full_lr, self.full_epochs)
 
     def _training(self, lr: float, epochs: int) -> TrainingSettings:

@@ -1,4 +1,4 @@
-"""Training space: where networks and synthetic images live, and the way back to pixels.
+"""Training space: the normalisation that maps raw images to what networks see, and its inverse.
 
 Shapes: n images, C channels, H rows, W columns, F = C·H·W values of one image.
 """
@@ -18,45 +18,48 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-#: The eigen-decomposition of a ZCA fit takes F³ operations and its transform F² numbers.
+#: Largest F for ZCA, whose fit takes F³ operations and whose transform has F² numbers.
 ZCA_LARGEST = 4096
-#: Images that are transformed at once.
+#: Number of images that are transformed at once.
 _CHUNK = 4096
 
 
 class TrainingSpace(ABC):
-    """An invertible map between raw images in [0, max_value] and training space."""
+    """An invertible map between raw images in [0, max_value] and the normalised images that networks are trained on."""
 
     kind: str
     max_value: float
 
     @abstractmethod
     def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        """Raw images [n, C, H, W] in [0, max_value] → training space, in `dtype`."""
+        """Maps raw images [n, C, H, W] in [0, max_value] to training space, in `dtype`."""
 
     @abstractmethod
     def decode(self, images: Tensor) -> Tensor:
-        """Training space [n, C, H, W] → pixels, 1 = brightest; learned images may leave [0, 1] and are not clipped."""
+        """Maps images [n, C, H, W] in training space to pixels, 0 black and 1 brightest.
+
+        Learned images may leave [0, 1]; they are not clipped.
+        """
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """What the card says of it, JSON-able."""
+        """The numbers that define the space, without large tensors, as JSON-able values for the card."""
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """What is too large for the card; stored beside it as `space.safetensors` where there is any."""
+        """Tensors that are too large for the card, by name; if any, they are stored as `space.safetensors`."""
         return {}
 
 
 @final
 @frozen(kw_only=True)
 class AffineSpace(TrainingSpace):
-    """Per-channel affine map.
+    """Training space by an affine map of each channel: (raw / max_value − mean) / std.
 
     Args:
-        kind: `standard` or `none`.
-        max_value: what raw pixels are divided by first.
-        mean: C numbers, of the training images in [0, 1].
-        std: C numbers, likewise.
+        kind: `standard`, or `none` for mean 0 and std 1.
+        max_value: the value of the brightest raw pixel.
+        mean: C numbers, the means of the training images' channels in [0, 1].
+        std: C numbers, the standard deviations of the training images' channels in [0, 1].
     """
 
     kind: Literal["standard", "none"]
@@ -72,8 +75,8 @@ class AffineSpace(TrainingSpace):
         channels = images.shape[1]
         if kind == "none":
             return cls(kind=kind, max_value=max_value, mean=(0.0,) * channels, std=(1.0,) * channels)
-        # numpy sums in one order whatever the number of threads; a last bit would otherwise differ between machines.
-        # In pieces, since float64 copies of 100,000 photographs would not fit.
+        # numpy sums in the same order for any number of threads, so the last bit is the same on every machine.
+        # The images are summed in pieces, since a float64 copy of 100,000 photographs would not fit into memory.
         raw = images.cpu().numpy()
         pieces = [raw[i : i + 1000] for i in range(0, len(raw), 1000)]
         count = raw.size / channels * max_value
@@ -84,29 +87,29 @@ class AffineSpace(TrainingSpace):
         return cls(kind=kind, max_value=max_value, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        """(raw / max_value − mean) / std, channel by channel.
+        """Maps raw images [n, C, H, W] to (raw / max_value − mean) / std, channel by channel, in `dtype`.
 
         Raises:
-            ValueError: another number of channels.
+            ValueError: the images have another number of channels.
         """
         import torch
 
         if raw.ndim != 4 or raw.shape[1] != len(self.mean):
             raise ValueError(f"expected images [n, {len(self.mean)}, H, W], got {tuple(raw.shape)}")
         mean, std = self._columns(raw.device, dtype)
-        # In pieces, or a large data set would be held several times over.
+        # The images are mapped in pieces, or memory would hold several copies of a large data set.
         encoded = torch.empty(raw.shape, dtype=dtype, device=raw.device)
         for part, out in zip(_chunks(raw), _chunks(encoded), strict=True):
             out.copy_((part.to(dtype) / self.max_value - mean) / std)
         return encoded
 
     def decode(self, images: Tensor) -> Tensor:
-        """The inverse, without the division by max_value."""
+        """Maps images [n, C, H, W] in training space to pixels images · std + mean, 1 = brightest."""
         mean, std = self._columns(images.device, images.dtype)
         return images * std + mean
 
     def record(self) -> dict[str, Any]:
-        """All of it."""
+        """Kind, maximum value, means and standard deviations as JSON-able values."""
         return attrs.asdict(self)
 
     def _columns(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -123,14 +126,15 @@ class AffineSpace(TrainingSpace):
 class WhitenedSpace(TrainingSpace):
     """ZCA whitening, y = (x − mean) · U diag(1/√(S + ε)) Uᵀ for images in [0, 1] of covariance U diag(S) Uᵀ.
 
-    The covariance is divided by n − 1. With ε as large as usual (0.1) the result has not unit variance.
+    The covariance is divided by n − 1. With the usual ε of 0.1 the variance of the result is below 1.
 
     Args:
-        max_value: what raw pixels are divided by first.
-        epsilon: ε.
-        mean: [F] float64, on the CPU.
-        transform: [F, F] float64, symmetric, on the CPU.
-        inverse: [F, F] float64, its inverse U diag(√(S + ε)) Uᵀ.
+        kind: `zca`.
+        max_value: the value of the brightest raw pixel.
+        epsilon: ε, added to the eigenvalues of the covariance.
+        mean: [F] float64 on the CPU, the mean training image in [0, 1].
+        transform: [F, F] float64 on the CPU, symmetric.
+        inverse: [F, F] float64 on the CPU, the inverse U diag(√(S + ε)) Uᵀ of `transform`.
     Source: the whitening of kornia, as trajectory matching uses it.
     """
 
@@ -143,10 +147,10 @@ class WhitenedSpace(TrainingSpace):
 
     @classmethod
     def fit(cls, images: Tensor, max_value: float, epsilon: float) -> WhitenedSpace:
-        """Fits raw training images [n, C, H, W] (float64 arithmetic).
+        """Fits the whitening to raw training images [n, C, H, W] in [0, max_value], in float64 arithmetic.
 
         Raises:
-            OptionError: images of more than 4,096 values, or fewer than two images.
+            OptionError: the images have more than 4,096 values each, or there are fewer than two.
         """
         import torch
 
@@ -161,7 +165,7 @@ class WhitenedSpace(TrainingSpace):
             raise OptionError("zca needs at least two training images", "space")
 
         def scaled() -> Iterator[Tensor]:
-            # Made anew for each pass: float64 copies of 50,000 photographs are a gigabyte.
+            # The float64 images are computed in each pass again: for 50,000 photographs they would take a gigabyte.
             for part in _chunks(images):
                 yield part.flatten(1).cpu().double() / max_value
 
@@ -171,7 +175,7 @@ class WhitenedSpace(TrainingSpace):
             centred = part - mean
             covariance += centred.T @ centred
         values, vectors = torch.linalg.eigh(covariance / (len(images) - 1))
-        # Rounding leaves eigenvalues of −1e-17 where pixels never change.
+        # Where pixels never change, rounding leaves eigenvalues like −1e-17.
         root = (values.clamp_min(0) + epsilon).sqrt()
         return cls(
             max_value=max_value,
@@ -182,7 +186,7 @@ class WhitenedSpace(TrainingSpace):
         )
 
     def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        """(raw / max_value − mean) · transform."""
+        """Maps raw images [n, C, H, W] to (raw / max_value − mean) · transform, in `dtype`."""
         import torch
 
         mean, transform = (t.to(raw.device, dtype) for t in (self.mean, self.transform))
@@ -192,14 +196,14 @@ class WhitenedSpace(TrainingSpace):
         return encoded
 
     def decode(self, images: Tensor) -> Tensor:
-        """Images · inverse + mean."""
+        """Maps images [n, C, H, W] in training space to pixels images · inverse + mean, 1 = brightest."""
         import torch
 
         mean, inverse = (t.to(images.device, images.dtype) for t in (self.mean, self.inverse))
         return torch.cat([p.flatten(1) @ inverse + mean for p in _chunks(images)]).view(images.shape)
 
     def record(self) -> dict[str, Any]:
-        """Without the matrices."""
+        """Kind, maximum value and ε as JSON-able values."""
         return {"kind": self.kind, "max_value": self.max_value, "epsilon": self.epsilon, "file": "space.safetensors"}
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -209,10 +213,10 @@ class WhitenedSpace(TrainingSpace):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], max_value: float, epsilon: float) -> WhitenedSpace:
-        """What `tensors` gave, with the inverse computed anew.
+        """Rebuilds the space from what `tensors` returned; the inverse is computed again.
 
         Raises:
-            ValueError: tensors that do not belong together, or a transform without an inverse.
+            ValueError: the shapes do not fit together, or the transform has no inverse.
         """
         import torch
 
@@ -233,16 +237,16 @@ class WhitenedSpace(TrainingSpace):
 def fit_space(
     kind: Literal["standard", "none", "zca"], images: Tensor, max_value: float, epsilon: float
 ) -> TrainingSpace:
-    """The training space of a kind, fitted to raw training images [n, C, H, W].
+    """Fits a training space to raw training images.
 
     Args:
-        kind: per-channel standardisation, pixels in [0, 1], or ZCA.
-        images: in [0, max_value].
-        max_value: the brightest pixel.
-        epsilon: of ZCA.
+        kind: `standard` (per-channel standardisation), `none` (pixels in [0, 1]) or `zca` (ZCA whitening).
+        images: [n, C, H, W] in [0, max_value].
+        max_value: the value of the brightest pixel.
+        epsilon: added to the eigenvalues of the covariance; used by `zca` only.
 
     Raises:
-        OptionError: ZCA of images that are too large.
+        OptionError: `zca` for images of more than 4,096 values, or for fewer than two images.
     """
     if kind == "zca":
         return WhitenedSpace.fit(images, max_value, epsilon)
@@ -250,7 +254,7 @@ def fit_space(
 
 
 def same_space(one: TrainingSpace, other: TrainingSpace) -> bool:
-    """Whether two spaces map alike: the same record and, where there are matrices, the same matrices."""
+    """Whether two spaces are the same map: equal records and equal tensors."""
     if one is other:
         return True
     mine, theirs = one.tensors(), other.tensors()
@@ -259,16 +263,16 @@ def same_space(one: TrainingSpace, other: TrainingSpace) -> bool:
 
 
 def space_key(kind: Literal["standard", "none", "zca"], max_value: float, epsilon: float) -> dict[str, Any]:
-    """What of a space does not follow from the data, for the key of an expert store."""
+    """The settings of a space that do not follow from the data, as JSON-able values for the key of an expert store."""
     key = {"kind": kind, "max_value": max_value}
     return {**key, "epsilon": epsilon} if kind == "zca" else key
 
 
 def space_from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainingSpace:
-    """The space that `record` and `tensors` described.
+    """Rebuilds a space from what its `record` and `tensors` returned.
 
     Raises:
-        KeyError, TypeError, ValueError: they do not.
+        KeyError, TypeError, ValueError: the record or the tensors are incomplete or wrong.
     """
     max_value = float(record["max_value"])
     if record["kind"] == "zca":
@@ -288,7 +292,7 @@ def _chunks(images: Tensor) -> Iterator[Tensor]:
 
 
 def _symmetric(matrix: Tensor) -> Tensor:
-    """The upper triangle on both sides: rounding leaves a product's last bits unsymmetric."""
+    """The matrix made exactly symmetric by copying its upper triangle, since rounding differs in the last bits."""
     return matrix.triu() + matrix.triu(1).T
 
 

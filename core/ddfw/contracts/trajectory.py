@@ -1,4 +1,4 @@
-"""Trajectory sources: from expert checkpoints to segments with a start and a target.
+"""Trajectory sources: they turn the checkpoints of experts into segments with a start and a target.
 
 Shapes: E experts, K epochs, P parameters, T parameter tensors, S snapshots.
 """
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-#: What a source keeps of the experts between `prepare` and `segment`; each source has a type of its own.
+#: Type of what a source's `prepare` returns and its `segment` takes; each source has its own.
 PreparedT = TypeVar("PreparedT")
 
 
 @frozen(kw_only=True)
 class CompactExpert:
-    """What a source keeps of one expert in place of its checkpoints.
+    """The tensors that a source keeps of one expert instead of all its checkpoints.
 
     Args:
-        source: the source's name.
-        options: what it was made with, JSON-able; a source refuses one that was made with other options than its own.
-        num_epochs: K of the expert.
-        tensors: whatever the source needs, among them `points` [W, P].
-        rows: for each epoch whose exact checkpoint is still there, its row in `points`.
+        source: name of the source.
+        options: the source's options that these tensors depend on, JSON-able; a source with other options refuses them.
+        num_epochs: number K of epochs of the expert.
+        tensors: the kept tensors by name, among them `points` [W, P], parameters at W way-points.
+        rows: for each epoch whose exact checkpoint is among the points, its row in `points`.
     """
 
     source: str
@@ -45,12 +45,12 @@ class ExpertSource(Protocol):
 
     @property
     def num_experts(self) -> int:
-        """E."""
+        """Number E of experts."""
         ...
 
     @property
     def num_epochs(self) -> int:
-        """K; there are K + 1 checkpoints, the first of them the initialisation."""
+        """Number K of epochs; an expert has K + 1 checkpoints, the first before any training."""
         ...
 
     @property
@@ -59,15 +59,22 @@ class ExpertSource(Protocol):
         ...
 
     def snapshots(self, expert: int, epochs: Sequence[int]) -> Tensor:
-        """Checkpoints [S, P] of one expert (0 … E−1) at the given epochs; reads only those from disk.
+        """Reads checkpoints of one expert; only these are read from disk.
+
+        Args:
+            expert: number of the expert, in [0, E).
+            epochs: the S epochs, each in [0, K].
+
+        Returns:
+            [S, P], one row for each epoch.
 
         Raises:
-            OptionError: the experts were compacted, and one of these checkpoints was not kept.
+            OptionError: only way-points of the experts were kept, and one of these checkpoints was not.
         """
         ...
 
     def compact(self, expert: int) -> CompactExpert | None:
-        """What is kept of one expert where its checkpoints are not, None where they are."""
+        """The tensors kept of expert number `expert` instead of its checkpoints; None if all checkpoints are kept."""
         ...
 
 
@@ -76,11 +83,11 @@ class Segment:
     """A piece of an expert's path that a student has to follow.
 
     Args:
-        start: θ at which the student begins, [P].
-        target: θ where it should land, [P].
-        expert: which expert, 0 … E−1.
-        start_epoch: where on the path `start` lies; an integer for checkpoints.
-        target_epoch: where `target` lies.
+        start: [P], the parameters at which the student starts.
+        target: [P], the parameters that the student should reach.
+        expert: number of the expert, in [0, E).
+        start_epoch: epoch of `start`; a whole number if it is a checkpoint.
+        target_epoch: epoch of `target`.
     """
 
     start: Tensor
@@ -92,46 +99,52 @@ class Segment:
 
 @frozen(kw_only=True)
 class AbstractTrajectory(ABC, Generic[PreparedT]):
-    """Where segments come from. Subclasses are `@final @frozen(kw_only=True)` and set `name`."""
+    """Draws the segments of expert paths that students have to follow.
+
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
 
     @abstractmethod
     def prepare(self, experts: ExpertSource) -> PreparedT:
-        """Reads of the experts what segments will need, once per run.
+        """Reads from the experts what `segment` will need; called once per run.
+
+        Args:
+            experts: the experts of the run.
 
         Raises:
-            OptionError: the options do not fit the experts (too few epochs, say).
+            OptionError: the options do not fit the experts, for example because they have too few epochs.
         """
 
     @abstractmethod
     def segment(self, trajectories: PreparedT, low: float, high: float, rng: torch.Generator) -> Segment:
-        """Draws an expert and a start epoch in the window [low, high) and gives the segment from there.
+        """Draws an expert and a start epoch in the window [low, high) and returns the segment that starts there.
 
         Args:
             trajectories: what `prepare` returned.
-            low: earliest start, in epochs.
-            high: exclusive upper end; low < high ≤ latest_high(K).
+            low: earliest start epoch.
+            high: exclusive upper end of start epochs; low < high ≤ latest_high(K).
             rng: CPU generator; the only source of randomness.
         """
 
     @abstractmethod
     def stored_bytes(self, trajectories: PreparedT) -> int:
-        """Bytes needed to keep `trajectories` on disk: the price of this source beside another."""
+        """Bytes needed to keep `trajectories` on disk, so that sources can be compared."""
 
     def compact(self, checkpoints: Tensor, sizes: Sequence[int]) -> CompactExpert:
-        """What this source needs of one expert, for stores that keep nothing else.
+        """The tensors that this source needs of one expert, for stores that keep these instead of all checkpoints.
 
         Args:
-            checkpoints: [K + 1, P].
-            sizes: elements of each of the T parameter tensors, summing to P.
+            checkpoints: [K + 1, P], one row for each epoch.
+            sizes: number of elements of each of the T parameter tensors, summing to P.
 
         Raises:
-            OptionError: this source needs all checkpoints.
+            OptionError: this source needs all checkpoints, which is the default.
         """
         raise OptionError(f"{self.name} needs every checkpoint, so there is nothing that could be left out")
 
     def latest_high(self, num_epochs: int) -> float:
-        """The largest exclusive upper end that a window of starts may have, for experts of K epochs."""
+        """The largest exclusive upper end of start epochs, for experts of `num_epochs` epochs."""
         return num_epochs

@@ -1,1 +1,1 @@
-"""The numerics: no names, no paths, no config dicts."""
+"""The numerics of distillation: functions of tensors and typed settings, which read no files and no configuration."""

@@ -1,4 +1,6 @@
-"""How many step graphs are held: what one of them keeps, what memory there is, what `gradient.memory` makes of both.
+"""How many inner steps keep their autograd graph ("step graphs") between the forward and the backward pass.
+
+The number follows from the bytes that one graph keeps, the memory that is available and the option `gradient.memory`.
 
 Shapes: b images of one batch, m classes, P parameters.
 """
@@ -24,28 +26,28 @@ if TYPE_CHECKING:
     from ddfw.contracts.settings import GradientSettings
     from ddfw.engine.inner import Network
 
-#: `gradient.memory = "auto"` in bytes, where nobody can say what memory is available.
+#: Bytes that `gradient.memory = "auto"` stands for when the available memory cannot be determined.
 AUTO_MEMORY_UNKNOWN = 512 * 2**20
-#: Share of the available memory that "auto" takes: on a processor, whose memory other programs want, too.
+#: Share of the available memory that `gradient.memory = "auto"` takes on a CPU, whose memory other programs need too.
 SHARE_CPU = 0.5
-#: Likewise on an accelerator.
+#: Share of the available memory that `gradient.memory = "auto"` takes on a GPU.
 SHARE_ACCELERATOR = 0.8
 
-#: Bytes that a graph needs besides tensors.
+#: Bytes of a step graph's own nodes, which hold no tensors.
 NODES = 2**16
 
-#: Bytes available on a device now, None where that cannot be known.
+#: A function that gives the bytes available on a device now, or None when they cannot be determined.
 Available = Callable[[torch.device], int | None]
 
 
 @frozen(kw_only=True)
 class StepBudget:
-    """How many step graphs are held, and why.
+    """How many step graphs are held, and the two measurements that this number was computed from.
 
     Args:
-        held_steps: how many.
-        graph_bytes: of one graph, None where it was not measured.
-        memory_seen: bytes that were available, None where `gradient.memory` names a number, or where nobody can say.
+        held_steps: number of step graphs that are held at one time.
+        graph_bytes: bytes of one step graph; None if it was not measured.
+        memory_seen: bytes that were available; None if `gradient.memory` is a number or they cannot be determined.
     """
 
     held_steps: int
@@ -53,26 +55,29 @@ class StepBudget:
     memory_seen: int | None = None
 
     def describe(self) -> dict[str, int | None]:
-        """The same for a session's `describe`."""
+        """The three fields as a dictionary, as they stand in a session's description and in the run's manifest."""
         return {"held_steps": self.held_steps, "graph_bytes": self.graph_bytes, "memory_seen": self.memory_seen}
 
 
-#: What a session describes before its first step.
+#: The step budget in a session's description before its first step, when nothing has been measured yet.
 NOT_YET: dict[str, int | None] = {"held_steps": None, "graph_bytes": None, "memory_seen": None}
 
 
 def graph_bytes(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> int:
     """Bytes that one held step graph keeps alive, θ excluded.
 
-    These are the distinct storages saved for its backward pass, the step's own inputs and its gradient, a quarter more,
-    and what the nodes of the graph need themselves, so that the estimate errs on the safe side: processes grew by 40 to
-    90 % of it for each graph that they held.
+    Counted are the distinct storages saved for the backward pass, the step's inputs and its gradient, plus a quarter of
+    their sum and the bytes of the graph's nodes. The estimate is meant to be too large: processes were measured to grow
+    by 40 to 90 % of it for each graph that they held.
 
     Args:
         network: the student.
-        theta: [P].
-        images: a batch [b, C, H, W].
-        targets: its probabilities [b, m].
+        theta: [P] parameters at which the graph is built.
+        images: [b, C, H, W], one batch.
+        targets: [b, m] class probabilities of the batch.
+
+    Returns:
+        The estimate in bytes.
     """
     sizes: dict[int, int] = {}
     keep: list[Tensor] = []
@@ -80,8 +85,8 @@ def graph_bytes(network: Network, theta: Tensor, images: Tensor, targets: Tensor
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
-        # Kept, or its address could be used again before the count is over; without its own graph, which would keep
-        # itself alive for ever through what it saves.
+        # The tensor is kept alive so that no later one gets its address and goes uncounted. It is detached, because a
+        # graph that is kept alive by what it saves itself would never be freed.
         keep.append(tensor.detach())
         return keep[-1]
 
@@ -101,18 +106,21 @@ def step_budget(
     device: torch.device,
     available: Available | None = None,
 ) -> StepBudget:
-    """What `gradient.memory` means for a problem: as many of its N step graphs as fit, at most N.
+    """How many of a problem's N step graphs fit into the memory that `gradient.memory` allows; at most N.
 
-    One graph is measured on the problem's largest batch. "auto" then takes a share of the memory that is available:
-    half of it on a processor, four fifths on an accelerator.
+    One graph is measured on the problem's largest batch. `gradient.memory = "auto"` allows half of the available memory
+    on a CPU and four fifths of it on a GPU.
 
     Args:
-        settings: `[gradient]`.
-        problem: the first one that is asked for; all have as many steps.
+        settings: the `[gradient]` table of the configuration.
+        problem: the first problem of the run; all problems of a run have the same number of steps.
         network: the student.
-        theta: [P], on the device.
-        device: where graphs will be held.
-        available: asked after one graph was measured; None for `available_memory`.
+        theta: [P] parameters, on the device.
+        device: the device on which step graphs will be held.
+        available: gives the available bytes, and is called after one graph was measured; None: `available_memory`.
+
+    Returns:
+        The number of graphs and the measurements behind it.
     """
     if settings.memory == 0:
         return StepBudget(held_steps=0)
@@ -134,22 +142,23 @@ def held_steps_within(
     device: torch.device,
     available: Available | None = None,
 ) -> int:
-    """How many step graphs are held; see `step_budget`."""
+    """The number of step graphs that `step_budget` computes, without its measurements."""
     return step_budget(settings, problem, network, theta, device, available).held_steps
 
 
 def auto_memory(device: torch.device, seen: int | None) -> int:
-    """The bytes that "auto" takes where `seen` bytes are available (None: unknown)."""
+    """The bytes that `gradient.memory = "auto"` allows when `seen` bytes are available (None: unknown)."""
     if seen is None:
         return AUTO_MEMORY_UNKNOWN
     return int(seen * (SHARE_CPU if device.type == "cpu" else SHARE_ACCELERATOR))
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that could be allocated on a device now, None where nobody can say.
+    """Bytes that could be allocated on a device now; None when they cannot be determined.
 
-    On a processor the smallest of what the system calls available and what the control groups of this process leave.
-    On a CUDA device what is free there and what PyTorch's allocator has reserved and not handed out.
+    On a CPU this is the smallest of two kinds of numbers: the memory that Linux calls available, and what each control
+    group (cgroup) of this process leaves under its limit. On a CUDA device it is the free memory plus what PyTorch's
+    allocator has reserved without using it.
     """
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -158,10 +167,10 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def processor_memory(root: Path = Path("/")) -> int | None:
-    """Bytes available to this process, from Linux' /proc and /sys/fs/cgroup; None on other systems.
+    """Bytes available to this process, read from Linux' /proc and /sys/fs/cgroup; None on other systems.
 
     Args:
-        root: where these lie.
+        root: the folder that holds `proc` and `sys`; tests use one of their own.
     """
     found = list(_control_groups(root))
     for line in _lines(root / "proc/meminfo"):
@@ -173,7 +182,7 @@ def processor_memory(root: Path = Path("/")) -> int | None:
 
 
 def _control_groups(root: Path) -> Iterator[int]:
-    """What each group that this process is in leaves, outer ones included; those without a limit are left out."""
+    """Bytes left in each control group of this process and in its outer groups; groups without limit are skipped."""
     top = root / "sys/fs/cgroup"
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -186,7 +195,7 @@ def _control_groups(root: Path) -> Iterator[int]:
         else:
             continue
         group = Path(path.lstrip("/"))
-        # In a container the path may be the host's, which is not there; then the mount itself is the group.
+        # In a container the group's path may be the host's and not exist here; then the mount itself is the group.
         for mount in mounts:
             for folder in dict.fromkeys((mount / group, *(mount / parent for parent in group.parents), mount)):
                 left = _left(folder, *names)
@@ -195,9 +204,9 @@ def _control_groups(root: Path) -> Iterator[int]:
 
 
 def _left(folder: Path, limit: str, use: str, cache: str) -> int | None:
-    """A group's limit less its use; cached files that the system would drop do not count as use."""
+    """A control group's limit less its use, in bytes; cached files that Linux would drop do not count as use."""
     most, used = _number(folder / limit), _number(folder / use)
-    if most is None or used is None or most >= 2**60:  # the first version writes a huge number where there is no limit
+    if most is None or used is None or most >= 2**60:  # cgroups of version 1 write a huge number for "no limit"
         return None
     stat = dict(line.split(maxsplit=1) for line in _lines(folder / "memory.stat") if " " in line)
     dropped = int(stat[cache]) if stat.get(cache, "").isdigit() else 0
@@ -217,9 +226,9 @@ def _lines(path: Path) -> list[str]:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the distinct storages that are made while it is on: alive now, and at most.
+    """Counts bytes of tensor storages created inside a `with` block: `live` is now, `peak` is the most at one time.
 
-    What operations use inside, such as a convolution's scratch memory, is not seen.
+    Memory that an operation uses internally, such as a convolution's scratch memory, is not counted.
     """
 
     def __init__(self) -> None:
@@ -229,9 +238,9 @@ class LiveBytes(TorchDispatchMode):
         self._known: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation and notes what it made."""
+        """Runs one PyTorch operation and counts the storages that it created."""
         out = func(*args, **(kwargs or {}))
-        # What an operation was given and hands on, as a view does, was not made by it.
+        # A storage of the inputs that comes out again, as in a view, was not created by the operation.
         given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given:
@@ -240,7 +249,7 @@ class LiveBytes(TorchDispatchMode):
         return out
 
     def _note(self, storage: torch.UntypedStorage) -> None:
-        # A storage object is made anew on each access; its C++ implementation is what lives and dies.
+        # Python's storage object is created anew on each access, so the C++ storage behind it is the key.
         key = storage._cdata
         if key in self._known:
             return
@@ -255,7 +264,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most bytes that tensors made by `work` held at one time; its result is dropped."""
+    """Calls `work` and returns the most bytes that tensors created by it held at one time; its result is dropped."""
     with LiveBytes() as count:
         work()
     return int(count.peak)

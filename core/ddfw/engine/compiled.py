@@ -1,8 +1,8 @@
-"""Student steps that torch.compile makes into two functions: the gradient, and its pullback.
+"""The student's step compiled by torch.compile, as two functions: the gradient, and the gradient's pullback.
 
-Nothing ever differentiates *through* a compiled step: `gradient` and `pull` are plain functions of tensors, so each is
-compiled whole. A compiled step holds no graph, so its pullback computes the gradient once more; what PyTorch fuses pays
-for that.
+Nothing differentiates *through* a compiled step: `gradient` and `pull` are plain functions of tensors, so each is
+compiled whole. A compiled step holds no autograd graph, so its pullback computes the gradient a second time; the fused
+kernels save more time than this costs.
 
 Shapes: B images in a batch, C channels, H rows, W columns, m classes, P parameters.
 """
@@ -24,8 +24,8 @@ from torch.nn.functional import unfold
 
 from ddfw.engine.inner import EagerSteps, Network, StepPullback, inner_loss
 
-#: Convolutions whose unfolded input has at most so many elements become one matrix product on a CPU, where a call of
-#: the convolution library costs more than the arithmetic of such a small one.
+#: On a CPU a convolution becomes one matrix product if its unfolded input has at most this many elements: for small
+#: convolutions the call of the convolution library costs more time than the arithmetic.
 UNFOLD_ELEMENTS = 2**18
 
 Say = Callable[[str], None]
@@ -40,15 +40,15 @@ def warn(text: str) -> None:
 
 
 class CompiledSteps:
-    """A network's steps, compiled at their first use for each shape of batch.
+    """The student's step, compiled at the first use of each batch shape.
 
-    Where this machine cannot compile (no C++ compiler, say) or the network cannot be compiled, `say` is told once, and
-    steps run uncompiled.
+    If this machine has no C++ compiler, or the network cannot be compiled, `say` is called once and all steps run
+    uncompiled.
 
     Args:
         network: the student.
-        say: told why nothing is compiled.
-        compile: makes one function of tensors into another; torch.compile unless a test has its own.
+        say: called with one sentence that tells why nothing is compiled.
+        compile: turns a function of tensors into a compiled one; None: torch.compile.
     """
 
     def __init__(self, network: Network, say: Say = warn, compile: Callable[[Any], Any] | None = None) -> None:
@@ -74,11 +74,11 @@ class CompiledSteps:
 
     @property
     def compiled(self) -> bool:
-        """Whether steps are compiled; False once compiling has failed."""
+        """Whether steps are compiled: True until compiling has failed once."""
         return self._failed is None
 
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-        """See `ddfw.engine.inner.Steps`."""
+        """The inner loss's gradient [P] at θ [P], for images [B, C, H, W] and probabilities [B, m], compiled."""
         found: Tensor = self._try(
             lambda: self._gradient(theta, images, targets), lambda: self._eager.gradient(theta, images, targets)
         )
@@ -94,7 +94,7 @@ class CompiledSteps:
         through_theta: bool,
         learn_targets: bool = True,
     ) -> StepPullback:
-        """See `ddfw.engine.inner.Steps`."""
+        """Derivatives of s = g·λ for λ = `cotangent` [P], compiled; ∂s/∂θ only if `through_theta`."""
 
         def compiled() -> StepPullback:
             if not through_theta:
@@ -120,7 +120,7 @@ class CompiledSteps:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            # Whatever a compiler trips over, the same step can be had without it; a real fault shows there again.
+            # The step runs uncompiled after any failure of the compiler; an error of the step itself is raised there.
             self._failed = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             self._say(f"the student's step could not be compiled and runs uncompiled ({self._failed})")
             return eager()
@@ -128,7 +128,7 @@ class CompiledSteps:
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Torch's extension builder says on every machine without a GPU that there is none."""
+    """Silences torch's extension builder, which logs on every machine without a GPU that there is none."""
     log = logging.getLogger("torch.utils.cpp_extension")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -139,13 +139,13 @@ def _without_chatter() -> Iterator[None]:
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile of a function that has its code for itself, since recompilations are counted by code object."""
+    """Compiles a copy of the function with its own code object, since torch.compile limits recompilations per code."""
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
     return torch.compile(own, fullgraph=True, dynamic=False)
 
 
 def with_products(module: nn.Module) -> nn.Module:
-    """The module with its plain convolutions exchanged for `ProductConv2d`, in place; names and parameters stay."""
+    """Replaces the module's plain 2-d convolutions by `ProductConv2d` in place; parameters and their names stay."""
     for layer in module.children():
         if type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros":
             if not isinstance(layer.padding, str):
@@ -156,10 +156,10 @@ def with_products(module: nn.Module) -> nn.Module:
 
 
 class ProductConv2d(nn.Conv2d):
-    """A convolution that is one matrix product where it is small and on a CPU; the same values up to rounding."""
+    """A 2-d convolution that small inputs on a CPU go through as one matrix product; equal to Conv2d up to rounding."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps [B, C, H, W] to [B, O, H', W']."""
+        """Convolves maps [B, C, H, W] to [B, O, H', W'] with O output channels."""
         b, _, *sides = input.shape
         assert not isinstance(self.padding, str)
         rows, columns = (

@@ -1,4 +1,6 @@
-"""The outer loop: it moves φ (images), ψ (labels) and a (inner step size) so that a student follows the experts.
+"""The outer loop: it changes images, labels and inner step size so that a student trained on them follows the experts.
+
+Learned are φ (parameters that decode to images), ψ (parameters of the labels) and a (the student's step size):
 
     student:  w_0 = start,   w_{i+1} = w_i − a · g_i,   g_i = ∇_w ℓ(f(A_i(X[b_i]); w_i), Y[b_i]),   i = 0 … N−1
     outer:    L = loss(w_0 … w_N, segment) + penalty(φ),   X = decode(φ),  Y = targets(ψ)
@@ -34,14 +36,14 @@ PreparedT = TypeVar("PreparedT")
 
 @frozen(kw_only=True)
 class Learned:
-    """What is learned: φ, ψ, a. Tensors are updated in place; `snapshot` makes a copy that stays."""
+    """The learned tensors: image parameters φ, label parameters ψ, step size a. Outer steps change them in place."""
 
     params: Params
     label_params: Params
     step_size: Tensor
 
     def snapshot(self) -> Learned:
-        """A copy with its own storage."""
+        """A copy that later outer steps do not change."""
 
         def copy(tensors: Params) -> Params:
             return {k: v.detach().clone() for k, v in tensors.items()}
@@ -51,28 +53,28 @@ class Learned:
         )
 
     def restore(self, other: Learned) -> None:
-        """Puts another one's values into these tensors."""
+        """Copies the values of another `Learned` into these tensors."""
         for mine, theirs in ((self.params, other.params), (self.label_params, other.label_params)):
             for key, tensor in mine.items():
                 tensor.copy_(theirs[key])
         self.step_size.copy_(other.step_size)
 
     def finite(self) -> bool:
-        """Whether every floating tensor is finite."""
+        """Whether all values of all floating-point tensors are finite."""
         tensors = (*self.params.values(), *self.label_params.values(), self.step_size)
         return all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point())
 
 
 @frozen(kw_only=True)
 class OuterState:
-    """Between two outer steps.
+    """The state of the outer loop between two steps.
 
     Args:
-        step: how many are done.
-        skipped: how many of them changed nothing (`outer.skip_above`).
-        learned: φ, ψ, a.
-        optimisers: with their memory.
-        mean: the running mean of φ, None without `outer.ema`.
+        step: number of outer steps that are done.
+        skipped: number of outer steps that changed nothing because of `outer.skip_above`.
+        learned: image parameters φ, label parameters ψ and step size a.
+        optimisers: the optimisers of φ, ψ and a, with their momentum buffers.
+        mean: running mean of φ; None if `outer.ema` is 0.
     """
 
     step: int
@@ -83,7 +85,7 @@ class OuterState:
 
     @property
     def result(self) -> Learned:
-        """What is evaluated and kept: φ, ψ, a, or the running mean of φ with ψ and a."""
+        """The tensors that are evaluated and saved: φ (or its running mean, if there is one), ψ and a."""
         return self.learned if self.mean is None else evolve(self.learned, params=self.mean)
 
 
@@ -91,7 +93,8 @@ class OuterState:
 class Distillation(Generic[PreparedT]):
     """Everything an outer step needs that does not change between steps.
 
-    With several `ranks` every process draws the same schedule for all of them; the session does its share of it.
+    With several `ranks` (processes) each process draws the same schedules for all of them, and its session computes its
+    own share.
     """
 
     param: AbstractParameterization
@@ -109,13 +112,13 @@ class Distillation(Generic[PreparedT]):
     def start(
         self, params: Params, label_params: Params, dtype: torch.dtype, step_size: float | None = None
     ) -> OuterState:
-        """The state before the first step.
+        """The state before the first outer step.
 
         Args:
-            params: the parameterisation's initial tensors.
-            label_params: the labels' initial tensors.
-            dtype: of the step size.
-            step_size: where it starts; None for `outer.step_size`.
+            params: initial tensors of the parameterisation.
+            label_params: initial tensors of the labels.
+            dtype: dtype of the step size.
+            step_size: initial step size; None: `outer.step_size`.
         """
         value = self.outer.step_size if step_size is None else max(step_size, self.outer.step_size_floor)
         first = torch.tensor(value, dtype=dtype, device=self.session.device)
@@ -124,10 +127,10 @@ class Distillation(Generic[PreparedT]):
         return OuterState(step=0, learned=learned, optimisers=tuple(self._optimisers(learned)), mean=mean)
 
     def step(self, state: OuterState) -> tuple[OuterState, StepReport]:
-        """One outer step. The tensors of `state` are updated in place, so only the returned state is valid after it.
+        """One outer step; it changes the tensors of `state` in place, so only the returned state is valid afterwards.
 
         Raises:
-            DivergedError: the loss or a gradient is not finite; `state` is then as it was before the step.
+            DivergedError: the loss or a gradient is not finite; `state` is unchanged.
         """
         learned = state.learned
         count = self.outer.segments_per_step * self.ranks
@@ -171,7 +174,7 @@ class Distillation(Generic[PreparedT]):
         return evolve(state, step=state.step + 1, skipped=state.skipped + skipped), report
 
     def decoded(self, learned: Learned) -> tuple[Tensor, Tensor]:
-        """All images [n, C, H, W] and targets [n, m] of a learned set, without gradients."""
+        """All n images [n, C, H, W] and their label probabilities [n, m] of a learned set, without gradients."""
         index = torch.arange(self.layout.num_images, device=self.session.device)
         with torch.no_grad():
             images = self.param.decode(learned.params, index)
@@ -197,7 +200,7 @@ class Distillation(Generic[PreparedT]):
             yield torch.optim.Adam(settings["adam"])
 
     def _segment(self, high: int, rng: torch.Generator) -> Segment:
-        """The source's segment, refused if it leaves the window or if start and target do not belong together."""
+        """Draws a segment and checks that it starts in the window and that its start and target have the same shape."""
         low = self.window.min_start
         segment = self.traj.segment(self.trajectories, low, high, rng)
         if not low <= segment.start_epoch < high or segment.start.shape != segment.target.shape:
@@ -208,10 +211,13 @@ class Distillation(Generic[PreparedT]):
         return segment
 
     def schedule(self, draw: int) -> Schedule:
-        """Batches of decoded-image numbers and augmentation draws of N steps.
+        """The batches (numbers of decoded images) and augmentation draws of one student's N steps.
 
-        A permutation is cut into pieces which are used from the last one backwards, so a short remainder comes first;
-        when they run out, a new permutation is cut.
+        A random permutation of the images is cut into batches, which are used from the last one backwards, so that a
+        short remainder comes first. When they are used up, a new permutation is drawn.
+
+        Args:
+            draw: number of the draw, which names the random stream.
         """
         order = generator(self.seed, Stream.SYN_BATCHES, draw)
         augment = generator(self.seed, Stream.SYN_AUGMENT, draw)
@@ -228,14 +234,14 @@ class Distillation(Generic[PreparedT]):
         return Schedule(batches=tuple(batches), draws=tuple(draws))
 
     def _rows_used(self, schedules: list[Schedule]) -> tuple[Tensor, list[Schedule]]:
-        """The image numbers [B] that any batch uses, and the schedules in rows of those."""
+        """The numbers [B] of the images that any batch uses, and the schedules rewritten to positions in that list."""
         used = torch.cat([batch for s in schedules for batch in s.batches]).unique(sorted=True)
         row = torch.zeros(self.layout.num_images, dtype=torch.int64, device=used.device)
         row[used] = torch.arange(len(used), device=used.device)
         return used, [evolve(s, batches=tuple(row[batch] for batch in s.batches)) for s in schedules]
 
     def _average(self, state: OuterState) -> None:
-        """Moves the running mean; its decay starts low, or the first images would stay in it for 1/(1 − ema) steps."""
+        """Updates the running mean; its decay starts low, so that the first images do not weigh in for long."""
         if state.mean is None:
             return
         updates = state.step - state.skipped
@@ -263,7 +269,7 @@ class Distillation(Generic[PreparedT]):
                 )
 
     def _redirect(self, params: Params, leaves: Params) -> None:
-        """Puts the parameterisation's direction in place of the gradients of its tensors."""
+        """Replaces gradients by the parameterisation's own update direction, for parameterisations that have one."""
         gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
         with torch.no_grad():
             directions = self.param.direction(params, gradients)
@@ -274,12 +280,15 @@ class Distillation(Generic[PreparedT]):
 
 
 def batch_sizes(num_images: int, batch_syn: int, steps: int) -> list[int]:
-    """How many images each of a student's steps sees; the remainder of a permutation comes first (see `schedule`).
+    """Number of images that each of a student's N steps sees; the short batch of a permutation comes first.
 
     Args:
-        num_images: n.
-        batch_syn: images per step; 0 takes all.
-        steps: N.
+        num_images: number n of decoded images.
+        batch_syn: images per step; 0: all of them.
+        steps: number N of steps.
+
+    Returns:
+        N batch sizes.
     """
     size = batch_syn or num_images
     pieces = [min(size, num_images - first) for first in range(0, num_images, size)][::-1]
@@ -291,10 +300,18 @@ def run_steps(
     state: OuterState,
     after_step: Callable[[OuterState, StepReport], None],
 ) -> OuterState:
-    """Steps until `outer.steps` are done; checkpoints, selections and observers sit in `after_step`.
+    """Runs outer steps until `outer.steps` are done.
+
+    Args:
+        distillation: the parts of the run that do not change between steps.
+        state: the state to start from.
+        after_step: called after each step with the new state and the step's report, to write checkpoints and the like.
+
+    Returns:
+        The state after the last step.
 
     Raises:
-        DivergedError: a step diverged, or every one was skipped; what was learned before it is as it was.
+        DivergedError: a step diverged, or all steps were skipped; the learned tensors keep their last finite values.
     """
     last = ""
     while state.step < distillation.outer.steps:
@@ -320,7 +337,7 @@ def _torch_group(tensors: Params, group: ParamGroup) -> dict[str, Any]:
 
 
 def _with_grad(tensors: Params) -> Mapping[str, Tensor]:
-    """The same storages as leaves of autograd; integer tables as they are."""
+    """Leaves of autograd that share the tensors' storage; integer tensors are returned unchanged."""
     return {k: v.detach().requires_grad_() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
@@ -333,7 +350,7 @@ def _pull_back(
     leaves: Params,
     label_leaves: Params,
 ) -> None:
-    """One VJP through decode and targets, plus the penalty's gradient, into the leaves' `.grad`."""
+    """Fills the leaves' `.grad`: one backward pass through `decode` and `targets`, and one through the penalty."""
     outputs, cotangents = [images], [images_grad]
     if targets.requires_grad:
         outputs, cotangents = [*outputs, targets], [*cotangents, targets_grad]

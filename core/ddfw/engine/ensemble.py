@@ -1,7 +1,7 @@
-"""Several networks trained at a time, as one vectorised network.
+"""Training of several networks at once, as one vectorised network (torch.func.vmap).
 
-Each sees its own batches and draws, the same as if it were trained alone, so results agree up to rounding. On a GPU
-small networks leave most of the device idle, which this uses; on a CPU it is slower in most shapes.
+Each network sees the batches and augmentation draws that it would see alone, so results agree with separate training up
+to rounding. It is meant for GPUs, of which one small network leaves most idle; on a CPU it is usually slower.
 
 Shapes: E networks, n images, b of them in a batch, P parameters.
 """
@@ -40,23 +40,24 @@ def train_many(
     draws: Sequence[EpochGenerator],
     after_epoch: Callable[[int, Tensor, list[float]], None] | None = None,
 ) -> Tensor:
-    """The same as `ddfw.engine.training.train` for E networks.
+    """Trains E networks at once by SGD, each as `ddfw.engine.training.train` would train it alone.
 
     Args:
-        network: used functionally.
-        thetas: [E, P] initial parameters; left untouched.
+        network: the architecture, applied to each row of the parameters.
+        thetas: [E, P] initial parameters; not changed.
         data: images in training space with targets, on the parameters' device and in their dtype.
-        settings: epochs, learning rate and so on; without sharpness.
+        settings: epochs, learning rate and the other settings of SGD; `sharpness` is not supported.
         augmentation: applied to every batch of each network.
-        batches: generators of each network's epochs' order.
-        draws: generators of each network's epochs' augmentation.
-        after_epoch: called with (epoch from 1, θ [E, P], mean losses of the epoch).
+        batches: for each network a function that gives the generator of an epoch's image order.
+        draws: for each network a function that gives the generator of an epoch's augmentation.
+        after_epoch: called after each epoch with its number (from 1), θ [E, P] and the E mean losses of the epoch.
 
     Returns:
         θ [E, P] after the last epoch.
 
     Raises:
-        DivergedError: a mean loss, or a θ, is not finite; `step` is the number of the network.
+        DivergedError: the mean loss or a parameter of a network is not finite; `step` is that network's row.
+        ValueError: `settings.sharpness` is set.
     """
     if settings.sharpness is not None:
         raise ValueError("networks with gsam are trained one at a time")
@@ -103,7 +104,7 @@ def train_together(
     seeds: Sequence[int],
     on_epoch: Callable[[int], None],
 ) -> list[TrainedExpert]:
-    """Experts of several seeds at a time; see `ddfw.engine.experts.train_expert`."""
+    """Trains the experts of several seeds at once; each equals `ddfw.engine.experts.train_expert` up to rounding."""
     images = data.images
     thetas = torch.stack([model.init(network.module, generator(seed, Stream.EXPERT_INIT)) for seed in seeds])
     thetas = thetas.to(images.device, images.dtype)
@@ -150,7 +151,7 @@ def evaluate_together(
     numbers: Sequence[int],
     purpose: Literal["select", "eval"],
 ) -> list[float]:
-    """Accuracies (fractions) of several fresh networks; see `ddfw.engine.evaluate.evaluate_network`."""
+    """Trains several fresh networks at once on `subject` and returns the accuracy (a fraction) of each on `judge`."""
     init, batches, augment = STREAMS[purpose]
     images = subject.images
     thetas = torch.stack([model.init(network.module, generator(seed, init, number)) for number in numbers])
@@ -170,7 +171,7 @@ def evaluate_together(
 
 
 def accuracies_of(network: Network, thetas: Tensor, data: LabelledImages, chunk: int = 1024) -> list[float]:
-    """For each θ of [E, P] the fraction of images whose largest logit is at their class; targets are classes [n]."""
+    """Accuracy (a fraction) of each row of θ [E, P] on images [n, C, H, W] with classes [n] (int64)."""
     right = torch.zeros(len(thetas), dtype=torch.int64, device=thetas.device)
     each = vmap(network.logits, in_dims=(0, None))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Evaluation: fresh networks trained on a set, judged on a split that they never saw."""
+"""Evaluation of a training set: a fresh network is trained on it and its accuracy measured on unseen images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.model import AbstractModel
     from ddfw.contracts.settings import TrainingSettings
 
-#: Streams of initialisations, batches and augmentations, by what networks are trained for.
+#: Random streams of initialisation, batches and augmentation, for networks that select a step and for the final ones.
 STREAMS = {
     "select": (Stream.SELECT_INIT, Stream.SELECT_BATCHES, Stream.SELECT_AUGMENT),
     "eval": (Stream.EVAL_INIT, Stream.EVAL_BATCHES, Stream.EVAL_AUGMENT),
@@ -34,7 +34,19 @@ def evaluate_network(
     number: int,
     purpose: Literal["select", "eval"],
 ) -> float:
-    """Accuracy (a fraction) on `judge` of fresh network `number` trained on `subject`."""
+    """Trains fresh network `number` on `subject` and returns its accuracy (a fraction) on `judge`.
+
+    Args:
+        model: draws the initial parameters.
+        network: the module that `model` built.
+        augmentation: applied to every training batch.
+        settings: epochs, learning rate and the other settings of SGD.
+        subject: the images to train on, for example a distilled set.
+        judge: the images on which accuracy is measured.
+        seed: seed of all evaluation networks, `eval.seed`.
+        number: number of the network (from 0); networks of different numbers get different random streams.
+        purpose: `select` for the selection of an outer step, `eval` for the final evaluation.
+    """
     init, batches, augment = STREAMS[purpose]
     images = subject.images
     theta = model.init(network.module, generator(seed, init, number)).to(images.device, images.dtype)
@@ -51,5 +63,5 @@ def evaluate_network(
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (ddof 1; 0 for a single value)."""
+    """Mean and sample standard deviation (divided by n − 1; 0 for a single value)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

@@ -35,17 +35,20 @@ def train_expert(
     seed: int,
     on_epoch: Callable[[int], None],
 ) -> TrainedExpert:
-    """Trains one expert; a function of its arguments alone.
+    """Trains one expert; equal arguments give the same expert.
 
     Args:
-        model: draws the initialisation.
-        network: what it built.
+        model: draws the initial parameters.
+        network: the module that `model` built.
         augmentation: applied to every batch.
-        settings: epochs, learning rate and so on.
+        settings: epochs, learning rate and the other settings of SGD.
         data: the training split in training space.
-        validation: judged after every epoch.
-        seed: the expert's own.
-        on_epoch: told the number of finished epochs.
+        validation: the images on which accuracy is measured after every epoch.
+        seed: the seed of this expert, from which all its random streams come.
+        on_epoch: called after each epoch with the number of finished epochs.
+
+    Returns:
+        The expert's checkpoints, one before the first epoch and one after each, with accuracies and losses.
     """
     images = data.images
     theta = model.init(network.module, generator(seed, Stream.EXPERT_INIT)).to(images.device, images.dtype)
@@ -79,7 +82,7 @@ def train_expert(
 
 
 class ExpertTeachers:
-    """The experts as labellers (the `Teachers` service of label strategies)."""
+    """Gives the logits of the experts for images; it is what label strategies get as `Teachers`."""
 
     def __init__(self, network: Network, experts: ExpertSource) -> None:
         self._network = network
@@ -87,16 +90,25 @@ class ExpertTeachers:
 
     @property
     def num_experts(self) -> int:
-        """E."""
+        """Number E of experts."""
         return self._experts.num_experts
 
     @property
     def num_epochs(self) -> int:
-        """K."""
+        """Number K of epochs that each expert was trained for."""
         return self._experts.num_epochs
 
     def logits(self, images: Tensor, epoch: int | None = None, expert: int | None = None) -> Tensor:
-        """Logits [E, n, m] of every expert, or of one, at an epoch (None: the last) for images [n, C, H, W]."""
+        """Logits for images [n, C, H, W] in training space.
+
+        Args:
+            images: [n, C, H, W] in training space.
+            epoch: the checkpoint to use, in [0, K]; None: the last.
+            expert: the only expert to use, in [0, E); None: all of them.
+
+        Returns:
+            [E, n, m] logits of all experts, or [1, n, m] of the given one.
+        """
         epoch = self.num_epochs if epoch is None else epoch
         if not 0 <= epoch <= self.num_epochs:
             raise ValueError(f"epoch must lie in 0 … {self.num_epochs}, got {epoch}")
@@ -109,15 +121,19 @@ class ExpertTeachers:
 
 
 def recognised_first(real: RealImages, teachers: Teachers, per_class: int) -> RealImages:
-    """The same images with a `rank`: which expert, after its last epoch, is the first to classify an image correctly.
+    """Ranks real images by the first expert that classifies them correctly, so that recognised images are picked first.
 
-    Images that the first expert recognises come first, then those that further experts do; experts are asked until
-    every class has enough, so that the rest is ranked last.
+    Images that expert 0 classifies correctly after its last epoch get rank 0, further ones that expert 1 classifies
+    correctly get rank 1, and so on. No more experts are asked once every class has enough ranked images; all other
+    images are ranked last.
 
     Args:
-        real: the training split.
+        real: the training split in training space.
         teachers: the experts.
         per_class: how many images of each class will be picked.
+
+    Returns:
+        The same images with `rank` set.
     Source: the released code of Guo et al., DATM, ICLR 2024.
     """
     labels, last = real.labels.cpu(), teachers.num_experts

@@ -1,7 +1,7 @@
-"""Student steps replayed as CUDA graphs: one launch for a whole step, where each kernel alone would cost one.
+"""Student steps replayed as CUDA graphs: the CPU launches a whole step at once instead of every kernel by itself.
 
-A graph reads and writes tensors of its own. Inputs are copied into them and outputs out of them, on the device; what a
-step returns is therefore the caller's. One graph is captured for each shape of batch, at its first use.
+A CUDA graph reads and writes tensors of its own. Inputs are copied into them and outputs are copied out of them on the
+device, so a tensor that a step returns is never overwritten. The first use of each batch shape captures one graph.
 
 Shapes: B images in a batch, C channels, H rows, W columns, m classes, P parameters.
 """
@@ -18,19 +18,19 @@ from ddfw.engine.compiled import Say, warn
 from ddfw.engine.inner import StepPullback, Steps
 
 Function = Callable[..., tuple[Tensor, ...]]
-#: (function of tensors, example inputs) → a function that does the same by replaying.
+#: Takes a function of tensors and example inputs, and returns a function that replays what was captured from it.
 Capture = Callable[[Function, Sequence[Tensor]], Function]
-#: Runs before a capture, in which libraries choose their algorithms and compilers compile.
+#: Number of plain runs before a capture: CUDA libraries choose their algorithms and compilers compile during them.
 WARM_UPS = 3
 
 
 class GraphedSteps:
-    """Steps whose every call is a replay; where capturing fails, `say` is told once and steps run as they are.
+    """Steps that are replayed from CUDA graphs; if capturing fails, `say` is called once and steps run uncaptured.
 
     Args:
-        steps: what is captured; has to be free of synchronisation with the processor.
-        say: told why nothing is captured.
-        capture: makes a function into its replay; a CUDA graph's unless a test has its own.
+        steps: the steps to capture; they must not synchronise the GPU with the CPU.
+        say: called with one sentence that tells why nothing is captured.
+        capture: turns a function of tensors into its replay; None: capture in a CUDA graph.
     """
 
     def __init__(self, steps: Steps, say: Say = warn, capture: Capture | None = None) -> None:
@@ -42,11 +42,11 @@ class GraphedSteps:
 
     @property
     def captured(self) -> bool:
-        """Whether steps are replayed; False once capturing has failed."""
+        """Whether steps are replayed: True until capturing has failed once."""
         return not self._failed
 
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-        """See `ddfw.engine.inner.Steps`."""
+        """The inner loss's gradient [P] at θ [P], for images [B, C, H, W] and probabilities [B, m], replayed."""
 
         def gradient(*inputs: Tensor) -> tuple[Tensor, ...]:
             return (self._steps.gradient(*inputs),)
@@ -63,11 +63,11 @@ class GraphedSteps:
         through_theta: bool,
         learn_targets: bool = True,
     ) -> StepPullback:
-        """See `ddfw.engine.inner.Steps`."""
+        """Derivatives of s = g·λ for λ = `cotangent` [P], replayed; ∂s/∂θ only if `through_theta`."""
 
         def pull(*inputs: Tensor) -> tuple[Tensor, ...]:
             found = self._steps.pull(*inputs, through_theta=through_theta)
-            assert found.targets is not None  # always asked for, so that one capture serves every caller
+            assert found.targets is not None  # computed for every caller, so that one captured graph serves them all
             point = () if found.theta is None else (found.theta,)
             return found.s, found.images, found.targets, *point
 
@@ -99,8 +99,8 @@ class CudaCapture:
         self._pool: Any = None
 
     def __call__(self, function: Function, inputs: Sequence[Tensor]) -> Function:
-        """The function's replay, for inputs of these shapes."""
-        # Streams are the current GPU's, which need not be where the inputs are.
+        """Captures the function for inputs of these shapes and returns its replay."""
+        # A new stream belongs to the current GPU, so the inputs' GPU is made current first.
         with torch.cuda.device(inputs[0].device):
             return self._captured(function, inputs)
 

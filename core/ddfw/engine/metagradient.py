@@ -1,14 +1,14 @@
-"""The exact meta-gradient of a student's unroll: an adjoint recursion with a budget for held step graphs.
+"""The exact meta-gradient: the derivative of the matching loss by images, labels and step size, through N inner steps.
 
 Shapes: B images of the problem, b images of one batch, C channels, H rows, W columns, m classes, N steps, P parameters.
 
-Forward, only the points w_i of the path are kept. Backward, from λ_N = ∂L/∂w_N (plus ∂L/∂w_i wherever the loss reads an
-inner point), each step's gradient g_i is differentiated once more:
+The forward pass keeps the points w_i of the student's path. The backward pass is an adjoint recursion: it starts from
+λ_N = ∂L/∂w_N, adds ∂L/∂w_i wherever the loss reads an inner point, and differentiates each step's gradient g_i once:
 
     s_i = g_i · λ_{i+1},   ∂L/∂a −= s_i,   ∂L/∂X −= a ∂s_i/∂X,   ∂L/∂Y −= a ∂s_i/∂Y,   λ_i = λ_{i+1} − a ∂s_i/∂w_i
 
-A step whose graph is still held from the forward pass needs no recomputation: holding 0 of N is the pure adjoint,
-holding all costs what an unroll costs, and the result is the same.
+A step whose autograd graph was held since the forward pass is not computed a second time. Holding no graphs takes the
+least memory, holding all N takes as much as ordinary backpropagation through the steps; the result is the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Path(Sequence[Tensor]):
-    """The student's points w_0 … w_N as a loss sees them: a row becomes a leaf of autograd when it is read."""
+    """The student's points w_0 … w_N as given to a matching loss: a row becomes a leaf of autograd when it is read."""
 
     def __init__(self, points: Sequence[Tensor]) -> None:
         self._points = points
@@ -59,7 +59,7 @@ class Path(Sequence[Tensor]):
         return self._leaves[position]
 
     def cotangents(self, loss: Tensor) -> dict[int, Tensor]:
-        """∂loss/∂w_i for the rows that were read."""
+        """The derivative ∂loss/∂w_i [P] for each row number i that was read."""
         positions = list(self._leaves)
         if not positions or not loss.requires_grad:
             return {}
@@ -69,7 +69,7 @@ class Path(Sequence[Tensor]):
 
 @frozen(kw_only=True)
 class Accumulators:
-    """Running sums of ∂L/∂X, ∂L/∂Y, ∂L/∂a."""
+    """Running sums of the derivatives ∂L/∂X (images), ∂L/∂Y (targets) and ∂L/∂a (step size)."""
 
     images: Tensor
     targets: Tensor
@@ -93,13 +93,13 @@ def meta_gradient(
     Args:
         network: the student.
         augmentation: applied to every batch, with the schedule's draws.
-        loss: reads the path.
+        loss: the matching loss.
         problem: images, targets, step size and one schedule per segment.
-        segments: at least one.
+        segments: the pieces of expert paths that the student shall follow; at least one.
         method: `exact`, or `tesla` for the recursion without Hessian-vector terms.
-        tesla_form: `datm` or `released` (half the image and label gradient).
-        held_steps: how many of the last steps keep their graph between the passes; clipped to N.
-        steps: how a step that holds no graph is computed; None for the network's own operations one by one.
+        tesla_form: for method `tesla`: `datm`, or `released` (half the image and label gradient).
+        held_steps: how many of the last steps keep their graph between the passes; at most N are held.
+        steps: how a step that holds no graph is computed; None: by PyTorch, operation by operation.
 
     Returns:
         Loss and gradients, in the problem's dtype and on its device.
@@ -136,7 +136,7 @@ def meta_gradient(
 
 @frozen
 class _Unroll:
-    """One student on one schedule."""
+    """The N inner steps of one student on one schedule of batches."""
 
     network: Network
     augmentation: AbstractAugmentation
@@ -150,7 +150,7 @@ class _Unroll:
         path, graphs = [start], list[StepGraph]()
         steps = len(self.schedule.batches)
         if isinstance(self.steps, EagerSteps):
-            held = max(held, 1)  # the last step is pulled back at once: holding it takes no more than making it anew
+            held = max(held, 1)  # the last step is pulled back first, so holding its graph takes no extra memory
         for i in range(steps):
             rows = self.schedule.batches[i]
             images, targets = self.problem.images[rows], self.problem.targets[rows]
@@ -174,7 +174,7 @@ class _Unroll:
     def backward(
         self, path: list[Tensor], graphs: list[StepGraph], read: dict[int, Tensor], sums: Accumulators
     ) -> None:
-        """The reverse recursion; adds to `sums`, and empties `graphs` as it goes."""
+        """Runs the adjoint recursion from the last step to the first; adds to `sums` and removes used `graphs`."""
         steps, a = len(self.schedule.batches), self.problem.step_size
         cotangent = read.get(steps, torch.zeros_like(path[-1]))
         for i in reversed(range(steps)):
@@ -193,7 +193,7 @@ class _Unroll:
                 cotangent = cotangent + read[i]
 
     def _recomputed(self, i: int, theta: Tensor, cotangent: Tensor) -> StepPullback:
-        """Step i's pullback; the augmentation's comes after it, first order and outside the step."""
+        """Step i's pullback, recomputed; then the augmentation's, which needs only a first derivative."""
         rows = self.schedule.batches[i]
         batch: Tensor = self.problem.images[rows].requires_grad_()
         augmented = self._augmented(i, batch)
@@ -208,6 +208,6 @@ class _Unroll:
         return evolve(pulled, images=torch.autograd.grad(augmented, batch, pulled.images)[0])
 
     def _augmented(self, i: int, images: Tensor) -> Tensor:
-        """A batch [b, C, H, W] as step i sees it, with a graph if the batch asks for one."""
+        """The augmented batch [b, C, H, W] of step i; it has an autograd graph if `images` require a gradient."""
         with torch.enable_grad():
             return self.augmentation.apply(images, self.schedule.draws[i])

@@ -1,8 +1,8 @@
 """Group normalisation whose second derivative is as cheap as its first.
 
-PyTorch differentiates `group_norm` a second time operation by operation, some ninety of them: the largest part of
-what an unrolled student spent outside its convolutions. All that is needed is a linear combination of three maps,
-with coefficients for each channel, and five sums over each channel; that is what stands here.
+PyTorch computes the second derivative of `group_norm` in some ninety operations, which took the largest part of a
+student's time outside its convolutions. The closed form below needs five sums over each channel and one linear
+combination of three maps.
 
 With x̂ = (x − μ) r, r = 1/√(var + ε), u = w · dy and m(·) the mean over a group's L values:
 
@@ -27,26 +27,30 @@ from ddfw.engine.pooling import SMALLEST, HalvingPool2d, halves
 
 
 class TwiceGroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` with the same values and gradients, and a closed second derivative; a third one is refused."""
+    """`nn.GroupNorm` with a fast second derivative; values and gradients are equal, a third derivative is an error."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalises maps [B, C, …]."""
+        """Normalises maps [B, C, …] over groups of channels."""
         plain = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
         plain = plain or self.weight is None or self.bias is None or input.numel() < SMALLEST
-        # Under autocast maps come in a lower precision than parameters, which group_norm alone reconciles on a GPU.
+        # Under autocast the maps have a lower precision than the parameters, which only PyTorch's own layer accepts.
         if plain or input.dtype != self.weight.dtype:
             return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-        # Here and not inside: a copy made there would be cut off from the second derivative.
+        # The copy is made outside the autograd function, because inside it would have no second derivative.
         return _GroupNorm.apply(input.contiguous(), self.weight, self.bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
 
 
 def twice_differentiable(module: nn.Module) -> nn.Module:
-    """The module with layers exchanged for ones that are cheaper to differentiate twice, in place.
+    """Replaces layers of the module, in place, by equal ones that are cheaper to differentiate twice.
 
-    `nn.GroupNorm` becomes `TwiceGroupNorm`, 2×2 average pooling `HalvingPool2d`; names and parameters stay.
+    `nn.GroupNorm` becomes `TwiceGroupNorm` and 2×2 average pooling becomes `HalvingPool2d`; parameters and their names
+    stay.
 
     Args:
-        module: not used elsewhere.
+        module: a module that nobody else uses, since it is changed.
+
+    Returns:
+        The changed module.
     """
     for layer in module.children():
         if type(layer) is nn.GroupNorm and layer.affine:
@@ -59,7 +63,7 @@ def twice_differentiable(module: nn.Module) -> nn.Module:
 
 
 class _GroupNorm(Function):
-    """The normalisation; its backward is an operation of its own, so that it can be differentiated in closed form."""
+    """The normalisation, whose backward pass is an autograd function too, so that it has a closed-form derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -76,7 +80,7 @@ class _GroupNorm(Function):
 
 
 class _GroupNormBackward(Function):
-    """(dy, x, weight) → (dx, dw, db)."""
+    """First derivative: from (dy, x, weight) to the gradients (dx, dw, db) of maps, weight and bias."""
 
     @staticmethod
     def forward(
@@ -97,7 +101,10 @@ class _GroupNormBackward(Function):
 
 
 class _Second(Function):
-    """Cotangents (v, a, b) of (dx, dw, db) → those of (dy, x, weight), None for a weight that v does not reach."""
+    """Second derivative: from cotangents (v, a, b) of (dx, dw, db) to those of (dy, x, weight).
+
+    The cotangent of the weight is None if v is.
+    """
 
     @staticmethod
     def forward(
@@ -121,15 +128,15 @@ class _Second(Function):
         w = weight.view(1, groups, -1)
 
         def channels(values: Tensor) -> Tensor:
-            """Numbers for each image and channel as [B, G, C/G]."""
+            """Reshapes one number per image and channel to [B, G, C/G]."""
             return values.view(n, groups, -1)
 
         def column(values: Tensor) -> Tensor:
-            """The same as factors of maps [B·C, H·W]."""
+            """Reshapes one number per image and channel to a column that multiplies maps [B·C, H·W]."""
             return values.expand(n, groups, c // groups).reshape(-1, 1)
 
         def of_group(values: Tensor) -> Tensor:
-            """Means over a group's values from sums over channels."""
+            """Turns sums over each channel into means over each group."""
             means: Tensor = values.sum(dim=2, keepdim=True) / count
             return means
 
@@ -176,12 +183,12 @@ class _Second(Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        # once_differentiable would cut the graph instead, which autograd.grad takes for a derivative of zero.
+        # With `once_differentiable` in place of this error, autograd.grad would report a third derivative of zero.
         raise RuntimeError("the engine's group normalisation has two derivatives; a third one was asked for")
 
 
 def _dots(one: Tensor, other: Tensor) -> Tensor:
-    """Row by row products [R] of two matrices [R, L]."""
-    # Not bmm, whose one-by-one products are three times slower on a CPU.
+    """Dot products [R] of the rows of two matrices [R, L]."""
+    # torch.bmm is three times slower here on a CPU.
     sums: Tensor = (one * other).sum(dim=1)
     return sums

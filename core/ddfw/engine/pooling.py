@@ -1,7 +1,7 @@
 """2×2 average pooling as one addition and one matrix product, two to five times faster on a CPU than PyTorch's own.
 
-It is linear: its derivative spreads a value over the four that it came from, and the derivative of that is the pooling
-again, so two operations that are each other's backward serve derivatives of any order.
+Pooling is linear: its derivative spreads each value over four places, and the derivative of spreading is pooling again.
+So two operations, each the other's backward pass, give derivatives of any order.
 
 Shapes: B images, C channels, H rows, W columns.
 """
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import avg_pool2d
 
-#: Maps of fewer values go PyTorch's way, where calls from Python would cost more than passes over them.
+#: Maps with fewer values than this use PyTorch's pooling, because calls from Python cost more than the arithmetic.
 SMALLEST = 2**16
 
 
 class HalvingPool2d(nn.AvgPool2d):
-    """`nn.AvgPool2d(2)`, the same values up to rounding; an odd last row or column is dropped, as there."""
+    """2×2 average pooling equal to `nn.AvgPool2d(2)` up to rounding; an odd last row or column is dropped."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Halves maps [B, C, H, W]."""
+        """Pools maps [B, C, H, W] to [B, C, H // 2, W // 2]."""
         plain = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
         if plain or input.device.type != "cpu" or input.ndim != 4 or input.numel() < SMALLEST:
             return avg_pool2d(input, 2)
@@ -32,7 +32,7 @@ class HalvingPool2d(nn.AvgPool2d):
 
 
 def halves(layer: nn.Module) -> bool:
-    """Whether a layer is a 2×2 average pooling and nothing else."""
+    """Whether a layer is 2×2 average pooling with stride 2 and no padding, which `HalvingPool2d` can replace."""
     if type(layer) is not nn.AvgPool2d:
         return False
     pair = ((2, 2), 2)
@@ -41,7 +41,7 @@ def halves(layer: nn.Module) -> bool:
 
 
 class _Halve(Function):
-    """[B, C, 2H, 2W] → [B, C, H, W]: the mean of four."""
+    """Pools [B, C, 2H, 2W] to [B, C, H, W]: each output is the mean of four neighbours."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class _Halve(Function):
 
 
 class _Spread(Function):
-    """[B, C, H, W] → [B, C, 2H, 2W]: a quarter of each value in four places."""
+    """Spreads [B, C, H, W] to [B, C, 2H, 2W]: a quarter of each value goes to four neighbouring places."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor) -> Tensor:
@@ -69,6 +69,6 @@ class _Spread(Function):
 
 
 def _quarters(width: int, like: Tensor) -> Tensor:
-    """The matrix [W, W/2] that adds neighbours and divides by four."""
+    """The matrix [W, W/2] for W = `width` that adds neighbouring columns and divides the sum by four."""
     half = torch.eye(width // 2, dtype=like.dtype, device=like.device).mul_(0.25)
     return half.repeat_interleave(2, dim=0)

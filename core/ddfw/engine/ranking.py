@@ -1,8 +1,8 @@
-"""DD-Ranking's scores, in fractions: how much of an accuracy is owed to the images themselves.
+"""DD-Ranking's scores, which tell how much of an accuracy comes from the images and not from labels or augmentation.
 
 Source: Li, Zhong, Khaki and others, "DD-Ranking: Rethinking the Evaluation of Dataset Distillation", 2025,
-arXiv 2505.13300. Its released package feeds percentages into the exponential, where a score in [0, 1] needs fractions;
-so percentages are refused here.
+arXiv 2505.13300. Accuracies are fractions here and percentages are an error; the paper's released package puts
+percentages into the exponential, which gives scores outside [0, 1].
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import math
 
 
 def hard_label_recovery(full: float, synthetic: float) -> float:
-    """HLR in [−1, 1]: what is lost against the full data when both are learned with hard labels; less is better.
+    """HLR in [−1, 1]: accuracy lost by training on synthetic images instead of all data, with hard labels; low is good.
 
     Args:
-        full: accuracy with the full data, in [0, 1].
-        synthetic: accuracy with the synthetic images, in [0, 1].
+        full: accuracy of networks trained on the full data, in [0, 1].
+        synthetic: accuracy of networks trained on the synthetic images, in [0, 1].
 
     Raises:
-        ValueError: an accuracy that is no fraction.
+        ValueError: an accuracy outside [0, 1].
     """
     return _accuracy(full) - _accuracy(synthetic)
 
 
 def improvement_over_random(synthetic: float, random: float) -> float:
-    """IOR in [−1, 1]: what synthetic images gain over random real ones under one protocol; more is better.
+    """IOR in [−1, 1]: accuracy gained by synthetic images over random real ones, trained alike; high is good.
 
     Args:
-        synthetic: accuracy with the synthetic images, in [0, 1].
-        random: accuracy with randomly chosen real images, in [0, 1].
+        synthetic: accuracy of networks trained on the synthetic images, in [0, 1].
+        random: accuracy of networks trained on randomly chosen real images, in [0, 1].
 
     Raises:
-        ValueError: an accuracy that is no fraction.
+        ValueError: an accuracy outside [0, 1].
     """
     return _accuracy(synthetic) - _accuracy(random)
 
@@ -42,7 +42,7 @@ def label_robust_score(ior: float, hlr: float, weight: float = 0.5) -> float:
     Args:
         ior: improvement over random, in [−1, 1].
         hlr: hard label recovery, in [−1, 1].
-        weight: in [0, 1].
+        weight: weight of the improvement over random, in [0, 1].
 
     Raises:
         ValueError: an argument outside its range.
@@ -55,8 +55,8 @@ def augmentation_robust_score(gain_with: float, gain_without: float, weight: flo
 
     Args:
         gain_with: improvement over random with augmentation in the evaluation, in [−1, 1].
-        gain_without: the same without it, in [−1, 1].
-        weight: in [0, 1].
+        gain_without: improvement over random without augmentation in the evaluation, in [−1, 1].
+        weight: weight of `gain_with`, in [0, 1].
 
     Raises:
         ValueError: an argument outside its range.
@@ -65,7 +65,7 @@ def augmentation_robust_score(gain_with: float, gain_without: float, weight: flo
 
 
 def _score(alpha: float) -> float:
-    """Maps [−1, 1] to [0, 1]."""
+    """Maps α in [−1, 1] to the score (e^α − e⁻¹) / (e − e⁻¹) in [0, 1]."""
     return (math.exp(alpha) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
 
 

@@ -1,4 +1,4 @@
-"""The state between two outer steps as named tensors, and back, bit for bit."""
+"""Converts the state between two outer steps to named tensors for a checkpoint, and back, bit for bit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ddfw.errors import DataError
 if TYPE_CHECKING:
     from ddfw.contracts.parameterization import Params
 
-#: Memory that PyTorch's optimisers keep on the CPU whatever the parameters' device.
+#: Names of optimiser state that PyTorch keeps on the CPU, whatever the device of the parameters.
 _ON_CPU = ("step",)
 
 
 def learned_tensors(prefix: str, learned: Learned) -> dict[str, Tensor]:
-    """φ, ψ and a by name: `<prefix>.params.<key>`, `<prefix>.labels.<key>`, `<prefix>.step_size`."""
+    """The learned tensors by name: `<prefix>.params.<key>`, `<prefix>.labels.<key>` and `<prefix>.step_size`."""
     return {
         **{f"{prefix}.params.{key}": tensor for key, tensor in learned.params.items()},
         **{f"{prefix}.labels.{key}": tensor for key, tensor in learned.label_params.items()},
@@ -29,15 +29,18 @@ def learned_tensors(prefix: str, learned: Learned) -> dict[str, Tensor]:
 
 
 def learned_from(prefix: str, tensors: Mapping[str, Tensor], like: Learned) -> Learned:
-    """The inverse of `learned_tensors`.
+    """Reads learned tensors from what `learned_tensors` returned.
 
     Args:
-        prefix: see there.
-        tensors: named tensors, among them these.
-        like: says keys, shapes, dtypes and device.
+        prefix: first part of the tensors' names, without its dot.
+        tensors: named tensors; those with another prefix are ignored.
+        like: learned tensors of the same keys, shapes and dtypes, on the device where the result shall be.
+
+    Returns:
+        The learned tensors.
 
     Raises:
-        DataError: other tensors than `like` has.
+        DataError: keys, shapes or dtypes differ from those of `like`.
     """
     found = _require_alike(prefix, tensors, learned_tensors(prefix, like))
 
@@ -52,13 +55,13 @@ def learned_from(prefix: str, tensors: Mapping[str, Tensor], like: Learned) -> L
 
 
 def moving_tensors(state: OuterState) -> dict[str, Tensor]:
-    """What outer steps move, by name: φ, ψ, a, and the running mean of φ."""
+    """The tensors that outer steps change, by name: the learned tensors and, if there is one, the running mean of φ."""
     mean = {} if state.mean is None else {f"mean.{key}": tensor for key, tensor in state.mean.items()}
     return {**learned_tensors("learned", state.learned), **mean}
 
 
 def state_tensors(state: OuterState) -> dict[str, Tensor]:
-    """All tensors of a state by name; an optimiser's memory that is not there yet is not there."""
+    """All tensors of a state by name, momentum buffers included; an optimiser has none before its first step."""
     memory = {}
     for number, optimiser in enumerate(state.optimisers):
         for place, parameter in enumerate(_parameters(optimiser)):
@@ -69,16 +72,19 @@ def state_tensors(state: OuterState) -> dict[str, Tensor]:
 
 
 def restored(state: OuterState, tensors: Mapping[str, Tensor], step: int, skipped: int) -> OuterState:
-    """The state after `step` steps.
+    """Rebuilds the state after `step` outer steps from a checkpoint's tensors.
 
     Args:
-        state: before the first step; its tensors are written over.
-        tensors: what `state_tensors` gave.
-        step: outer steps that are done.
-        skipped: how many of them changed nothing.
+        state: the run's state before the first step; its tensors are overwritten.
+        tensors: what `state_tensors` returned when the checkpoint was written.
+        step: number of outer steps that were done.
+        skipped: number of those steps that changed nothing because of `outer.skip_above`.
+
+    Returns:
+        The rebuilt state.
 
     Raises:
-        DataError: tensors of another run.
+        DataError: keys, shapes or dtypes of the tensors are not those of this run.
     """
     mine = moving_tensors(state)
     for prefix in ("learned", "mean"):
@@ -102,7 +108,7 @@ def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _require_alike(prefix: str, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, on the device of those that they have to be like."""
+    """The tensors of a prefix, checked against the names, shapes and dtypes of `like` and moved to its devices."""
     found = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
     if {k: (t.shape, t.dtype) for k, t in found.items()} != {k: (t.shape, t.dtype) for k, t in like.items()}:
         raise DataError(f"the checkpoint's tensors {prefix}.* are not those of this run")

@@ -1,4 +1,4 @@
-"""Ordinary training of one network on labelled images: experts and evaluation networks alike.
+"""Training of one network on labelled images by SGD, as used for experts and for evaluation networks.
 
 Shapes: n images, b of them in a batch, P parameters.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.executor import LabelledImages
     from ddfw.contracts.settings import SharpnessSettings, TrainingSettings
 
-#: Gives the generator of an epoch (0-based).
+#: A function that gives the random generator of an epoch (0-based).
 EpochGenerator = Callable[[int], torch.Generator]
 
 
@@ -33,23 +33,23 @@ def train(
     draws: EpochGenerator,
     after_epoch: Callable[[int, Tensor, float], None] | None = None,
 ) -> Tensor:
-    """SGD with momentum and weight decay, as torch.optim.SGD does it, on a flat θ.
+    """Trains a network by SGD with momentum and weight decay, the same arithmetic as torch.optim.SGD.
 
     Args:
-        network: used functionally.
-        theta: [P] initial parameters; left untouched.
+        network: the network, which takes its parameters as one flat vector θ.
+        theta: [P] initial parameters; not changed.
         data: images in training space with targets, on θ's device and in its dtype.
-        settings: epochs, learning rate and so on.
+        settings: epochs, learning rate and the other settings of SGD.
         augmentation: applied to every batch.
-        batches: generator of each epoch's order.
-        draws: generator of each epoch's augmentation.
-        after_epoch: called with (epoch from 1, θ, mean loss of the epoch).
+        batches: gives the generator of an epoch's image order.
+        draws: gives the generator of an epoch's augmentation.
+        after_epoch: called after each epoch with its number (from 1), θ [P] and the mean loss of the epoch.
 
     Returns:
         θ [P] after the last epoch.
 
     Raises:
-        DivergedError: the mean loss of an epoch, or θ after it, is not finite.
+        DivergedError: the mean loss of an epoch, or a parameter after it, is not finite.
     """
     theta = theta.detach().clone()
     lr, velocity = settings.lr, torch.zeros_like(theta)
@@ -82,18 +82,18 @@ def train(
 def gsam_gradient(
     network: Network, theta: Tensor, images: Tensor, targets: Tensor, gradient: Tensor, settings: SharpnessSettings
 ) -> Tensor:
-    """The gradient [P] of adaptive surrogate-gap minimisation.
+    """The gradient [P] of adaptive surrogate-gap minimisation (GSAM).
 
-    With g₁ the gradient at θ and g₂ the one at θ + ρ θ² g₁ / (‖|θ| g₁‖ + 1e-12), element by element, it is g₂ less α
-    times the part of g₁ that is orthogonal to g₂.
+    Let g₁ be the gradient at θ and g₂ the gradient at θ + ρ θ² g₁ / (‖|θ| g₁‖ + 1e-12), element by element. The result
+    is g₂ less α times the part of g₁ that is orthogonal to g₂.
 
     Args:
-        network: used functionally.
-        theta: [P].
-        images: one batch, augmented; both gradients see the same.
-        targets: its classes or probabilities.
-        gradient: g₁ [P].
-        settings: ρ and α.
+        network: the network, which takes its parameters as one flat vector θ.
+        theta: [P] parameters.
+        images: [b, C, H, W], one augmented batch, used for both gradients.
+        targets: classes [b] (int64) or probabilities [b, m] of the batch.
+        gradient: the gradient g₁ [P] at `theta`.
+        settings: the numbers ρ and α.
     Source: Du et al., FTD, CVPR 2023; Zhuang et al., Surrogate Gap Minimization, ICLR 2022.
     """
     uphill = settings.rho * theta.square() * gradient / ((theta.abs() * gradient).norm() + 1e-12)
@@ -104,7 +104,7 @@ def gsam_gradient(
 
 
 def accuracy(network: Network, theta: Tensor, data: LabelledImages, chunk: int = 1024) -> float:
-    """Fraction of images whose largest logit is at their class; targets are classes [n] (int64)."""
+    """Fraction of images [n, C, H, W] whose largest logit is that of their class; targets are classes [n] (int64)."""
     right = 0
     with torch.no_grad():
         for images, labels in zip(data.images.split(chunk), data.targets.split(chunk), strict=True):

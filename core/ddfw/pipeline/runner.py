@@ -16,10 +16,12 @@ from attrs import evolve, frozen
 from ddfw.artifacts import atomic, checkpoint
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
 from ddfw.config.catalog import as_table, catalog
-from ddfw.config.load import configure, resolve
+from ddfw.config.layers import gather
+from ddfw.config.load import configure, resolve, structured_config
 from ddfw.config.run_config import RunConfig
 from ddfw.contracts.records import ResolvedRun, Summary
 from ddfw.errors import (
+    ConfigError,
     DataError,
     DirectoryInUseError,
     DivergedError,
@@ -85,6 +87,19 @@ def directory_for(run: ResolvedRun[RunConfig], places: Places) -> Path:
     return Path("runs") / f"{run.config.run.recipe}-s{run.config.run.seed}-{run.sha256[:8]}"
 
 
+def recorded_text(folder: Path, text: str) -> str:
+    """The text of config.toml in a run directory, if it resolves to the configuration `text`; otherwise `text`.
+
+    The two differ in runs of an earlier version of ddfw, in which an option's value may have had another name.
+    """
+    path = RunDirectory(folder).config
+    with suppress(OSError, UnicodeDecodeError, ConfigError, DataError):
+        found = path.read_text(encoding="utf-8")
+        if found != text and resolve(structured_config(gather(str(path), {}, ()))).text == text:
+            return found
+    return text
+
+
 def finished(config: RunConfig, places: Places) -> RunResult | None:
     """The run of this configuration if its directory holds it, finished and undamaged; None if it is not finished.
 
@@ -97,7 +112,7 @@ def finished(config: RunConfig, places: Places) -> RunResult | None:
 
 def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
     directory = RunDirectory(directory_for(run, places))
-    record = directory.finished(run.text)
+    record = directory.finished(recorded_text(directory.path, run.text))
     if record is None:
         return None
     manifest = atomic.read_json(directory.path / MANIFEST)

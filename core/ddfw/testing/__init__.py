@@ -1,13 +1,14 @@
-"""Conformance checks: one call per component, for the tests of whoever writes one.
+"""Conformance checks for the tests of plugin authors: one call checks one component.
 
     from ddfw.testing import check_param
 
     def test_my_parameterisation_keeps_the_contract():
         check_param(MyParam(rank=4))
 
-There is one check for each of the nine kinds. Each builds its own tiny images, experts and networks, needs no GPU and
-no network access, takes seconds at most, and leaves global state as it was. It raises a `ConformanceError` that names
-the component, what is wrong and what to do. Call it once for every set of options that takes another path.
+There is one check for each of the nine kinds of components. A check builds its own tiny images, experts and networks,
+needs no GPU and no network access, takes seconds at most, and leaves global state unchanged. It raises a
+`ConformanceError` that names the component and says what is wrong and what to do. Call it once for every set of options
+that makes the component run other code.
 """
 
 from __future__ import annotations

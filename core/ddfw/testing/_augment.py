@@ -1,4 +1,4 @@
-"""`check_augment`."""
+"""The conformance check of augmentations."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SEEDS = 16
 def check_augment(
     augment: AbstractAugmentation, *, shapes: tuple[tuple[int, int, int, int], ...] = SHAPES, seed: int = 0
 ) -> None:
-    """Checks an augmentation: draw and apply, with many seeds, so that every family has its turn.
+    """Checks an augmentation's `draw` and `apply` with many seeds, so that each of its transformations is drawn.
 
     Args:
-        augment: with the options to check.
-        shapes: of the batches (B, C, H, W).
-        seed: of the images, and the first of the generators.
+        augment: the augmentation, with the options to check.
+        shapes: batch shapes (B, C, H, W) to try.
+        seed: seed of the images; the random generators have this seed and the following ones.
 
     Raises:
-        ConformanceError: the first fault found.
+        ConformanceError: the augmentation breaks its contract; the text tells the first fault found.
     """
     subject = Checked("augment", augment)
     with checking(subject, AbstractAugmentation):
@@ -49,7 +49,7 @@ def _described(draws: Draws) -> str:
 
 @frozen(kw_only=True)
 class _Case:
-    """One shape of batches."""
+    """The checks of one augmentation on one batch shape."""
 
     subject: Checked
     augment: AbstractAugmentation
@@ -60,7 +60,7 @@ class _Case:
         return torch.randn(self.shape, generator=generator(self.seed + 100 + shift), dtype=torch.float64).to(dtype)
 
     def check_draw(self, seed: int) -> Draws:
-        """Tensors of B rows on the CPU that depend on the generator alone."""
+        """Checks that draws are tensors of B rows on the CPU that depend only on the given generator."""
         subject = self.subject
         draws = subject.call("draw", lambda: self.augment.draw(self.shape, generator(seed)))
         subject.require(isinstance(draws, Draws), f"draw has to return Draws, got {type(draws).__name__}")
@@ -76,7 +76,7 @@ class _Case:
         return draws
 
     def check_apply(self, draws: Draws) -> None:
-        """The same shape and dtype, the same images for the same draws; images and draws stay as they are."""
+        """Checks that `apply` keeps shape and dtype, is deterministic, and changes neither images nor draws."""
         subject, what = self.subject, _described(draws)
         for dtype in (torch.float32, torch.float64):
             images = self.images(dtype)
@@ -103,7 +103,7 @@ class _Case:
             subject.again(what, found, lambda x=images: self.augment.apply(x, draws))  # type: ignore[misc]
 
     def check_rows(self, draws: Draws) -> None:
-        """Image i of the result depends on image i alone."""
+        """Checks that image i of the result depends on no other image of the batch."""
         what, images = _described(draws), self.images(torch.float64)
         before = self.augment.apply(images, draws)
         for row in range(len(images)):
@@ -118,7 +118,7 @@ class _Case:
             )
 
     def check_gradient(self, draws: Draws) -> None:
-        """The first derivative with respect to the images is the true one, unless nothing of them is left."""
+        """Checks the derivative with respect to the images against differences, if the result depends on them."""
         images = self.images(torch.float64)
         same_result = same(self.augment.apply(images, draws), self.augment.apply(images + 1, draws))
         check_gradients(
@@ -130,6 +130,6 @@ class _Case:
         )
 
     def check_device(self, device: torch.device, draws: Draws) -> None:
-        """Results where the images are."""
+        """Checks that results are on the device of the images."""
         images = self.images(torch.float32).to(device)
         require_there(self.subject, "apply", self.augment.apply(images, draws.to(device)), device)

@@ -1,4 +1,4 @@
-"""What the checks of all kinds share: the error, global state, comparison, and the component as a configuration."""
+"""Shared parts of all checks: the error, watching global state, comparing results, checking a component's options."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ T = TypeVar("T")
 
 
 class ConformanceError(AssertionError):
-    """A component breaks its contract; the text names it, what is wrong and what to do."""
+    """A component breaks its contract; the text names the component and says what is wrong and what to do."""
 
 
 class _ImportedSomething(ConformanceError):
-    """Python's global generator moved while modules were imported."""
+    """A call drew from Python's global generator and also imported modules, which may have done so."""
 
 
 @frozen
 class Checked:
-    """The component under check, and how its faults are told.
+    """The component under check; its methods call the component and report faults.
 
     Args:
-        kind: the kind's id (`param`).
-        component: an instance.
+        kind: id of the component's kind, for example `param`.
+        component: the component, an instance.
     """
 
     kind: str
@@ -39,12 +39,15 @@ class Checked:
 
     @property
     def title(self) -> str:
-        """Kind and name."""
+        """Kind and name of the component, with which every error text starts."""
         name = getattr(type(self.component), "name", None)
         return f"{self.kind} {name if isinstance(name, str) and name else type(self.component).__name__}"
 
     def fail(self, wrong: str) -> NoReturn:
-        """Says what is wrong.
+        """Reports a fault.
+
+        Args:
+            wrong: what is wrong and what to do, in words.
 
         Raises:
             ConformanceError: always.
@@ -52,10 +55,14 @@ class Checked:
         raise ConformanceError(f"{self.title}: {wrong}")
 
     def require(self, holds: bool, wrong: str) -> None:
-        """Says what is wrong unless `holds`.
+        """Reports a fault if `holds` is false.
+
+        Args:
+            holds: the condition that the component has to meet.
+            wrong: what is wrong and what to do, in words.
 
         Raises:
-            ConformanceError: it does not hold.
+            ConformanceError: `holds` is false.
         """
         if not holds:
             self.fail(wrong)
@@ -69,19 +76,23 @@ class Checked:
         allow: tuple[type[Exception], ...] = (),
         hint: str = "",
     ) -> T:
-        """Calls the component once, with freshly seeded global generators.
+        """Calls the component once, after seeding the global random generators.
 
         Args:
-            what: the method, for the message.
-            make: calls it.
-            seed: of the global generators.
-            allow: errors that may pass.
-            hint: what a surprising error probably means.
+            what: name of the called method, for the error text.
+            make: makes the call.
+            seed: seed of the global random generators.
+            allow: exceptions that are passed on instead of being reported.
+            hint: likely cause of an unexpected exception, for the error text.
+
+        Returns:
+            The call's result.
 
         Raises:
-            ConformanceError: it raised, or changed global state.
+            ConformanceError: the call raised an exception or changed global state.
         """
-        # A first call may import a library that draws from Python's generator while it is loaded; the second may not.
+        # A first call may import a library that draws from Python's generator when it is loaded, so it gets a second
+        # try, in which drawing is a fault.
         try:
             with undisturbed(self, what, seed):
                 return self._made(what, make, allow, hint)
@@ -99,16 +110,19 @@ class Checked:
             raise ConformanceError(f"{self.title}: {what} raised {said}{hint and f' ({hint})'}") from error
 
     def call(self, what: str, make: Callable[[], T], *, allow: tuple[type[Exception], ...] = (), hint: str = "") -> T:
-        """Calls the component twice, under different global seeds, and gives the one result that both have to have.
+        """Calls the component twice with different global seeds and checks that both results are equal.
 
         Args:
-            what: the method, for the message.
-            make: calls it, with a fresh generator of one seed each time.
-            allow: errors that may pass.
-            hint: what a surprising error probably means.
+            what: name of the called method, for the error text.
+            make: makes the call; generators that it passes must have the same seed each time.
+            allow: exceptions that are passed on instead of being reported.
+            hint: likely cause of an unexpected exception, for the error text.
+
+        Returns:
+            The result.
 
         Raises:
-            ConformanceError: it raised, changed global state, or gave two results.
+            ConformanceError: a call raised an exception or changed global state, or the results differ.
         """
         first, second = (self.once(what, make, seed=seed, allow=allow, hint=hint) for seed in (1, 2))
         if same(first, second):
@@ -125,10 +139,15 @@ class Checked:
         )
 
     def again(self, what: str, before: object, make: Callable[[], object]) -> None:
-        """Requires that a call gives what it gave before, now that others were made in between.
+        """Repeats a call after other calls and checks that the result is the earlier one.
+
+        Args:
+            what: name of the called method, for the error text.
+            before: the earlier result.
+            make: makes the call.
 
         Raises:
-            ConformanceError: it gives something else.
+            ConformanceError: the result differs, so the component keeps state between calls.
         """
         if not same(before, self.once(what, make)):
             self.fail(
@@ -138,7 +157,7 @@ class Checked:
 
 
 def generator(seed: int) -> torch.Generator:
-    """A CPU generator."""
+    """A new CPU generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -168,7 +187,7 @@ def _generators() -> dict[str, Any]:
 
 
 def _fingerprints() -> dict[str, object]:
-    """The states in a form in which == is fast."""
+    """The states of the global random generators, in a form that compares fast."""
     found = _generators()
     _, key, *rest = found["numpy's"]
     return {**found, "torch's": found["torch's"].numpy().tobytes(), "numpy's": (key.tobytes(), *rest)}
@@ -202,15 +221,15 @@ def _put_back(generators: Mapping[str, Any], settings: Mapping[str, Any]) -> Non
 
 @contextmanager
 def checking(subject: Checked, base: type, *, allow: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Checks the class, then runs a check of its methods; puts global state back whatever happens.
+    """Checks the component's class, runs the `with` block, and restores global state in any case.
 
     Args:
         subject: the component.
-        base: its kind's base class.
-        allow: errors that may pass.
+        base: the base class of its kind.
+        allow: exceptions that are passed on instead of being reported.
 
     Raises:
-        ConformanceError: the first fault, or any other error of the component.
+        ConformanceError: the class or the block has a fault, or the block raised any other exception.
     """
     generators, settings = _generators(), _settings()
     try:
@@ -227,16 +246,16 @@ def checking(subject: Checked, base: type, *, allow: tuple[type[Exception], ...]
 
 @contextmanager
 def undisturbed(subject: Checked, what: str, seed: int = 1, *, ignore: tuple[str, ...] = ()) -> Iterator[None]:
-    """Seeds the global generators, watches them and the global settings, and puts everything back.
+    """Checks that a `with` block changes no global random generator and no global setting, then restores them all.
 
     Args:
         subject: the component.
-        what: the method, for the message.
-        seed: of the global generators.
-        ignore: whose generators may be used.
+        what: name of the called method, for the error text.
+        seed: the seed that global generators get before the block.
+        ignore: owners of generators that the block may use, for example `Python's`.
 
     Raises:
-        ConformanceError: the block changed one of them.
+        ConformanceError: the block changed a generator or a setting.
     """
     generators, settings = _generators(), _settings()
     torch.random.set_rng_state(generator(seed).get_state())
@@ -260,10 +279,10 @@ def undisturbed(subject: Checked, what: str, seed: int = 1, *, ignore: tuple[str
 
 
 def check_component(subject: Checked, base: type) -> None:
-    """The class is its own configuration: final, frozen, with documented options that survive a config file.
+    """Checks that the class is final and frozen, and that its options are documented and survive a config file.
 
     Raises:
-        ConformanceError: it is not.
+        ConformanceError: the class breaks one of these rules.
     """
     component, cls = subject.component, type(subject.component)
     if not isinstance(component, base):
@@ -309,7 +328,7 @@ def _check_equal(subject: Checked) -> None:
 
 
 def _check_config(subject: Checked) -> None:
-    """Options → TOML text → options gives an equal component."""
+    """Checks that a component written to TOML and read back is equal."""
     from ddfw.config.catalog import through_toml
 
     try:
@@ -327,15 +346,15 @@ def _check_config(subject: Checked) -> None:
 
 
 def is_scalar(value: object) -> bool:
-    """Whether a value is a scalar floating tensor."""
+    """Whether a value is a tensor without axes and of floating-point dtype."""
     return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
 
 
 def clones(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies with storage of their own."""
+    """Copies of the tensors, each with its own storage."""
     return {key: t.detach().clone() for key, t in tensors.items()}
 
 
 def storages(tensors: Sequence[Tensor]) -> list[int]:
-    """The address of each tensor's storage; tensors without elements left out."""
+    """The memory addresses of the tensors' storages, leaving out tensors without elements."""
     return [t.untyped_storage().data_ptr() for t in tensors if t.numel()]

@@ -1,4 +1,4 @@
-"""`check_data`."""
+"""The conformance check of data sets."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ddfw.testing._common import Checked, checking, same
 
 
 def check_data(data: AbstractDataset, root: Path | None = None, *, official_validation: bool = False) -> None:
-    """Checks a data set: load.
+    """Checks a data set's `load`.
 
     Args:
-        data: with the options to check.
-        root: the data root, if it needs one.
-        official_validation: whether the validation split is given with the data, and not drawn with `split_seed`.
+        data: the data set, with the options to check.
+        root: the data root; None for data sets that need none.
+        official_validation: whether the data come with a validation split, so that `split_seed` draws none.
 
     Raises:
-        ConformanceError: the first fault found.
+        ConformanceError: the data set breaks its contract; the text tells the first fault found.
     """
     subject = Checked("data", data)
     with checking(subject, AbstractDataset):
@@ -98,7 +98,7 @@ def _contents(images: Tensor) -> Counter[bytes]:
 
 
 def _check_disjoint(subject: Checked, parts: dict[str, Split]) -> None:
-    """No image in two splits, by content; data that repeat themselves are let through."""
+    """Checks that two splits share few images; splits that repeat over a tenth of their own images are not compared."""
     contents = {name: _contents(split.images) for name, split in parts.items()}
     for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
         unique = all(len(contents[name]) > 0.9 * contents[name].total() for name in (a, b))
@@ -112,7 +112,7 @@ def _check_disjoint(subject: Checked, parts: dict[str, Split]) -> None:
 def _check_seeds(
     subject: Checked, data: AbstractDataset, root: Path | None, parts: dict[str, Split], official_validation: bool
 ) -> None:
-    """The same split_seed gives the same splits, another one another validation split."""
+    """Checks that equal `split_seed`s give equal splits and different ones different validation splits."""
 
     def load(component: AbstractDataset) -> dict[str, Split]:
         splits = component.splits(root)

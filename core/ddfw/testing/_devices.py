@@ -1,7 +1,7 @@
-"""A stand-in for an accelerator, so that code which assumes the CPU is found on a machine without one.
+"""A simulated GPU, which finds code that assumes the CPU on machines without a GPU.
 
-Tensors of the stand-in say that they are on the device `meta`, but hold their numbers in the CPU's memory. As on an
-accelerator, an operation refuses to mix them with tensors of the CPU; scalars, and CPU indices into them, excepted.
+Tensors on the simulated device report the device `meta`, but their numbers are in the CPU's memory. As on a GPU, an
+operation that mixes them with CPU tensors raises an error; CPU scalars and CPU index tensors are allowed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index
 
 
 class _Elsewhere(torch.Tensor):
-    """A tensor whose numbers are in `held` but which claims to be on the stand-in."""
+    """A tensor that claims to be on the simulated device and keeps its numbers in the CPU tensor `held`."""
 
     held: Tensor
 
@@ -42,7 +42,7 @@ class _Elsewhere(torch.Tensor):
         return made
 
     def tolist(self) -> Any:
-        """The numbers."""
+        """The numbers as nested lists."""
         return self.held.tolist()
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -56,7 +56,7 @@ class _Elsewhere(torch.Tensor):
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Runs an operation on the CPU and says where its result would be."""
+    """Runs an operation on the CPU and puts its result on the device where a GPU would have it."""
     leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     moved = any(isinstance(t, _Elsewhere) for t in leaves)
     if moved:
@@ -80,14 +80,14 @@ def _refuse_mixture(name: str, args: tuple[Any, ...], leaves: list[Tensor]) -> N
 
 
 class _Operations(TorchDispatchMode):
-    """Sees operations that have no tensor of the stand-in yet: factories, and moves to it."""
+    """Catches operations that have no simulated tensor among their inputs: tensor creation and moves to the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
 
 
 class _Literals(TorchFunctionMode):
-    """PyTorch makes `torch.tensor(values, device="meta")` without values; here it keeps them."""
+    """Makes `torch.tensor(values, device="meta")` keep its values, which PyTorch drops."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -111,15 +111,15 @@ def _accelerator() -> Iterator[torch.device]:
 
 
 def elsewhere(subject: Checked, what: str, check: Callable[[torch.device], None]) -> None:
-    """Runs a check off the CPU: on the stand-in, and on a GPU where there is one.
+    """Runs a check on the simulated GPU, and on a real one if the machine has one.
 
     Args:
         subject: the component.
-        what: the method, for the message.
-        check: moves its tensors to the device that it is given, and calls the component.
+        what: name of the checked method, for the error text.
+        check: moves its tensors to the device that it gets, and calls the component.
 
     Raises:
-        ConformanceError: the component does not work there.
+        ConformanceError: the component does not work on one of these devices.
     """
     for place in (_stand_in, _accelerator) if torch.cuda.is_available() else (_stand_in,):
         with place() as device:
@@ -135,10 +135,16 @@ def elsewhere(subject: Checked, what: str, check: Callable[[torch.device], None]
 
 
 def require_there(subject: Checked, what: str, tensor: Tensor, device: torch.device) -> None:
-    """Requires that a result is on the device of what it was made from.
+    """Checks that a result is on the device of its inputs.
+
+    Args:
+        subject: the component.
+        what: name of the checked method, for the error text.
+        tensor: the result.
+        device: the device of the inputs.
 
     Raises:
-        ConformanceError: it is not.
+        ConformanceError: the result is on another device.
     """
     if tensor.device.type != device.type:
         subject.fail(

@@ -1,4 +1,4 @@
-"""`check_executor`."""
+"""The conformance check of executors."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ SETTINGS = TrainingSettings(epochs=2, lr=0.1, momentum=0.5, weight_decay=1e-3, b
 
 
 def check_executor(executor: AbstractExecutor, *, seed: int = 0) -> None:
-    """Checks an executor with a tiny network in float64, against the engine's own functions on the CPU.
+    """Checks an executor by comparing its results for a tiny float64 network with the engine's results on the CPU.
 
     Args:
-        executor: with the options to check.
-        seed: of the data and of the generators.
+        executor: the executor, with the options to check.
+        seed: seed of the data and of the generators.
 
     Raises:
-        ConformanceError: the first fault found.
-        OptionError: this machine cannot do what the options ask for; a test may skip then.
+        ConformanceError: the executor breaks its contract; the text tells the first fault found.
+        OptionError: this machine cannot do what the options ask for; a test may then be skipped.
     """
     subject = Checked("executor", executor)
     with checking(subject, AbstractExecutor, allow=(OptionError,)):
@@ -53,12 +53,12 @@ def check_executor(executor: AbstractExecutor, *, seed: int = 0) -> None:
 
 
 class _Wanted(Exception):
-    """Raised inside a session on purpose."""
+    """Raised by the check inside a session, to see whether the session passes it on."""
 
 
 @frozen(kw_only=True)
 class _Case:
-    """One executor and one small run."""
+    """The checks of one executor on one small run."""
 
     subject: Checked
     executor: AbstractExecutor
@@ -79,7 +79,7 @@ class _Case:
         return LabelledImages(images=real.images, targets=real.labels)
 
     def check_session(self, session: ExecutorSession) -> None:
-        """Every method of an open session."""
+        """Checks every method of an open session."""
         subject = self.subject
         subject.require(
             isinstance(session.device, torch.device), f"device has to be a torch.device, got {session.device!r}"
@@ -99,7 +99,7 @@ class _Case:
         self.subject.require(isinstance(found, dict) and bool(found), "describe has to say something of the device")
 
     def check_experts(self, session: ExecutorSession) -> None:
-        """Experts are the engine's, whatever other seeds are asked for."""
+        """Checks that experts equal the engine's, whatever other seeds are trained in the same call."""
         subject, context = self.subject, self.context()
         train, judge = self.data(8, 1), self.data(4, 2)
         there, judge_there = _to(train, session.device), _to(judge, session.device)
@@ -134,7 +134,7 @@ class _Case:
         subject.require(ask([]) == {}, "train_experts gives experts where no seed was asked for")
 
     def problem(self, device: torch.device) -> tuple[Problem, list[Segment]]:
-        """Two segments of three steps, with overlapping batches."""
+        """A problem with two segments of three steps each, whose batches overlap."""
         rng = generator(self.seed + 4)
 
         def normal(*shape: int) -> Tensor:
@@ -165,7 +165,10 @@ class _Case:
         return problem, segments
 
     def check_gradient(self, session: ExecutorSession) -> None:
-        """The engine's meta-gradient, from a problem that stays as it is; twice, since a session may warm up."""
+        """Checks that the meta-gradient equals the engine's and that the problem is not changed.
+
+        It is computed twice, since a session may run other code after its first call.
+        """
         context, subject = self.context(), self.subject
         wanted = meta_gradient(Network(context.module), context.augmentation, context.loss, *self.problem(_CPU))
         problem, segments = self.problem(session.device)
@@ -188,7 +191,7 @@ class _Case:
         self.require_close("meta_gradient", "images (one segment)", found.images, wanted.images, 1e-10)
 
     def check_evaluation(self, session: ExecutorSession) -> None:
-        """Network i is a function of (seed, purpose, i) alone."""
+        """Checks that the accuracy of network i depends only on seed, purpose and i."""
         context, network = self.context(), Network(self.context().module)
         subject_set, judge = self.data(2, 5), self.data(10, 6)
         purposes: tuple[Literal["select", "eval"], ...] = ("eval", "select")
@@ -219,7 +222,7 @@ class _Case:
                 )
                 for i in range(4)
             ]
-            # An image between two classes may go the other way on another device.
+            # On another device rounding may put an image between two classes into the other class.
             self.subject.require(
                 len(found) == 4
                 and all(abs(a - b) <= 1.5 / len(judge.targets) for a, b in zip(found, wanted, strict=True)),
@@ -232,7 +235,7 @@ class _Case:
             )
 
     def check_exception(self) -> None:
-        """An exception inside a session leaves it, and everything global is put back."""
+        """Checks that an exception inside a session is passed on and that global state is restored."""
         raised = False
         with undisturbed(self.subject, "a session that ends with an exception"):
             try:

@@ -1,4 +1,4 @@
-"""Small stand-ins for what a run hands to a component: images, teachers, experts, a network."""
+"""Small artificial images, teachers, experts and networks that checks pass to components."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ from ddfw.testing._common import generator
 
 
 def class_levels(spec: ImageSpec) -> Tensor:
-    """The brightness [m, C] of each class's images, float64: the same set of levels in each channel, shifted."""
+    """The mean brightness [m, C] (float64) of the images of each class; all channels use the same m levels."""
     levels = torch.linspace(-1.5, 1.5, spec.num_classes, dtype=torch.float64)
     return torch.stack([levels.roll(c) for c in range(spec.channels)], dim=1)
 
 
 def real_images(spec: ImageSpec, per_class: int, dtype: torch.dtype, seed: int) -> RealImages:
-    """Images of classes that differ by their brightness, with a little structure and noise; shuffled."""
+    """Shuffled images of classes that differ in brightness, with a little structure and noise.
+
+    Args:
+        spec: image shape and number of classes.
+        per_class: number of images of each class.
+        dtype: dtype of the images.
+        seed: seed of noise and order.
+    """
     rng = generator(seed)
     labels = torch.arange(spec.num_classes).repeat(per_class)
     labels = labels[torch.randperm(len(labels), generator=rng)]
@@ -36,7 +43,7 @@ def real_images(spec: ImageSpec, per_class: int, dtype: torch.dtype, seed: int) 
 
 
 class LinearTeachers:
-    """Three experts of four epochs that know the classes of `real_images`, and are surer with every epoch."""
+    """Three experts of four epochs that classify `real_images` correctly, more confidently after each epoch."""
 
     num_experts, num_epochs = 3, 4
 
@@ -44,7 +51,7 @@ class LinearTeachers:
         self._levels = class_levels(spec)
 
     def logits(self, images: Tensor, epoch: int | None = None, expert: int | None = None) -> Tensor:
-        """Logits [E, n, m] from the distance of an image's mean colour to each class's."""
+        """Logits [E, n, m], which fall with the distance between an image's mean colour and each class's level."""
         epoch = self.num_epochs if epoch is None else epoch
         if not 0 <= epoch <= self.num_epochs:
             raise ValueError(f"epoch must lie in 0 … {self.num_epochs}, got {epoch}")
@@ -55,12 +62,12 @@ class LinearTeachers:
 
 
 class FakeExperts:
-    """Experts whose parameters walk at random, each tensor at its own pace; every reading gives a copy.
+    """Experts whose parameters are random walks, each tensor with its own step length.
 
     Args:
-        num_epochs: K.
-        dtype: of the checkpoints.
-        seed: of the walk.
+        num_epochs: number K of epochs.
+        dtype: dtype of the checkpoints.
+        seed: seed of the random walks.
     """
 
     num_experts = 3
@@ -73,26 +80,26 @@ class FakeExperts:
         self._checkpoints = steps.cumsum(dim=1).to(dtype)
 
     def snapshots(self, expert: int, epochs: Sequence[int]) -> Tensor:
-        """Checkpoints [S, P]."""
+        """A copy of the checkpoints [S, P] of one expert at the given S epochs."""
         wrong = [e for e in epochs if not 0 <= e <= self.num_epochs]
         if wrong or not 0 <= expert < self.num_experts:
             raise ValueError(f"there is no checkpoint of expert {expert} at epochs {wrong or list(epochs)}")
         return self._checkpoints[expert, list(epochs)].clone()
 
     def compact(self, expert: int) -> None:
-        """Nothing but checkpoints is kept."""
+        """None, since these experts keep all checkpoints."""
         return None
 
 
 @final
 @frozen(kw_only=True)
 class TinyModel(AbstractModel):
-    """A smooth network of one convolution."""
+    """A smooth network with one convolution."""
 
     name: ClassVar[str] = "tiny"
 
     def build(self, spec: ImageSpec) -> nn.Module:
-        """Convolution, tanh, pooling, linear."""
+        """A module of a convolution, tanh, pooling and a linear layer."""
         return nn.Sequential(
             nn.Conv2d(spec.channels, 2, 3, padding=1),
             nn.Tanh(),
@@ -110,22 +117,22 @@ class Brighten(AbstractAugmentation):
     name: ClassVar[str] = "brighten"
 
     def draw(self, shape: tuple[int, int, int, int], rng: torch.Generator) -> Draws:
-        """One number per image."""
+        """One random number per image of the batch."""
         return Draws(values={"u": torch.rand(shape[0], generator=rng)})
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Brighter images."""
+        """The images [B, C, H, W], each with its number added."""
         return images + 0.3 * draws.values["u"].to(images.dtype)[:, None, None, None]
 
 
 @final
 @frozen(kw_only=True)
 class EndAndMiddle(AbstractMatchingLoss):
-    """Squared distance of the end and of an inner point from the target."""
+    """A loss that reads the last and one inner point of the path: their squared distances from the target."""
 
     name: ClassVar[str] = "end-and-middle"
 
     def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
-        """A scalar."""
+        """The loss, a scalar tensor."""
         end, middle = path[-1], path[len(path) // 2]
         return (end - segment.target).square().sum() + 0.1 * (middle - segment.target).square().sum()

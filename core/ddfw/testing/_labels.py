@@ -1,4 +1,4 @@
-"""`check_labels`."""
+"""The conformance check of label strategies."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ IMAGES_PER_CLASS = 3
 
 
 def check_labels(labels: AbstractLabels, *, spec: ImageSpec | None = None, seed: int = 0) -> None:
-    """Checks a label strategy: floats_per_image, init, targets and param_groups.
+    """Checks the methods `floats_per_image`, `init`, `targets` and `param_groups` of a label strategy.
 
-    The teachers are three experts of four epochs that know every image's class.
+    The teachers are three experts of four epochs that classify every image correctly.
 
     Args:
-        labels: with the options to check.
-        spec: the only image shape to try.
-        seed: of the images and of the generators.
+        labels: the label strategy, with the options to check.
+        spec: the only image shape to try; None: several small ones.
+        seed: seed of the images and of the generators.
 
     Raises:
-        ConformanceError: the first fault found.
+        ConformanceError: the label strategy breaks its contract; the text tells the first fault found.
     """
     subject = Checked("labels", labels)
     with checking(subject, AbstractLabels):
@@ -74,7 +74,7 @@ def check_labels(labels: AbstractLabels, *, spec: ImageSpec | None = None, seed:
 
 @frozen(kw_only=True)
 class _Case:
-    """One image shape."""
+    """The checks of one label strategy on one image shape."""
 
     subject: Checked
     labels: AbstractLabels
@@ -82,7 +82,7 @@ class _Case:
     seed: int
 
     def images(self, dtype: torch.dtype, shift: int = 0) -> Tensor:
-        """Images in class order, as a parameterisation would decode them."""
+        """Images [n, C, H, W] in class order, as a parameterisation would decode them."""
         spec = self.layout.spec
         noise = torch.randn(
             self.layout.num_images, *spec.shape, generator=generator(self.seed + shift), dtype=torch.float64
@@ -102,7 +102,7 @@ class _Case:
         return torch.arange(self.layout.num_images)
 
     def check_init(self) -> dict[str, Tensor]:
-        """Tensors of the announced size, from images that stay as they are."""
+        """Checks that `init` gives tensors of the announced size and does not change the images."""
         subject = self.subject
         images = self.images(torch.float32)
         before = images.clone()
@@ -124,7 +124,7 @@ class _Case:
         return params
 
     def check_targets(self, params: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-        """Probabilities of all images, in class order."""
+        """Checks that targets are probabilities, and returns those of all images in class order."""
         subject = self.subject
         before = clones(params)
         targets = subject.call("targets", lambda: self.targets(params, self.everything))
@@ -146,7 +146,7 @@ class _Case:
         return targets
 
     def check_state(self, params: dict[str, Tensor], targets: Tensor) -> None:
-        """Targets depend on the tensors that are passed in, and on nothing else."""
+        """Checks that targets depend only on the tensors that are passed in."""
         subject = self.subject
         others = subject.once("init", lambda: self.init(self.images(torch.float32, shift=1)))
         moved = perturbed(others, self.seed + 2)
@@ -165,7 +165,7 @@ class _Case:
         )
 
     def check_class_order(self, targets: Tensor) -> None:
-        """Rows that are sure of a class are sure of their own; all teachers know it."""
+        """Checks that targets which clearly name a class name that of their image."""
         probability, found = targets.to(torch.float64).max(dim=1)
         classes = self.layout.labels()
         free = self.layout.label_floats == 0
@@ -178,7 +178,7 @@ class _Case:
             )
 
     def check_float64(self) -> None:
-        """Everything follows the images' dtype; what is learned has gradients."""
+        """Checks that float64 images give float64 tensors, and that learned tensors have correct gradients."""
         subject, labels = self.subject, self.labels
         images = self.images(torch.float64)
         params = subject.once(
@@ -193,7 +193,7 @@ class _Case:
             check_gradients(subject, "targets", lambda p: ask_targets(labels, p, self.everything), moved, learned)
 
     def check_device(self, device: torch.device) -> None:
-        """Initial tensors and targets where the images are."""
+        """Checks that initial tensors and targets are on the device of the images."""
         params = self.init(self.images(torch.float32).to(device))
         for tensor in params.values():
             if tensor.is_floating_point():

@@ -1,4 +1,4 @@
-"""`check_loss`."""
+"""The conformance check of matching losses."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def check_loss(loss: AbstractMatchingLoss, *, parameters: int = 40, seed: int = 
     """Checks a matching loss on random paths of one, two and five steps.
 
     Args:
-        loss: with the options to check.
-        parameters: P, length of a point of the path.
-        seed: of the paths.
+        loss: the matching loss, with the options to check.
+        parameters: number P of parameters of a point of the path.
+        seed: seed of the paths.
 
     Raises:
-        ConformanceError: the first fault found.
+        ConformanceError: the loss breaks its contract; the text tells the first fault found.
     """
     subject = Checked("loss", loss)
     with checking(subject, AbstractMatchingLoss):
@@ -47,7 +47,7 @@ def check_loss(loss: AbstractMatchingLoss, *, parameters: int = 40, seed: int = 
 
 
 def _problem(steps: int, parameters: int, dtype: torch.dtype, seed: int) -> tuple[list[Tensor], Segment]:
-    """A path that goes about half of the way to the target, with detours."""
+    """A random path that goes about half of the way from the segment's start to its target."""
     rng = generator(seed)
 
     def normal() -> Tensor:
@@ -71,7 +71,7 @@ def _moved(segment: Segment, device: torch.device) -> Segment:
 
 
 def _check_value(subject: Checked, loss: AbstractMatchingLoss, points: list[Tensor], segment: Segment) -> None:
-    """A finite scalar, the same each time; path and segment stay as they are."""
+    """Checks that the loss is a finite scalar, is deterministic, and changes neither path nor segment."""
     before = [p.clone() for p in points], segment.start.clone(), segment.target.clone()
     dtype = points[0].dtype
     hint = "the path is a Sequence that is indexed, sliced or iterated, not a list or a tensor"
@@ -98,7 +98,7 @@ def _check_value(subject: Checked, loss: AbstractMatchingLoss, points: list[Tens
 
 
 def _check_gradient(subject: Checked, loss: AbstractMatchingLoss, points: list[Tensor], segment: Segment) -> None:
-    """The derivative with respect to the rows that it reads is the true one; central differences, row by row."""
+    """Checks the derivative with respect to each row that the loss reads against central differences."""
     path = Path(points)
     gradients = path.cotangents(loss.loss(path, segment))
     subject.require(

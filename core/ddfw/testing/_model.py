@@ -1,4 +1,4 @@
-"""`check_model`."""
+"""The conformance check of networks."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from ddfw.errors import OptionError
 from ddfw.testing._common import Checked, checking, generator, same, undisturbed
 from ddfw.testing._devices import elsewhere, require_there
 
-#: Tried when no shape is given; networks may refuse small images with an OptionError.
+#: Image shapes to try if none is given; a network may refuse small images with an OptionError.
 SPECS = (
     ImageSpec(channels=1, height=8, width=8, num_classes=3),
     ImageSpec(channels=3, height=9, width=8, num_classes=2),
     ImageSpec(channels=3, height=32, width=32, num_classes=2),
 )
 BATCH = 3
-#: A kink of a rectifier between two points spoils a difference of gradients: a tiny step makes that rare, and one
-#: direction without one is enough.
+#: Step length, and number of random directions, for differences of gradients. If a rectifier has its kink between the
+#: two points, the difference is wrong; a tiny step makes that rare, and one direction without a kink is enough.
 STEP, DIRECTIONS = 1e-8, 3
 
 
 def check_model(model: AbstractModel, spec: ImageSpec | None = None, *, seed: int = 0) -> None:
-    """Checks a network: build and init.
+    """Checks a network's `build` and `init`.
 
     Args:
-        model: with the options to check.
-        spec: the only image shape to try; by default two small ones, and a larger one if neither fits.
-        seed: of the images and of the generators.
+        model: the network's component, with the options to check.
+        spec: the only image shape to try; None: two small ones, and a larger one if neither fits.
+        seed: seed of the images and of the generators.
 
     Raises:
-        ConformanceError: the first fault found.
+        ConformanceError: the network breaks its contract; the text tells the first fault found.
     """
     subject = Checked("model", model)
     with checking(subject, AbstractModel):
@@ -60,8 +60,8 @@ class _DoesNotFit(Exception):
 
 
 def _build(subject: Checked, model: AbstractModel, spec: ImageSpec) -> nn.Module:
-    """The module, if the shape fits and every step of it can be replayed."""
-    # Constructors of torch.nn draw from torch's global generator, which build_module puts back; so here.
+    """Builds the module and checks that inner steps on it can be repeated."""
+    # Constructors of torch.nn draw from torch's global generator, whose state build_module restores.
     with undisturbed(subject, "build", ignore=("Python's",)):
         try:
             with torch.random.fork_rng(devices=[]):
@@ -77,7 +77,7 @@ def _build(subject: Checked, model: AbstractModel, spec: ImageSpec) -> nn.Module
 
 
 def _check_init(subject: Checked, model: AbstractModel, spec: ImageSpec, module: nn.Module, seed: int) -> Tensor:
-    """θ is a function of the generator alone."""
+    """Checks that the initial θ depends only on the generator, and returns it."""
     before = {k: v.clone() for k, v in module.state_dict().items()}
     theta = subject.call("init", lambda: model.init(module, generator(seed)))
     network = Network(module)
@@ -114,7 +114,7 @@ def _images(spec: ImageSpec, dtype: torch.dtype, seed: int) -> Tensor:
 
 
 def _check_logits(subject: Checked, spec: ImageSpec, module: nn.Module, theta: Tensor, seed: int) -> None:
-    """Logits of the right shape in both dtypes, the same each time."""
+    """Checks that logits have the right shape in float32 and float64 and are deterministic."""
     network = Network(module)
     before = {k: v.clone() for k, v in module.state_dict().items()}
     for dtype in (torch.float32, torch.float64):
@@ -140,7 +140,7 @@ def _check_logits(subject: Checked, spec: ImageSpec, module: nn.Module, theta: T
 
 
 def _check_second_order(subject: Checked, spec: ImageSpec, module: nn.Module, theta: Tensor, seed: int) -> None:
-    """The gradient of g·v exists, is finite, and matches differences of g; float64."""
+    """Checks in float64 that the gradient of g·v is finite and matches differences of g, the inner loss's gradient."""
     network, rng = Network(module), generator(seed + 3)
     images = _images(spec, torch.float64, seed)
     targets = torch.randn(BATCH, spec.num_classes, generator=rng, dtype=torch.float64).softmax(dim=1)
@@ -183,7 +183,7 @@ def _check_second_order(subject: Checked, spec: ImageSpec, module: nn.Module, th
 
 
 def _check_device(subject: Checked, spec: ImageSpec, module: nn.Module, theta: Tensor, seed: int) -> None:
-    """Logits where θ and the images are."""
+    """Checks that logits are on the device of θ and the images."""
     network = Network(module)
 
     def on_device(device: torch.device) -> None:

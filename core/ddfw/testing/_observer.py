@@ -1,4 +1,4 @@
-"""`check_observer`."""
+"""The conformance check of observers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ddfw.testing._common import Checked, ConformanceError, checking, undisturbe
 
 
 def check_observer(observer: AbstractObserver) -> None:
-    """Checks an observer: it is told a whole run, twice, once as on a terminal.
+    """Checks an observer by sending it the reports of a whole run, without and with a terminal as standard error.
 
     Args:
-        observer: with the options to check.
+        observer: the observer, with the options to check.
 
     Raises:
-        ConformanceError: the first fault found.
+        ConformanceError: the observer breaks its contract; the text tells the first fault found.
     """
     subject = Checked("observer", observer)
     with checking(subject, AbstractObserver), tempfile.TemporaryDirectory() as folder:
@@ -52,21 +52,21 @@ def check_observer(observer: AbstractObserver) -> None:
 
 
 class _Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
+    """A text stream whose `isatty` says that it is a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 class _Wanted(Exception):
-    """Raised inside a session on purpose."""
+    """Raised by the check inside a session, to see whether the session passes it on."""
 
 
 @contextmanager
 def _watched(subject: Checked, stream: io.StringIO, here: Path) -> Iterator[None]:
-    """Watches standard output, global state and threads, in a working directory that is not the run's."""
+    """Checks standard output, global state and threads of a block, whose working directory is not the run's."""
     output, threads = io.StringIO(), set(threading.enumerate())
-    # Libraries for screens and trackers take their ids from Python's generator, which no run uses.
+    # Libraries for terminals and experiment trackers draw ids from Python's generator, which no run uses.
     quiet = undisturbed(subject, "a session", ignore=("Python's",))
     with quiet, chdir(here), redirect_stderr(stream), redirect_stdout(output):
         yield
@@ -79,7 +79,7 @@ def _watched(subject: Checked, stream: io.StringIO, here: Path) -> Iterator[None
 
 
 def _reports(run: Path) -> list[tuple[str, Report]]:
-    """One run, in the order in which reports come."""
+    """The reports of one run in their order, each with the name of the method that receives it."""
 
     def expert(index: int, cached: bool) -> ExpertReport:
         return ExpertReport(
@@ -131,7 +131,7 @@ def _reports(run: Path) -> list[tuple[str, Report]]:
 
 
 def _tell(subject: Checked, observer: AbstractObserver, run: Path) -> None:
-    """A whole run; every method returns None and none raises."""
+    """Sends the reports of a whole run and checks that every method returns None and raises nothing."""
     what = "open"
     try:
         with observer.open(run) as session:
@@ -150,7 +150,7 @@ def _tell(subject: Checked, observer: AbstractObserver, run: Path) -> None:
 
 
 def _check_exception(subject: Checked, observer: AbstractObserver, run: Path, here: Path) -> None:
-    """An exception of the run leaves the session."""
+    """Checks that the session passes on an exception of the run."""
     raised = False
     with _watched(subject, io.StringIO(), here):
         try:

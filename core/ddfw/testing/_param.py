@@ -1,4 +1,4 @@
-"""`check_param`."""
+"""The conformance check of parameterisations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ddfw.testing._tensors import (
     require_scalar,
 )
 
-#: Tried when no shape is given; the last two are for parts that need larger images.
+#: Image shapes to try if none is given; the last two are for parameterisations that need larger images.
 SPECS = (
     ImageSpec(channels=1, height=8, width=8, num_classes=3),
     ImageSpec(channels=3, height=8, width=8, num_classes=3),
@@ -45,16 +45,16 @@ REAL_PER_CLASS = 12
 def check_param(
     param: AbstractParameterization, *, spec: ImageSpec | None = None, budget: Budget | None = None, seed: int = 0
 ) -> None:
-    """Checks a parameterisation: layout, init, decode, param_groups, stored_floats and penalty.
+    """Checks all methods of a parameterisation: `layout`, `init`, `decode`, `param_groups`, `penalty` and the others.
 
     Args:
-        param: with the options to check.
-        spec: the only image shape to try; by default several small ones, and larger ones if none of those fits.
-        budget: the only budget to try; by default 1, 2 and 10 images per class in both accountings.
-        seed: of the real images and of the generators.
+        param: the parameterisation, with the options to check.
+        spec: the only image shape to try; None: several small ones, and larger ones if none of those fits.
+        budget: the only budget to try; None: 1, 2 and 10 images per class in both accountings.
+        seed: seed of the real images and of the generators.
 
     Raises:
-        ConformanceError: the first fault found.
+        ConformanceError: the parameterisation breaks its contract; the text tells the first fault found.
     """
     subject = Checked("param", param)
     with checking(subject, AbstractParameterization):
@@ -79,7 +79,7 @@ def check_param(
 def _layouts(
     subject: Checked, param: AbstractParameterization, specs: tuple[ImageSpec, ...], budgets: tuple[Budget, ...]
 ) -> list[Layout]:
-    """Every layout that fits; the larger shapes are tried only if no smaller one does."""
+    """All layouts that fit their budget; larger shapes are tried only if no smaller one fits."""
     found: list[Layout] = []
     refusal = ""
     for number, spec in enumerate(specs):
@@ -126,7 +126,7 @@ def _check_layout(subject: Checked, layout: Layout, spec: ImageSpec, budget: Bud
 
 
 def _check_impossible(subject: Checked, param: AbstractParameterization, spec: ImageSpec) -> None:
-    """Labels that eat the whole budget: refused with an OptionError, or announced as over budget."""
+    """Checks that labels that take the whole budget lead to an OptionError or to a layout over budget."""
     try:
         layout = subject.once(
             "layout",
@@ -142,7 +142,7 @@ def _check_impossible(subject: Checked, param: AbstractParameterization, spec: I
 
 @frozen(kw_only=True)
 class _Case:
-    """One layout."""
+    """The checks of one parameterisation on one layout."""
 
     subject: Checked
     param: AbstractParameterization
@@ -165,7 +165,7 @@ class _Case:
         return torch.arange(self.layout.num_images)
 
     def check_init(self) -> dict[str, Tensor]:
-        """Tensors of the announced size, new ones, from real images that stay as they are."""
+        """Checks that `init` gives new tensors of the announced size and does not change the real images."""
         subject, layout = self.subject, self.layout
         real = self.real(torch.float32)
         before = real.images.clone(), real.labels.clone()
@@ -194,7 +194,7 @@ class _Case:
         return params
 
     def check_decode(self, params: dict[str, Tensor]) -> Tensor:
-        """Images of the right shape, from parameters that stay as they are."""
+        """Checks that `decode` gives images of the right shape and does not change the parameters."""
         subject, spec = self.subject, self.layout.spec
         before = clones(params)
         images = subject.call("decode", lambda: self.decode(params, self.everything))
@@ -212,7 +212,7 @@ class _Case:
         return images
 
     def check_state(self, params: dict[str, Tensor], images: Tensor) -> None:
-        """Images depend on the tensors that are passed in, and on nothing else."""
+        """Checks that images depend only on the tensors that are passed in."""
         subject = self.subject
         others = perturbed(params, self.seed + 1)
         decoded = subject.once("decode", lambda: self.decode(others, self.everything))
@@ -232,7 +232,7 @@ class _Case:
         )
 
     def check_class_order(self, images: Tensor) -> None:
-        """Images that clearly belong to a class stand in its place; init need not start from real images."""
+        """Checks that initial images which clearly look like a class stand in its place in the class order."""
         levels = class_levels(self.layout.spec).to(images)
         distance = torch.cdist(images.mean(dim=(2, 3)), levels)
         apart = float(torch.pdist(levels).min())
@@ -247,7 +247,7 @@ class _Case:
             )
 
     def check_float64(self) -> None:
-        """Everything follows the real images' dtype."""
+        """Checks that float64 real images give float64 parameters and images."""
         real = self.real(torch.float64)
         hint = "is a dtype hard-coded? these are float64; runs can be either"
         params = self.subject.once("init", lambda: self.init(real), hint=hint)
@@ -259,7 +259,7 @@ class _Case:
         )
 
     def check_learning(self) -> None:
-        """Groups, gradients of decode, and the penalty."""
+        """Checks the parameter groups, the gradients of `decode`, and the penalty."""
         subject, param = self.subject, self.param
         params = self.init(self.real(torch.float64))
         groups = subject.call("param_groups", lambda: param.param_groups(clones(params)))
@@ -280,7 +280,7 @@ class _Case:
         check_gradients(subject, "penalty", value, moved, ())
 
     def check_direction(self, params: Tensors) -> None:
-        """What the optimisers follow: of the gradients' shape and dtype, finite, and not uphill."""
+        """Checks that directions have the gradients' shapes and dtype, are finite, and do not point against them."""
         subject, param = self.subject, self.param
         leaves = leaves_of(params)
         images = param.decode(leaves, self.everything)
@@ -301,7 +301,7 @@ class _Case:
         subject.require(downhill >= 0, "direction points uphill: optimisers subtract it, as they do a gradient")
 
     def check_device(self, device: torch.device) -> None:
-        """Decoding, the penalty and their gradients where the parameters are."""
+        """Checks that images, penalty and their gradients are on the device of the parameters."""
         params = {k: v.to(device) for k, v in self.init(self.real(torch.float32)).items()}
         leaves = {k: v.detach().requires_grad_() if v.is_floating_point() else v for k, v in params.items()}
         images = self.param.decode(leaves, self.everything.to(device))
@@ -314,7 +314,7 @@ class _Case:
             require_there(self.subject, "penalty", penalty, device)
 
     def check_init_device(self, device: torch.device) -> None:
-        """Initial tensors where the real images are."""
+        """Checks that initial tensors are on the device of the real images."""
         real = self.real(torch.float32)
         there = RealImages(images=real.images.to(device), labels=real.labels.to(device), num_classes=real.num_classes)
         for tensor in self.init(there).values():

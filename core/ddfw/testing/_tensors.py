@@ -1,4 +1,4 @@
-"""Checks that parameterisations and label strategies share: named tensors, read by index, learned by gradients."""
+"""Checks for both parameterisations and label strategies: their named tensors, index arguments and gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def check_stored(subject: Checked, tensors: Tensors, dtype: torch.dtype, inputs: Tensor) -> None:
-    """Named, finite tensors of the right dtype, each with storage of its own, that a file can hold."""
+    """Checks that tensors are named, finite, of the right dtype, storable in a file, and share no memory."""
     subject.require(
         isinstance(tensors, Mapping) and all(isinstance(k, str) and k for k in tensors),
         "init has to return a mapping from names to tensors",
@@ -53,17 +53,17 @@ def check_stored(subject: Checked, tensors: Tensors, dtype: torch.dtype, inputs:
 
 
 def floats_in(tensors: Tensors) -> int:
-    """Elements of the floating tensors."""
+    """Number of elements of all floating-point tensors."""
     return sum(t.numel() for t in tensors.values() if t.is_floating_point())
 
 
 def integers_in(tensors: Tensors) -> int:
-    """Elements of the other tensors."""
+    """Number of elements of all tensors that are not floating point."""
     return sum(t.numel() for t in tensors.values() if not t.is_floating_point())
 
 
 def learned_keys(subject: Checked, groups: Sequence[ParamGroup], tensors: Tensors) -> tuple[str, ...]:
-    """The names in valid groups."""
+    """Checks the parameter groups and returns the names of the tensors in them."""
     keys: list[str] = []
     for group in groups:
         subject.require(isinstance(group, ParamGroup), "param_groups has to return a tuple of ParamGroup")
@@ -91,13 +91,13 @@ def learned_keys(subject: Checked, groups: Sequence[ParamGroup], tensors: Tensor
 
 
 def check_index(subject: Checked, what: str, read: Callable[[Tensor], Tensor], everything: Tensor) -> None:
-    """Rows are those that were asked for.
+    """Checks that a method returns the rows whose numbers it is given.
 
     Args:
         subject: the component.
-        what: the method.
-        read: calls it with an index [B].
-        everything: what it gave for all n rows in order.
+        what: name of the method, for the error text.
+        read: calls the method with an index [B].
+        everything: the method's result for all n rows in order.
     """
     n = len(everything)
     order = torch.randperm(n, generator=generator(3))
@@ -119,18 +119,18 @@ def check_index(subject: Checked, what: str, read: Callable[[Tensor], Tensor], e
 
 
 def close(a: Tensor, b: Tensor) -> bool:
-    """Equal up to rounding: batched products may round differently for another number of rows."""
+    """Whether tensors are equal up to rounding, which may depend on the number of rows in a batched product."""
     tolerance = 1e-9 if a.dtype == torch.float64 else 1e-4
     return a.shape == b.shape and bool(torch.allclose(a, b.to(a.dtype), rtol=tolerance, atol=tolerance))
 
 
 def leaves_of(tensors: Tensors) -> dict[str, Tensor]:
-    """Leaves of autograd with storage of their own; tables as they are."""
+    """Copies of the floating-point tensors as leaves of autograd; integer tensors are returned unchanged."""
     return {k: t.requires_grad_() if t.is_floating_point() else t for k, t in clones(tensors).items()}
 
 
 def perturbed(tensors: Tensors, seed: int, size: float = 0.1) -> dict[str, Tensor]:
-    """Floating tensors with noise of a tenth of their scale (so that nothing sits at 0 by design)."""
+    """The tensors with random noise of `size` times their scale added, so that no value is 0 by design."""
     rng = generator(seed)
 
     def moved(tensor: Tensor) -> Tensor:
@@ -147,14 +147,14 @@ def check_gradients(
     tensors: Tensors,
     learned: Sequence[str],
 ) -> None:
-    """The result depends on what is learned, and autograd's derivative is the true one.
+    """Checks that a result depends on all learned tensors and that autograd's derivatives are correct.
 
     Args:
         subject: the component.
-        what: the method.
-        function: from float64 tensors to a float64 tensor.
-        tensors: where; float64.
-        learned: names that have to have a gradient.
+        what: name of the method, for the error text.
+        function: calls the method, from float64 tensors to a float64 tensor.
+        tensors: the float64 tensors at which to check.
+        learned: names of the tensors that must have a gradient.
     """
     leaves = leaves_of(tensors)
     floating = [k for k, t in leaves.items() if t.is_floating_point()]
@@ -186,7 +186,7 @@ def _check_derivative(
     gradient: Tensor,
     weights: Tensor,
 ) -> None:
-    """Central differences along one random direction."""
+    """Checks a gradient against central differences along one random direction."""
     subject.require(bool(gradient.isfinite().all()), f"the gradient of {what} with respect to {key!r} is not finite")
     direction = torch.randn(gradient.shape, generator=generator(6), dtype=torch.float64)
     step = 1e-6 * (1 + float(tensors[key].abs().mean()))
@@ -208,7 +208,7 @@ def _check_derivative(
 
 
 def require_scalar(subject: Checked, what: str, value: object, dtype: torch.dtype) -> None:
-    """A finite scalar of the right dtype."""
+    """Checks that a value is a finite scalar tensor of the right dtype."""
     if not is_scalar(value):
         subject.fail(f"{what} has to return a scalar floating tensor, got {_shown(value)}")
     assert isinstance(value, Tensor)

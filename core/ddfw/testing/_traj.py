@@ -1,4 +1,4 @@
-"""`check_traj`."""
+"""The conformance check of trajectory sources."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ DRAWS = 60
 
 
 def check_traj(traj: AbstractTrajectory[Any], *, num_epochs: int = 6, seed: int = 0) -> None:
-    """Checks a trajectory source: prepare, segment, stored_bytes and latest_high.
+    """Checks the methods `prepare`, `segment`, `stored_bytes` and `latest_high` of a trajectory source.
 
     Args:
-        traj: with the options to check.
-        num_epochs: epochs of the three experts that it is given; raise it if the options need more.
-        seed: of the experts and of the generators.
+        traj: the trajectory source, with the options to check.
+        num_epochs: number of epochs of the three experts that it is given; raise it if the options need more.
+        seed: seed of the experts and of the generators.
 
     Raises:
-        ConformanceError: the first fault found.
+        ConformanceError: the source breaks its contract; the text tells the first fault found.
     """
     subject = Checked("traj", traj)
     with checking(subject, AbstractTrajectory):
@@ -46,7 +46,7 @@ def check_traj(traj: AbstractTrajectory[Any], *, num_epochs: int = 6, seed: int 
 
 
 class _ElsewhereExperts(FakeExperts):
-    """The same experts with their checkpoints on another device."""
+    """Artificial experts whose checkpoints can be moved to another device."""
 
     def to(self, device: torch.device) -> _ElsewhereExperts:
         self._checkpoints = self._checkpoints.to(device)
@@ -55,7 +55,7 @@ class _ElsewhereExperts(FakeExperts):
 
 @frozen(kw_only=True)
 class _Case:
-    """Experts of one dtype."""
+    """The checks of one trajectory source on experts of one dtype."""
 
     subject: Checked
     traj: AbstractTrajectory[Any]
@@ -85,7 +85,7 @@ class _Case:
         return [experts.snapshots(e, range(self.num_epochs + 1)) for e in range(experts.num_experts)]
 
     def check_prepare(self) -> Any:
-        """Reading leaves experts as they are; the same experts give the same segments."""
+        """Checks that `prepare` does not change the experts, and that equal experts give equal segments."""
         subject, experts = self.subject, self.experts()
         before = self.all_checkpoints(experts)
 
@@ -106,7 +106,7 @@ class _Case:
         return prepared
 
     def check_bytes(self, prepared: Any, experts: FakeExperts) -> None:
-        """A positive number of bytes, at most what all checkpoints and a few tables take."""
+        """Checks that `stored_bytes` is positive and at most the size of all checkpoints and a few small tables."""
         found = self.subject.call("stored_bytes", lambda: self.traj.stored_bytes(prepared))
         rows = experts.num_experts * (self.num_epochs + 1)
         most = rows * (sum(experts.sizes) * self.dtype.itemsize + 8 * len(experts.sizes)) + 1024
@@ -117,7 +117,7 @@ class _Case:
             )
 
     def windows(self) -> list[tuple[float, float]]:
-        """Windows that hold an integer: whole, narrow, late, with real ends."""
+        """Windows [low, high) of start epochs to try; each contains a whole number."""
         last = math.ceil(self.high) - 1
         found = [(0, self.high), (0, 1), (0, 0.5), (last, self.high), (last, last + (self.high - last) / 4)]
         if self.high > 2:
@@ -125,7 +125,7 @@ class _Case:
         return [(float(low), float(high)) for low, high in found]
 
     def check_windows(self, prepared: Any) -> None:
-        """Each segment starts in its window, ends later, and is a pair of plain points."""
+        """Checks that each segment starts in its window, ends later, and holds two plain parameter vectors."""
         for low, high in self.windows():
             for draw in range(8):
                 what = f"segment({low:g}, {high:g})"
@@ -163,7 +163,7 @@ class _Case:
             subject.require(not point.requires_grad, f"{what}: {name} requires a gradient; return plain tensors")
 
     def check_draws(self, prepared: Any) -> None:
-        """Every expert is drawn, starts vary, and a draw depends on its generator alone."""
+        """Checks that every expert is drawn, start epochs vary, and a draw depends only on its generator."""
         first = self.subject.call("segment", lambda: self.segment(prepared, 0, self.high, self.seed))
         found = [self.segment(prepared, 0, self.high, self.seed + draw) for draw in range(DRAWS)]
         experts = self.experts().num_experts
@@ -179,7 +179,7 @@ class _Case:
         self.subject.again("segment", first, lambda: self.segment(prepared, 0, self.high, self.seed))
 
     def check_device(self, device: torch.device) -> None:
-        """Segments where the checkpoints are."""
+        """Checks that segments are on the device of the checkpoints."""
         experts = _ElsewhereExperts(self.num_epochs, self.dtype, self.seed).to(device)
         prepared = self.prepare(experts)
         for draw in range(3):

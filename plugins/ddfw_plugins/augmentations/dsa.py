@@ -1,6 +1,4 @@
-"""`dsa`: differentiable siamese augmentation — one family for a whole batch, parameters for each image.
-
-Everything is vectorised, and every random number comes from an explicit generator.
+"""`dsa`: differentiable siamese augmentation: one transformation for a whole batch, random parameters for each image.
 
 Shapes: B images, C channels, H rows, W columns. Draws u are uniform in [0, 1).
 """
@@ -26,7 +24,7 @@ FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 @final
 @frozen(kw_only=True)
 class Siamese(AbstractAugmentation):
-    """Differentiable siamese augmentation: colour, crop, cutout, flip, scale or rotate, one family per batch."""
+    """Differentiable siamese augmentation: each batch gets one of colour, crop, cutout, flip, scale and rotate."""
 
     name: ClassVar[str] = "dsa"
     citation: ClassVar[str] = """@inproceedings{zhao2021dsa,
@@ -36,15 +34,17 @@ class Siamese(AbstractAugmentation):
   year = {2021}
 }"""
 
-    families: tuple[str, ...] = option(FAMILIES, help=f"which families are drawn from: {', '.join(FAMILIES)}")
+    families: tuple[str, ...] = option(FAMILIES, help=f"transformations to draw from: any of {', '.join(FAMILIES)}")
     flip: float = option(0.5, validator=[ge(0.0), le(1.0)], help="probability that an image is mirrored")
-    scale: float = option(1.2, validator=ge(1.0), help="largest factor of each axis; the smallest is its inverse")
-    rotate: float = option(15.0, validator=[ge(0.0), le(180.0)], help="largest angle, in degrees")
-    crop: float = option(0.125, validator=[ge(0.0), le(1.0)], help="largest shift, as a fraction of the side")
-    cutout: float = option(0.5, validator=[ge(0.0), le(1.0)], help="side of the hole, as a fraction of the side")
-    brightness: float = option(1.0, validator=ge(0.0), help="width of the interval that is added")
-    saturation: float = option(2.0, validator=ge(0.0), help="largest factor of a pixel's distance from its grey")
-    contrast: float = option(0.5, validator=ge(0.0), help="factors of the distance from the mean: contrast … + 1")
+    scale: float = option(1.2, validator=ge(1.0), help="largest scale factor of each axis; the smallest is 1/scale")
+    rotate: float = option(15.0, validator=[ge(0.0), le(180.0)], help="largest angle of rotation, in degrees")
+    crop: float = option(0.125, validator=[ge(0.0), le(1.0)], help="largest shift, as a fraction of the image's side")
+    cutout: float = option(0.5, validator=[ge(0.0), le(1.0)], help="side of the hole, as a fraction of the image's")
+    brightness: float = option(1.0, validator=ge(0.0), help="the number added to an image lies in ±brightness/2")
+    saturation: float = option(2.0, validator=ge(0.0), help="largest factor of a pixel's difference from its grey")
+    contrast: float = option(
+        0.5, validator=ge(0.0), help="factors of the difference from the mean lie in [contrast, contrast + 1)"
+    )
 
     def __attrs_post_init__(self) -> None:
         unknown = [f for f in self.families if f not in FAMILIES]
@@ -52,12 +52,12 @@ class Siamese(AbstractAugmentation):
             raise ValueError(f"families must name some of {', '.join(FAMILIES)}; got {', '.join(unknown) or 'none'}")
 
     def draw(self, shape: Shape, rng: torch.Generator) -> Draws:
-        """One family for the batch, then its numbers for each image."""
+        """Draws one transformation for the batch, then its random parameters for each image."""
         family = self.families[int(torch.randint(len(self.families), (), generator=rng))]
         return Draws(family=family, values=self.draw_family(family, shape, rng))
 
     def draw_family(self, family: str, shape: Shape, rng: torch.Generator) -> Mapping[str, Tensor]:
-        """The numbers of one family: [B] each, uniform in [0, 1) or integer offsets."""
+        """Draws the parameters of one transformation: tensors [B], uniform in [0, 1) or integer offsets in pixels."""
         b, _, h, w = shape
 
         def uniform() -> Tensor:
@@ -72,7 +72,7 @@ class Siamese(AbstractAugmentation):
             rows, columns = _portion(self.crop, h), _portion(self.crop, w)
             return {"rows": integers(-rows, rows), "columns": integers(-columns, columns)}
         if family == "cutout":
-            # An even hole has its centre between pixels and may lie one further out.
+            # The centre of a hole of even size is between two pixels, so it has one more possible position.
             rows, columns = (side - _portion(self.cutout, side) % 2 for side in (h, w))
             return {"rows": integers(0, rows), "columns": integers(0, columns)}
         if family == "flip":
@@ -82,12 +82,12 @@ class Siamese(AbstractAugmentation):
         return {"u": uniform()}
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augments images [B, C, H, W]; differentiable in them."""
+        """Applies the drawn transformation to images [B, C, H, W]; differentiable with respect to the images."""
         family: Callable[[Tensor, Mapping[str, Tensor]], Tensor] = getattr(self, f"apply_{draws.family}")
         return family(images, draws.values)
 
     def apply_color(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Brightness, saturation, contrast, in this order."""
+        """Changes brightness, then saturation, then contrast of images [B, C, H, W]."""
         images = images + self.brightness * (_column(values["brightness"], images) - 0.5)
         grey = images.mean(dim=1, keepdim=True)
         images = (images - grey) * (self.saturation * _column(values["saturation"], images)) + grey
@@ -95,7 +95,7 @@ class Siamese(AbstractAugmentation):
         return (images - mean) * (_column(values["contrast"], images) + self.contrast) + mean
 
     def apply_crop(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Shifts by whole pixels; what comes in is 0."""
+        """Shifts images [B, C, H, W] by whole pixels; pixels from outside the image are 0."""
         b, _, h, w = images.shape
         rows = torch.arange(h, device=images.device) + values["rows"][:, None]
         columns = torch.arange(w, device=images.device) + values["columns"][:, None]
@@ -105,7 +105,7 @@ class Siamese(AbstractAugmentation):
         return moved.movedim(3, 1) * inside[:, None]
 
     def apply_cutout(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """A square hole of zeros; where it sticks out, the edge row or column still goes."""
+        """Sets a hole in images [B, C, H, W] to 0; positions outside the image are moved to its edge row or column."""
         _, _, h, w = images.shape
         hole_rows = _hole(values["rows"], _portion(self.cutout, h), h)
         hole_columns = _hole(values["columns"], _portion(self.cutout, w), w)
@@ -113,26 +113,26 @@ class Siamese(AbstractAugmentation):
         return images * ~hole
 
     def apply_flip(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Mirrors left and right where u < flip."""
+        """Mirrors those images of [B, C, H, W] whose u is below `flip`, left to right."""
         return torch.where(_column(values["u"], images) < self.flip, images.flip(3), images)
 
     def apply_scale(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Factors in [1/scale, scale] for each axis; above 1 the image shrinks."""
+        """Scales each axis of images [B, C, H, W] by a factor in [1/scale, scale]; above 1 the image shrinks."""
         return _warp(images, self.scales({key: value.to(images) for key, value in values.items()}))
 
     def apply_rotate(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Angles in ±rotate, in normalised coordinates (so a rectangle is also sheared)."""
+        """Rotates images [B, C, H, W] by angles in ±rotate; images that are not square are sheared as well."""
         return _warp(images, self.rotations({key: value.to(images) for key, value in values.items()}))
 
     def scales(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The matrices [B, 2, 2] of `scale` for draws x, y [B]."""
+        """The matrices [B, 2, 2] of the transformation scale, for draws x and y [B]."""
         low = 1 / self.scale
         x, y = (values[key] * (self.scale - low) + low for key in ("x", "y"))
         zero = torch.zeros_like(x)
         return torch.stack([x, zero, zero, y], dim=1).view(-1, 2, 2)
 
     def rotations(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The matrices [B, 2, 2] of `rotate` for draws u [B]."""
+        """The matrices [B, 2, 2] of the transformation rotate, for draws u [B]."""
         angle = (values["u"] - 0.5) * (2 * self.rotate * math.pi / 180)
         cos, sin = angle.cos(), angle.sin()
         return torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
@@ -147,7 +147,7 @@ def _column(values: Tensor, images: Tensor) -> Tensor:
 
 
 def _hole(offset: Tensor, size: int, side: int) -> Tensor:
-    """Rows (or columns) [B, side] that a hole of `size` around `offset` [B] covers, clamped to the image."""
+    """The rows (or columns) covered by holes of `size` around `offset` [B], as a mask [B, side]."""
     if size == 0:
         return torch.zeros(len(offset), side, dtype=torch.bool, device=offset.device)
     first = (offset - size // 2).clamp(0, side - 1)[:, None]
@@ -157,15 +157,15 @@ def _hole(offset: Tensor, size: int, side: int) -> Tensor:
 
 
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Bilinear sampling at positions that matrices [B, 2, 2] move, zero outside; corner pixels lie at ±1."""
+    """Samples images bilinearly at positions multiplied by matrices [B, 2, 2]; 0 outside; corner pixels are at ±1."""
     rows, columns = (_positions(side, images) for side in images.shape[2:])
-    # All x, then all y of an image, which is the order that sampling reads fastest; affine_grid has them in pairs.
+    # All x of an image come before all y, which grid_sample reads faster than the pairs of affine_grid.
     moved = matrices[:, :, 0, None, None] * columns + matrices[:, :, 1, None, None] * rows[:, None]  # [B, 2, H, W]
     return grid_sample(images, moved.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
 def _positions(side: int, like: Tensor) -> Tensor:
-    """Where pixels lie, [side] from −1 to 1; a single one at 0."""
+    """The positions [side] of pixels along an axis, from −1 to 1; 0 for a single pixel."""
     if side == 1:
         return torch.zeros(1, dtype=like.dtype, device=like.device)
     return torch.linspace(-1, 1, side, dtype=like.dtype, device=like.device)

@@ -1,4 +1,4 @@
-"""`none`: images as they are."""
+"""`none`: no augmentation."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class NoAugmentation(AbstractAugmentation):
-    """Images as they are."""
+    """No augmentation: images are not changed."""
 
     name: ClassVar[str] = "none"
 
     def draw(self, shape: tuple[int, int, int, int], rng: torch.Generator) -> Draws:
-        """Draws nothing."""
+        """Draws nothing from the generator; returns empty draws."""
         return Draws()
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """The images."""
+        """The same images, unchanged."""
         return images

@@ -1,4 +1,4 @@
-"""Data sets; the hooks are light, components load on demand."""
+"""Data sets that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 

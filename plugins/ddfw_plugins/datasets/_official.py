@@ -1,7 +1,7 @@
-"""The official files of public data sets: what they have to be, and how they are fetched and unpacked.
+"""The official files of public data sets: their checksums, and how they are downloaded and unpacked.
 
-A file is hostile until its md5 is right. An archive is hostile even then: only members that are expected by name and
-checksum are written, each to its own place below the data root.
+A file is not trusted before its md5 was checked. Of an archive only members with expected names and checksums are
+written, each to its own place below the data root.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ddfw.artifacts import atomic
 
 _TIMEOUT_S = 30.0
 _PIECE = 1 << 20
-#: What an archive may hold besides the members that are wanted: a readme, headers, padding.
+#: Bytes that an archive may hold besides the wanted members, for a readme, headers and padding.
 _SLACK = 1 << 20
 
 _MNIST = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
@@ -39,12 +39,12 @@ _CIFAR = ("https://www.cs.toronto.edu/~kriz/",)
 
 @frozen
 class OfficialFile:
-    """What a file has to be.
+    """What is known of one official file.
 
     Args:
-        md5: of its content; None if nobody published one.
-        limit: bytes; of a larger file nothing is read.
-        addresses: where it can be fetched, in the order in which they are tried.
+        md5: md5 of its content, in hexadecimal; None if none was published.
+        limit: largest size in bytes; a larger file is not read.
+        addresses: addresses for downloading it, in the order in which they are tried.
     """
 
     md5: str | None
@@ -57,7 +57,7 @@ def _file(name: str, md5: str | None, limit: int, hosts: tuple[str, ...] = ()) -
     return name, OfficialFile(md5, limit, tuple(host + base for host in hosts))
 
 
-#: Every file by its path below the data root. The addresses and the checksums of what is fetched are torchvision's.
+#: Every official file by its path below the data root. Addresses and checksums of downloads are those of torchvision.
 FILES: dict[str, OfficialFile] = dict(
     (
         _file("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 1 << 28, _CIFAR),
@@ -84,7 +84,7 @@ FILES: dict[str, OfficialFile] = dict(
         _file("FashionMNIST/raw/train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe", 1 << 20, _FASHION),
         _file("FashionMNIST/raw/t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79", 1 << 25, _FASHION),
         _file("FashionMNIST/raw/t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310", 1 << 20, _FASHION),
-        # Published are checksums of the compressed files only: these four are held to their exact form instead.
+        # Checksums were published for the compressed files only; of these four, header and size are checked instead.
         _file("FashionMNIST/raw/train-images-idx3-ubyte", None, 1 << 26),
         _file("FashionMNIST/raw/train-labels-idx1-ubyte", None, 1 << 20),
         _file("FashionMNIST/raw/t10k-images-idx3-ubyte", None, 1 << 26),
@@ -96,10 +96,10 @@ FILES: dict[str, OfficialFile] = dict(
 
 
 class Ticker:
-    """Says on standard error how a long job goes on: one line every few seconds, none for a short job.
+    """Reports the progress of a long job on standard error: one line every few seconds, none for a short job.
 
     Args:
-        what: the job, in words.
+        what: name of the job, for the lines.
     """
 
     def __init__(self, what: str) -> None:
@@ -107,22 +107,22 @@ class Ticker:
         self._next = time.monotonic() + 2.0
 
     def tell(self, done: str) -> None:
-        """How much is done, in words."""
+        """Writes a line that says how much is `done`, if the last line is some seconds old."""
         if time.monotonic() >= self._next:
             sys.stderr.write(f"{self._what}: {done}\n")
             self._next = time.monotonic() + 5.0
 
 
 def below(root: Path | None, dataset: str, what: str) -> Path:
-    """The data root.
+    """Returns the data root, or raises an error that says how to name one.
 
     Args:
-        root: what the user named.
-        dataset: the data set's name, for the message.
-        what: what is looked for below it.
+        root: the data root that the user named, or None.
+        dataset: name of the data set, for the error text.
+        what: the files or folder expected below the data root, for the error text.
 
     Raises:
-        DataError: the user named none.
+        DataError: the user named no data root.
     """
     if root is None:
         raise DataError(f"{dataset} needs a data root: name the folder that has {what} with --data-root or DDFW_DATA")
@@ -130,19 +130,22 @@ def below(root: Path | None, dataset: str, what: str) -> Path:
 
 
 def read(path: Path, official: OfficialFile, way_out: str) -> bytes:
-    """The content of a file whose checksum is right.
+    """Reads a file and checks its md5.
 
     Args:
         path: the file.
-        official: what it has to be.
-        way_out: how to get it, for the messages.
+        official: md5 and size limit of the file.
+        way_out: how to get the file, for error texts.
+
+    Returns:
+        The content of the file.
 
     Raises:
-        DataError: missing, unreadable, too large or not the official file.
+        DataError: the file is missing, unreadable, too large or not the official one.
     """
     try:
         found = path.stat()
-        # Opening a pipe would wait for ever.
+        # Opening a named pipe would block for ever.
         if not stat.S_ISREG(found.st_mode):
             raise DataError(f"{path} is not a file; {way_out}")
         if found.st_size > official.limit:
@@ -165,12 +168,12 @@ def read(path: Path, official: OfficialFile, way_out: str) -> bytes:
 
 
 def md5_of(content: bytes) -> str:
-    """The md5 of bytes, in hexadecimal."""
+    """The md5 of some bytes, in hexadecimal."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def is_there(root: Path, name: str) -> bool:
-    """Whether an official file lies below the data root, undamaged."""
+    """Whether the official file `name` exists below the data root with the right md5."""
     try:
         read(root / name, FILES[name], "")
     except DataError:
@@ -179,10 +182,10 @@ def is_there(root: Path, name: str) -> bool:
 
 
 def fetch(root: Path, name: str) -> None:
-    """Downloads one official file to its place; one that is there and right stays as it is.
+    """Downloads the official file `name` to its place below the data root, unless it is already there.
 
     Raises:
-        DataError: it cannot be had from any address, is not the official one, or cannot be written.
+        DataError: no address gives the official file, or it cannot be written.
     """
     if is_there(root, name):
         return
@@ -209,15 +212,15 @@ def fetch(root: Path, name: str) -> None:
 
 
 def fetch_and_unpack(root: Path, archive: str, members: Collection[str]) -> None:
-    """Puts the members of an official archive in place, from the archive that lies in the data root or a fresh one.
+    """Unpacks members of an official archive, which is downloaded if it is not in the data root.
 
     Args:
         root: the data root.
-        archive: name of the .tar.gz.
-        members: their paths, in the archive and below the data root.
+        archive: name of the .tar.gz file.
+        members: paths of the members, which are the same in the archive and below the data root.
 
     Raises:
-        DataError: the archive cannot be had, or is not what it should be.
+        DataError: the archive cannot be downloaded, or is not the official one.
     """
     if all(is_there(root, name) for name in members):
         return
@@ -226,10 +229,10 @@ def fetch_and_unpack(root: Path, archive: str, members: Collection[str]) -> None
 
 
 def unpack(archive: Path, root: Path, members: Collection[str]) -> None:
-    """Writes the members asked for, each after its checksum; whatever else an archive holds is not written.
+    """Writes members of an archive below `root` after checking the md5 of each; other members are not written.
 
     Raises:
-        DataError: a member is missing, not the official one, or of a kind that has no place in such an archive.
+        DataError: a member is missing or not the official one, or the archive holds something unexpected.
     """
     missing = set(members)
     limit = sum(FILES[name].limit for name in members) + _SLACK
@@ -241,7 +244,7 @@ def unpack(archive: Path, root: Path, members: Collection[str]) -> None:
                     continue
                 if not member.isreg() or member.size > FILES[name].limit:
                     raise DataError(f"its member {name!a} is not the official file")
-                # None only for what is not a regular file.
+                # extractfile gives None only for members that are not regular files.
                 content = tar.extractfile(member).read()  # type: ignore[union-attr]
                 if md5_of(content) != FILES[name].md5:
                     raise DataError(f"its member {name!a} is not the official file")
@@ -250,23 +253,23 @@ def unpack(archive: Path, root: Path, members: Collection[str]) -> None:
     except _WriteError:
         raise
     except Exception as error:
-        # tarfile and gzip meet damage with whatever comes up: TarError, EOFError, zlib.error, RecursionError, …
+        # A damaged file can make tarfile and gzip raise anything: TarError, EOFError, zlib.error, RecursionError, …
         raise DataError(f"{archive} was refused: {' '.join(str(error).split())}; delete it and try again") from error
     if missing:
         raise DataError(f"{archive} was refused: it lacks {', '.join(sorted(missing))}; delete it and try again")
 
 
 def _opened(stream: Any) -> tarfile.TarFile:
-    """An archive that is read once from its start to its end."""
+    """Opens an archive as a stream, which is read once from start to end."""
     return tarfile.open(fileobj=stream, mode="r|")
 
 
 class _WriteError(DataError):
-    """The disk, not the archive, is at fault."""
+    """A member cannot be written to the disk, although the archive is right."""
 
 
 def _checked_name(member: tarfile.TarInfo) -> str:
-    """A member's path; only plain files and folders below the place of unpacking have one."""
+    """The path of a member; an error unless it is a plain file or folder below the place of unpacking."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"its member {member.name!a} leads out of the data root")
@@ -276,7 +279,7 @@ def _checked_name(member: tarfile.TarInfo) -> str:
 
 
 class _Capped:
-    """A stream that ends with an error where it is longer than it may be."""
+    """A stream that raises an error when more bytes are read than allowed."""
 
     def __init__(self, file: IO[bytes] | gzip.GzipFile, limit: int) -> None:
         self._file = file
@@ -291,7 +294,7 @@ class _Capped:
 
 
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """A server may send us to another web address, and to nothing else."""
+    """Follows redirects of a server to http and https addresses only."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         scheme = urlsplit(newurl).scheme
@@ -302,8 +305,8 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 
 
 def _get(address: str, limit: int) -> bytes:
-    """What an http or https address answers."""
-    # Not build_opener: it would bring ftp, file and data addresses along.
+    """Downloads the content of an http or https address."""
+    # build_opener is not used, because it would also open ftp, file and data addresses.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

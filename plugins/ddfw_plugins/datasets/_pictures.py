@@ -1,4 +1,4 @@
-"""Many picture files to one array of bytes.
+"""Reads many picture files into one array of bytes.
 
 Shapes: n images, C channels (1 or 3), H rows, W columns.
 """
@@ -14,25 +14,28 @@ from ddfw import DataError
 from ddfw.artifacts.picture_files import Colour, read_picture
 from ddfw_plugins.datasets._official import Ticker
 
-#: Bytes of all images of a data set together, after resizing.
+#: Largest size in bytes of all images of a data set together, after resizing.
 MAX_TOTAL = 1 << 33
 
 
 def read_all(
     paths: Sequence[Path], what: str, *, size: tuple[int, int] | None, resize: bool, colour: Colour, way_out: str
 ) -> np.ndarray:
-    """The images of many files, [n, C, H, W] uint8.
+    """Reads the images of many files.
 
     Args:
-        paths: n files, n ≥ 1.
-        what: the data set, for the line about progress.
-        size: (H, W), or None for that of the first image.
-        resize: whether images of another size are cropped (centred) and scaled; if not, they are refused.
-        colour: C; `auto` is 1 if all images are grey, and 3 otherwise.
-        way_out: what to do about images of several sizes, for the message.
+        paths: the n files, n ≥ 1.
+        what: name of the data set, for progress lines.
+        size: (H, W) of all images; None: the size of the first image.
+        resize: whether images of another size are cropped around the centre and scaled; otherwise they are an error.
+        colour: `grey` for one channel, `rgb` for three; `auto`: one if all images are grey, and three otherwise.
+        way_out: what to do about images of several sizes, for the error text.
+
+    Returns:
+        [n, C, H, W] uint8.
 
     Raises:
-        DataError: a file that is no readable picture, images of several sizes, or more than fits in memory.
+        DataError: a file is not a readable picture, sizes differ, or the images do not fit into memory.
     """
     ticker = Ticker(f"reading {what}")
     out: np.ndarray | None = None

@@ -1,8 +1,9 @@
-"""Reads the object files that Python 2 wrote (protocol 2), as far as CIFAR's batches go; nothing can be called.
+"""Reads the object files of CIFAR, which Python 2 wrote (protocol 2), without executing anything in them.
 
-Such a file is a program for a small stack machine. This machine knows the instructions that build numbers, texts,
-lists, tuples and dictionaries, and one array: a name is a mark and not a thing, "calling" it is recognised for
-numpy's own way to write an array of bytes and refused for anything else. Memory and time are linear in the file.
+Such a file is a program for a small stack machine. The machine here knows only the instructions that build numbers,
+texts, lists, tuples, dictionaries and arrays of bytes. A name in a file is kept as text and never looked up; "calling"
+a name is accepted only in the form in which numpy writes an array of bytes. Memory and time are linear in the size of
+the file.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from attrs import define, frozen
 
 @frozen
 class _Name:
-    """A name that a file mentions; it is never looked up."""
+    """A name in a file, kept as text; it is never imported or looked up."""
 
     text: str
 
 
 @define
 class _Array:
-    """An array of bytes; its content comes with a later instruction."""
+    """An array of bytes, whose content a later instruction fills in."""
 
     content: np.ndarray | None = None
 
 
 @frozen
 class _Bytes:
-    """numpy's type of unsigned bytes."""
+    """Stands for numpy's dtype of unsigned bytes."""
 
 
 _RECONSTRUCT = (_Name("numpy.core.multiarray _reconstruct"), _Name("numpy._core.multiarray _reconstruct"))
@@ -42,10 +43,13 @@ _STOP = ord(".")
 
 
 def read(data: bytes) -> dict[bytes, Any]:
-    """The dictionary that a file holds: numbers, texts (as bytes), lists, tuples, dictionaries, arrays of bytes.
+    """Reads a file's dictionary of numbers, texts (as bytes), lists, tuples, dictionaries and arrays of bytes.
+
+    Args:
+        data: the content of the file.
 
     Raises:
-        ValueError: damaged, not a dictionary, or anything else than the above.
+        ValueError: the file is damaged, is not a dictionary, or holds other objects.
     """
     try:
         found = _Machine(data).run()
@@ -57,10 +61,10 @@ def read(data: bytes) -> dict[bytes, Any]:
 
 
 class _Machine:
-    """The stack machine.
+    """The stack machine that runs a file's instructions.
 
     Args:
-        data: a whole file.
+        data: the content of the file.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -71,7 +75,7 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """Runs to the end and returns what is on top of the stack."""
+        """Runs all instructions and returns the value on top of the stack."""
         while True:
             code = self._take(1)[0]
             if code == _STOP:
@@ -196,7 +200,7 @@ class _Machine:
     def build(self) -> None:
         state = self._pop()
         if type(self._stack[-1]) is _Bytes:
-            return  # byte order, alignment: nothing that unsigned bytes would need
+            return  # the state of a dtype is byte order and alignment, which unsigned bytes do not need
         array = self._top(_Array)
         if type(state) is not tuple or len(state) != 5 or type(state[2]) is not _Bytes:
             raise ValueError("it holds an array of something else than bytes")
@@ -209,7 +213,7 @@ class _Machine:
 
 
 def _plain(value: Any) -> Any:
-    """A value as it stands in a container: an array instead of its placeholder."""
+    """The value to put into a container: the array itself in place of its `_Array`."""
     return value.content if type(value) is _Array else value
 
 

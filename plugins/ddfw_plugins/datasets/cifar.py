@@ -23,7 +23,7 @@ _LICENCE = "none stated by the authors"
 class Cifar10(AbstractDataset):
     """60,000 colour photographs of 32×32 pixels in 10 classes, 10,000 of them for testing.
 
-    Read from `<data root>/cifar-10-batches-py`, after the checksum of each file; nothing in a file is executed.
+    The images are read from `<data root>/cifar-10-batches-py`. The md5 of each file is checked; nothing is executed.
     """
 
     name: ClassVar[str] = "cifar10"
@@ -35,7 +35,7 @@ class Cifar10(AbstractDataset):
 }"""
 
     def load(self, root: Path | None) -> Splits:
-        """Reads the five training batches and the test batch."""
+        """Reads the five training files and the test file."""
         batches = _Batches("cifar10", root, "cifar-10-python.tar.gz", "cifar-10-batches-py")
         names = batches.names("batches.meta", b"label_names")
         return Splits.carve(
@@ -50,7 +50,7 @@ class Cifar10(AbstractDataset):
         )
 
     def download(self, root: Path) -> None:
-        """Fetches the official archive, unless it lies in the data root, and unpacks it."""
+        """Downloads the official archive, unless it is in the data root, and unpacks it."""
         _unpack(root, "cifar-10-python.tar.gz", "cifar-10-batches-py")
 
 
@@ -59,14 +59,14 @@ class Cifar10(AbstractDataset):
 class Cifar100(AbstractDataset):
     """60,000 colour photographs of 32×32 pixels in 100 classes, 10,000 of them for testing.
 
-    Read from `<data root>/cifar-100-python`, after the checksum of each file; nothing in a file is executed.
+    The images are read from `<data root>/cifar-100-python`. The md5 of each file is checked; nothing is executed.
     """
 
     name: ClassVar[str] = "cifar100"
     citation: ClassVar[str] = Cifar10.citation
 
     labels: Literal["fine", "coarse"] = option(
-        "fine", validator=in_(("fine", "coarse")), help="the 100 classes, or the 20 groups of five that they form"
+        "fine", validator=in_(("fine", "coarse")), help="fine: the 100 classes; coarse: the 20 groups of five classes"
     )
 
     def load(self, root: Path | None) -> Splits:
@@ -86,7 +86,7 @@ class Cifar100(AbstractDataset):
         )
 
     def download(self, root: Path) -> None:
-        """Fetches the official archive, unless it lies in the data root, and unpacks it."""
+        """Downloads the official archive, unless it is in the data root, and unpacks it."""
         _unpack(root, "cifar-100-python.tar.gz", "cifar-100-python")
 
 
@@ -95,13 +95,13 @@ def _unpack(root: Path, archive: str, folder: str) -> None:
 
 
 class _Batches:
-    """The files of one of the two sets.
+    """The files of CIFAR-10 or of CIFAR-100.
 
     Args:
-        dataset: its name, for the messages.
-        root: the data root.
-        archive: the official archive's name.
-        folder: the folder that the archive unpacks to.
+        dataset: name of the data set, for error texts.
+        root: the data root; None if the user named none.
+        archive: name of the official archive.
+        folder: name of the folder in the archive.
     """
 
     def __init__(self, dataset: str, root: Path | None, archive: str, folder: str) -> None:
@@ -122,7 +122,7 @@ class _Batches:
         return [n.decode("ascii", "replace") for n in names]
 
     def split(self, files: Sequence[str], key: bytes, num_classes: int) -> Split:
-        """The images [n, 3, 32, 32] and labels [n] of some files, one after the other."""
+        """The images [n, 3, 32, 32] and labels [n] of some files, in the order of the files."""
         images, labels = [], []
         for file in files:
             found = self._read(file)
@@ -133,7 +133,7 @@ class _Batches:
                 raise self._refused(file, "it does not hold one label for each image")
             if any(type(n) is not int or not 0 <= n < num_classes for n in numbers):
                 raise self._refused(file, f"it holds a label that is not an integer from 0 to {num_classes - 1}")
-            # A view of the file's content, hence read-only; it is copied once, below.
+            # The pixels are a read-only view of the file's content; np.concatenate below copies them once.
             images.append(pixels)
             labels += numbers
         return Split(

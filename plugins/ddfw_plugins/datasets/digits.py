@@ -1,4 +1,4 @@
-"""`digits`: scikit-learn's handwritten digits, real data that needs no download."""
+"""`digits`: the handwritten digits that come with scikit-learn, so that no download is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ddfw.randomness import derive_seed
 @final
 @frozen(kw_only=True)
 class Digits(AbstractDataset):
-    """1,797 real 8×8 images of handwritten digits, embedded in scikit-learn."""
+    """1,797 real 8×8 images of handwritten digits, which come with scikit-learn."""
 
     name: ClassVar[str] = "digits"
     citation: ClassVar[str] = """@misc{alpaydin1998digits,
@@ -28,11 +28,11 @@ class Digits(AbstractDataset):
 }"""
 
     test: float = option(
-        0.2, validator=[gt(0.0), lt(1.0)], help="fraction of all images that is the test split (stratified, seeded)"
+        0.2, validator=[gt(0.0), lt(1.0)], help="fraction of each class's images in the test split (random, seeded)"
     )
 
     def load(self, root: Path | None) -> Splits:
-        """Loads and splits; the data root is not used."""
+        """Loads the images and splits them; the data root is not used."""
         from sklearn.datasets import load_digits
 
         bunch = load_digits()

@@ -1,4 +1,4 @@
-"""`imagefolder`: a folder of your own with one folder of pictures for each class."""
+"""`imagefolder`: your own pictures, in one folder for each class."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ def _positive(instance: object, attribute: attrs.Attribute[Any], value: int | tu
 @final
 @frozen(kw_only=True)
 class ImageFolder(AbstractDataset):
-    """A folder with one folder of pictures for each class, whose names are the names of the classes.
+    """A folder with one folder of pictures for each class; the folders' names are the classes' names.
 
-    Folders `train` and `test` (or else `val`), if both are there, hold such folders for each split; otherwise a part
-    of all images is split off for testing. Pictures (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) may lie at any depth below
-    a class's folder; hidden files and files with other suffixes are passed over. Pictures are turned upright as their
-    EXIF data say, transparency becomes white, 16 bits become 8, and of a moving picture the first is taken.
+    If there are folders `train` and `test` (or `val`), each holds the class folders of that split; otherwise a part of
+    all images becomes the test split. Pictures (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) may be at any depth below a class
+    folder; hidden files and files with other suffixes are ignored. Pictures are turned upright as their EXIF data say,
+    transparency becomes white, 16-bit values become 8-bit values, and the first frame of an animation is used.
     """
 
     name: ClassVar[str] = "imagefolder"
 
-    path: str = required_option(help="the folder; a relative path is looked for under the data root, then here")
+    path: str = required_option(help="the folder; relative to the data root, or else to the current folder")
     size: int | tuple[int, int] | None = option(
         None,
         validator=_positive,
-        help="height and width (or one number for both): crop to that shape around the centre, then scale (Lanczos); "
-        "default as they are, all of one size",
+        help="height and width, or one number for both; pictures are cropped around the centre to that shape and "
+        "scaled (Lanczos); default: their own size, which must be the same for all",
     )
     colour: Literal["auto", "grey", "rgb"] = option(
-        "auto", validator=in_(("auto", "grey", "rgb")), help="channels; auto: grey if every picture is"
+        "auto", validator=in_(("auto", "grey", "rgb")), help="colour channels; auto: grey if every picture is grey"
     )
     test: float = option(
         0.2,
         validator=[gt(0.0), lt(1.0)],
-        help="fraction of all images that is the test split (stratified, seeded), unless the folder has train and test",
+        help="fraction of each class's images in the test split (random, seeded), unless there is a folder for it",
     )
 
     def load(self, root: Path | None) -> Splits:
-        """Finds all pictures, in the order of their names, and reads them."""
+        """Finds all pictures, sorted by their names, and reads them."""
         folder = self._find(root)
         parts = _parts(folder)
         names = _classes(parts[0], folder)
@@ -97,13 +97,13 @@ class ImageFolder(AbstractDataset):
         tried = [p for p in ((root / self.path) if root else None, Path(self.path)) if p is not None]
         for path in tried:
             if os.path.isdir(path):
-                # Links are judged by where they lead; the folder itself may be one.
+                # Links below the folder must lead to files inside it, so the folder's own links are resolved first.
                 return path.resolve()
         raise DataError(f"no folder at {' or '.join(str(p) for p in dict.fromkeys(tried))}; set data.path ({_LAYOUT})")
 
 
 def _parts(folder: Path) -> list[Path]:
-    """The folders of the training and the test split, or the one folder of both."""
+    """The folders of the training and the test split, or the one folder from which both are taken."""
     for test in ("test", "val"):
         if os.path.isdir(folder / "train") and os.path.isdir(folder / test):
             return [_inside(folder / "train", folder), _inside(folder / test, folder)]
@@ -145,7 +145,7 @@ def _pictures_in(place: Path, folder: Path) -> list[Path]:
 
 
 def _entries(place: Path) -> list[Path]:
-    """What lies in a folder and is not hidden, sorted."""
+    """The entries of a folder that are not hidden, sorted."""
     try:
         names = sorted(name for name in os.listdir(place) if not name.startswith("."))
     except OSError as error:
@@ -157,7 +157,7 @@ def _entries(place: Path) -> list[Path]:
 
 
 def _inside(path: Path, folder: Path) -> Path:
-    """The path, unless it is a link that leads out of the folder, to nothing, or to another folder."""
+    """The path; an error if it is a link that leads out of the folder, to nothing, or to a folder."""
     if not os.path.islink(path):
         return path
     try:

@@ -18,7 +18,7 @@ from attrs import frozen
 from ddfw import AbstractDataset, DataError, Split, Splits
 from ddfw_plugins.datasets import _official
 
-#: How many images the two parts have; asked of files for which there is no checksum.
+#: Number of images of the training and the test part, checked in files without a published checksum.
 COUNTS = {"train": 60_000, "t10k": 10_000}
 _UBYTE = 0x08
 
@@ -28,7 +28,7 @@ _UBYTE = 0x08
 class Mnist(AbstractDataset):
     """70,000 grey images of handwritten digits, 28×28 pixels, 10,000 of them for testing.
 
-    Read from `<data root>/MNIST/raw`, the .gz files or what they unpack to, after the checksum of each file.
+    The images are read from `<data root>/MNIST/raw`, from the .gz files or unpacked ones. The md5 of each is checked.
     """
 
     name: ClassVar[str] = "mnist"
@@ -43,7 +43,7 @@ class Mnist(AbstractDataset):
 }"""
 
     def load(self, root: Path | None) -> Splits:
-        """Reads the four files."""
+        """Reads the four files of images and labels."""
         files = _IdxFiles("mnist", _official.below(root, "mnist", "MNIST/raw"), "MNIST/raw")
         return Splits.carve(
             files.split("train"),
@@ -57,7 +57,7 @@ class Mnist(AbstractDataset):
         )
 
     def download(self, root: Path) -> None:
-        """Fetches the four compressed files, except those that are there."""
+        """Downloads those of the four compressed files that are missing or damaged."""
         _IdxFiles("mnist", root, "MNIST/raw").download()
 
 
@@ -66,8 +66,8 @@ class Mnist(AbstractDataset):
 class FashionMnist(AbstractDataset):
     """70,000 grey images of clothes, 28×28 pixels, 10,000 of them for testing.
 
-    Read from `<data root>/FashionMNIST/raw`, the .gz files (after the checksum of each) or what they unpack to (no
-    checksum was published for those; their form and size have to be right to the byte).
+    The images are read from `<data root>/FashionMNIST/raw`, from the .gz files or unpacked ones. The md5 of each .gz
+    file is checked; for unpacked files none was published, so their headers and exact sizes are checked.
     """
 
     name: ClassVar[str] = "fashionmnist"
@@ -80,7 +80,7 @@ class FashionMnist(AbstractDataset):
 }"""
 
     def load(self, root: Path | None) -> Splits:
-        """Reads the four files."""
+        """Reads the four files of images and labels."""
         place = "FashionMNIST/raw"
         files = _IdxFiles("fashionmnist", _official.below(root, "fashionmnist", place), place)
         return Splits.carve(
@@ -106,17 +106,17 @@ class FashionMnist(AbstractDataset):
         )
 
     def download(self, root: Path) -> None:
-        """Fetches the four compressed files, except those that are there."""
+        """Downloads those of the four compressed files that are missing or damaged."""
         _IdxFiles("fashionmnist", root, "FashionMNIST/raw").download()
 
 
 class _IdxFiles:
-    """The four files of one of the two sets.
+    """The four files of MNIST or of Fashion-MNIST.
 
     Args:
-        dataset: its name, for the messages.
+        dataset: name of the data set, for error texts.
         root: the data root.
-        folder: where the files lie below it.
+        folder: path of the files' folder below the data root.
     """
 
     def __init__(self, dataset: str, root: Path, folder: str) -> None:
@@ -125,20 +125,20 @@ class _IdxFiles:
         self._folder = folder
 
     def split(self, part: str) -> Split:
-        """The images [n, 1, 28, 28] and labels [n] of `train` or `t10k`."""
+        """The images [n, 1, 28, 28] and labels [n] of a part, `train` or `t10k` (the test images)."""
         images, where = self._read(f"{part}-images-idx3-ubyte", 3, part)
         labels, labels_where = self._read(f"{part}-labels-idx1-ubyte", 1, part)
         if images.shape[1:] != (28, 28):
             raise DataError(f"{where} has images of {images.shape[1]}×{images.shape[2]} pixels, expected 28×28")
         if len(labels) != len(images):
             raise DataError(f"{labels_where} has {len(labels)} labels, but {where} has {len(images)} images")
-        # Not views of the files' content, which is read-only.
+        # The arrays are copied, since views of the files' content are read-only.
         return Split(
             images=torch.from_numpy(images.copy()).unsqueeze(1), labels=torch.from_numpy(labels.astype(np.int64))
         )
 
     def download(self) -> None:
-        """Fetches what is missing or damaged."""
+        """Downloads the compressed files that are missing or damaged."""
         for part in COUNTS:
             for file, dims in ((f"{part}-images-idx3-ubyte", 3), (f"{part}-labels-idx1-ubyte", 1)):
                 try:
@@ -147,7 +147,7 @@ class _IdxFiles:
                     _official.fetch(self._root, f"{self._folder}/{file}.gz")
 
     def _read(self, file: str, dims: int, part: str) -> tuple[np.ndarray, Path]:
-        """The array of one file, and the path it was read from; the .gz comes first, since it has a checksum."""
+        """The array of one file and the path that it was read from; a .gz file is preferred, since it has an md5."""
         name, packed = f"{self._folder}/{file}", f"{self._folder}/{file}.gz"
         address = _official.FILES[packed].addresses[0]
         way_out = f"run with --download, or put {address} there"
@@ -167,10 +167,10 @@ class _IdxFiles:
 
 
 def gunzip(content: bytes, limit: int) -> bytes:
-    """What a .gz file unpacks to.
+    """Unpacks the content of a .gz file.
 
     Raises:
-        ValueError: damaged, or more than `limit` bytes.
+        ValueError: the file is damaged, or unpacks to more than `limit` bytes.
     """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
@@ -183,14 +183,15 @@ def gunzip(content: bytes, limit: int) -> bytes:
 
 
 def parse_idx(content: bytes, dims: int) -> np.ndarray:
-    """The array of unsigned bytes in an idx file, a read-only view.
+    """The array of unsigned bytes in an idx file, as a read-only view.
 
     Args:
-        content: the file: 0, 0, type, number of axes, then the axes' lengths (big-endian), then the values.
-        dims: how many axes the array has to have.
+        content: the file's bytes: 0, 0, type, number of axes, then the lengths of the axes (big-endian), then the
+            values.
+        dims: number of axes that the array must have.
 
     Raises:
-        ValueError: another type or number of axes, or a length that is not that of the header.
+        ValueError: the file has another type or number of axes, or its length does not fit its header.
     """
     start = 4 + 4 * dims
     if content[:4] != bytes((0, 0, _UBYTE, dims)) or len(content) < start:

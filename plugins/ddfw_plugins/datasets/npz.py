@@ -1,4 +1,4 @@
-"""`npz`: images and labels from one NumPy archive of your own."""
+"""`npz`: your own images and labels, in one NumPy archive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attrs.validators import gt, optional
 
 from ddfw import AbstractDataset, DataError, Split, Splits, option, required_option
 
-#: Names under which the four arrays are looked for, first come first served.
+#: For each of the four arrays its possible names in the archive; the first that exists is used.
 ALIASES = {
     "train_images": ("train_images", "x_train"),
     "train_labels": ("train_labels", "y_train"),
@@ -25,7 +25,7 @@ ALIASES = {
 }
 
 
-#: What reading a damaged archive can raise, besides ValueError and OSError.
+#: Exceptions besides ValueError and OSError that reading a damaged archive can raise.
 DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error, MemoryError)
 
 
@@ -34,20 +34,20 @@ DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError,
 class Npz(AbstractDataset):
     """A .npz file with train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test).
 
-    Images are [n, H, W], [n, H, W, C] or [n, C, H, W] with 1 or 3 channels, uint8 or floating; labels are integers
-    from 0. Nothing in the file is executed: arrays of objects are refused.
+    Images are [n, H, W], [n, H, W, C] or [n, C, H, W] with C = 1 or 3, uint8 or floating point; labels are integers
+    from 0. Nothing in the file is executed; arrays of Python objects are an error.
     """
 
     name: ClassVar[str] = "npz"
 
-    path: str = required_option(help="the file; a relative path is looked for under the data root, then here")
+    path: str = required_option(help="the file; relative to the data root, or else to the current folder")
     max_value: float | None = option(
-        None, validator=optional(gt(0.0)), help="what the brightest pixel holds; default 255 for uint8, 1 for floats"
+        None, validator=optional(gt(0.0)), help="value of the brightest pixel; default: 255 for uint8, 1 for floats"
     )
-    class_names: tuple[str, ...] | None = option(None, help="one name per class; the default is 0, 1, 2, …")
+    class_names: tuple[str, ...] | None = option(None, help="one name per class; default: 0, 1, 2, …")
 
     def load(self, root: Path | None) -> Splits:
-        """Reads the four arrays."""
+        """Reads the four arrays of the archive."""
         path = self._find(root)
         arrays = _read(path)
         train = _split(arrays, "train", path)
@@ -79,9 +79,9 @@ class Npz(AbstractDataset):
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """The four arrays; anything that is not a plain numeric .npz is refused."""
+    """The four arrays of the archive; anything other than a .npz file of plain numbers is an error."""
     try:
-        # Our own handle: numpy leaves its own open when an archive turns out to be damaged.
+        # The file is opened here, because numpy does not close a file that it opened itself if the archive is damaged.
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             with archive:
                 return {key: _member(archive, names, path) for key, names in ALIASES.items()}
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, *DAMAGED) as error:
-        # numpy's own words can advise a way of loading that would run code.
+        # numpy's error text is dropped where it recommends a way of loading that would run code.
         reason = "" if "unsafe" in str(error) else f": {error}"
         raise DataError(f"{path} is not a readable .npz archive of plain numbers{reason}") from error
 

@@ -1,4 +1,4 @@
-"""`svhn`: the official MATLAB files of cropped house numbers."""
+"""`svhn`: street view house numbers, from the official MATLAB files with cropped digits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ddfw_plugins.datasets import _official
 class Svhn(AbstractDataset):
     """99,289 colour images of digits on house fronts, 32×32 pixels, 26,032 of them for testing.
 
-    Read from `train_32x32.mat` and `test_32x32.mat` in the data root, or in its folder `svhn`, after the checksum of
-    each. The "extra" images are not used.
+    The images are read from `train_32x32.mat` and `test_32x32.mat` in the data root or in its folder `svhn`. The md5 of
+    each file is checked. The "extra" images are not used.
     """
 
     name: ClassVar[str] = "svhn"
@@ -33,7 +33,7 @@ class Svhn(AbstractDataset):
 }"""
 
     def load(self, root: Path | None) -> Splits:
-        """Reads the two files; what they label 10 is the digit 0."""
+        """Reads the two files; their label 10 means the digit 0 and becomes class 0."""
         root = _official.below(root, "svhn", "train_32x32.mat and test_32x32.mat")
         return Splits.carve(
             _read(root, "train_32x32.mat"),
@@ -47,7 +47,7 @@ class Svhn(AbstractDataset):
         )
 
     def download(self, root: Path) -> None:
-        """Fetches the two files into the data root, except those that are there."""
+        """Downloads those of the two files that are missing or damaged into the data root."""
         for name in ("train_32x32.mat", "test_32x32.mat"):
             try:
                 _content(root, name)
@@ -77,7 +77,7 @@ def _read(root: Path, name: str) -> Split:
         found = loadmat(io.BytesIO(content), variable_names=("X", "y"))
         images, labels = found["X"], found["y"]
     except Exception as error:
-        # The reader has no list of what it raises. Only a file with the official checksum gets here.
+        # The reader's possible exceptions are not documented; the file's md5 has been checked before.
         raise DataError(f"{path} is not a readable MATLAB file; delete it and {_way_out(name)}") from error
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[:-1] != (32, 32, 3):
         raise DataError(f"{path} was refused: X is not an array of 32×32×3×n bytes; delete it and {_way_out(name)}")

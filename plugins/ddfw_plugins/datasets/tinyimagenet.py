@@ -24,9 +24,9 @@ _TEXT = _official.OfficialFile(None, 1 << 24)
 class TinyImageNet(AbstractDataset):
     """110,000 colour photographs of 64×64 pixels in 200 classes; the official validation images are the test split.
 
-    Read from `<data root>/tiny-imagenet-200`. The official test images carry no labels and are not used; the
-    validation split is carved from the training images. A part of the set is read too, if all classes have the same
-    number of images; what it is a part of then stands in the card. There is no download: torchvision has no address.
+    The images are read from `<data root>/tiny-imagenet-200`. The official test images have no labels and are not used;
+    the validation split is taken from the training images. A folder with fewer classes or images is accepted if all
+    classes have the same number of images; the card then says so. There is no download, since torchvision has none.
     """
 
     name: ClassVar[str] = "tinyimagenet"
@@ -39,7 +39,7 @@ class TinyImageNet(AbstractDataset):
 }"""
 
     def load(self, root: Path | None) -> Splits:
-        """Reads every picture; for the whole set that takes minutes."""
+        """Reads every picture, which takes minutes for the whole data set."""
         root = _official.below(root, self.name, _FOLDER)
         folder, way_out = root / _FOLDER, f"unpack {_ADDRESS} in {root}"
         wnids = _wnids(folder, way_out)
@@ -53,7 +53,7 @@ class TinyImageNet(AbstractDataset):
                     f"{folder} is not complete: {wnids[least]} has {counts[least]} {what} images, others have "
                     f"{max(counts.values(), default=0)}; {way_out} again"
                 )
-        # One array for both, so that no picture is held twice.
+        # Both splits are read into one array, so that no picture is in memory twice.
         rows = [*train, *test]
         images = torch.from_numpy(
             _pictures.read_all(
@@ -75,10 +75,10 @@ class TinyImageNet(AbstractDataset):
         )
 
     def download(self, root: Path) -> None:
-        """Refuses: torchvision has no address for it.
+        """Raises an error that says where the archive is, since torchvision has no download for it.
 
         Raises:
-            OptionError: always; the text says where the archive is.
+            OptionError: always.
         """
         raise OptionError(f"{self.name} is not downloaded; unpack {_ADDRESS} in {root} and leave --download out")
 
@@ -93,7 +93,7 @@ def _lines(path: Path, way_out: str) -> list[str]:
 
 
 def _wnids(folder: Path, way_out: str) -> list[str]:
-    """The classes' identifiers, in the order of the labels; they are used as names of folders."""
+    """The identifiers (wnids) of the classes, which are also names of folders, in the order of the labels."""
     path = folder / "wnids.txt"
     wnids = _lines(path, way_out)
     if any(not re.fullmatch(r"n[0-9]{8}", w) for w in wnids) or len(set(wnids)) != len(wnids) or len(wnids) < 2:
@@ -102,7 +102,7 @@ def _wnids(folder: Path, way_out: str) -> list[str]:
 
 
 def _class_names(folder: Path, wnids: list[str], way_out: str) -> list[str]:
-    """The first word for each class, with the identifier where two classes share it."""
+    """The first word of each class's description, followed by the identifier if two classes have the same word."""
     words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt", way_out) if "\t" in line)
     first = [words.get(w, "").split(",")[0].strip() for w in wnids]
     first = [name if name and name.isprintable() else wnid for name, wnid in zip(first, wnids, strict=True)]
@@ -121,7 +121,7 @@ def _of_class(folder: Path, wnid: str, way_out: str) -> list[Path]:
 
 
 def _annotated(folder: Path, wnids: list[str], way_out: str) -> list[tuple[Path, int]]:
-    """The official validation images with their labels, in the order of the list of them."""
+    """The official validation images with their labels, in the order of their annotation file."""
     path, numbers = folder / "val" / "val_annotations.txt", {w: n for n, w in enumerate(wnids)}
     rows = []
     for line in _lines(path, way_out):
@@ -135,7 +135,7 @@ def _annotated(folder: Path, wnids: list[str], way_out: str) -> list[tuple[Path,
 
 
 def _inside(path: Path, folder: Path, way_out: str) -> Path:
-    """The path, unless links lead it out of the folder: any file of the disk would become an image of the set."""
+    """The path; an error if links lead out of the folder, so that no other file of the disk becomes an image."""
     if not os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep):
         raise DataError(f"{path} leads out of {folder}; {way_out}")
     return path

@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Hard(AbstractLabels):
-    """One-hot labels, fixed; they cost nothing, since images stand in class order."""
+    """Fixed one-hot labels; no floats are stored for them, since they follow from the class order of the images."""
 
     name: ClassVar[str] = "hard"
 
     def floats_per_image(self, spec: ImageSpec) -> int:
-        """0."""
+        """0, since labels follow from the class order."""
         return 0
 
     def init(self, layout: Layout, images: Tensor, teachers: Teachers, rng: torch.Generator) -> Params:
-        """`classes` [n] and `num_classes` [], int64."""
+        """The integer tensors `classes` [n] and `num_classes` [] (int64)."""
         return {
             "classes": layout.labels().to(images.device),
             "num_classes": torch.tensor(layout.spec.num_classes, device=images.device),
         }
 
     def targets(self, params: Params, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """One-hot rows [B, m] (int64)."""
+        """One-hot rows [B, m] (int64) of the images' classes."""
         return one_hot(params["classes"][index], int(params["num_classes"]))
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """Nothing is learned."""
+        """(), since nothing is learned."""
         return ()

@@ -1,4 +1,4 @@
-"""`soft`: learned label logits, started from what the experts think of the images.
+"""`soft`: learned label logits, which start as the experts' logits for the images.
 
 Shapes: n images in class order, B of them in a batch, m classes, E experts.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Soft(AbstractLabels):
-    """Learned logits; the target is their softmax, mixed with the one-hot row of the class by `hard_weight`."""
+    """Learned logits whose softmax is the label, mixed with the class's one-hot label by `hard_weight`."""
 
     name: ClassVar[str] = "soft"
     citation: ClassVar[str] = """@inproceedings{guo2024datm,
@@ -37,26 +37,29 @@ class Soft(AbstractLabels):
     lr: float = option(
         0.5,
         validator=ge(0.0),
-        help="learning rate of the logits, per image: multiplied by the number of images, as that of the images is",
+        help="learning rate of the logits, per image: it is multiplied by the number of images",
     )
-    momentum: float = option(0.9, validator=[ge(0.0), le(1.0)], help="their momentum")
+    momentum: float = option(0.9, validator=[ge(0.0), le(1.0)], help="momentum of the logits")
     confidence: float = option(
-        10.0, validator=gt(0.0), help="the class's logit where no expert recognises the image (the others are 0)"
+        10.0,
+        validator=gt(0.0),
+        help="initial logit of an image's class if no expert classifies it correctly; other logits are then 0",
     )
     hard_weight: float = option(
         0.0,
         validator=[ge(0.0), le(1.0)],
-        help="weight of the class's one-hot row in the target; the softmax of the logits has the rest",
+        help="weight of the class's one-hot label in the label; the softmax of the logits has the rest",
     )
 
     def floats_per_image(self, spec: ImageSpec) -> int:
-        """One float per class; the class itself is known from the order of images."""
+        """One logit for each of the m classes; the class itself follows from the order of images."""
         return spec.num_classes
 
     def init(self, layout: Layout, images: Tensor, teachers: Teachers, rng: torch.Generator) -> Params:
-        """`logits` [n, m]: the mean over the experts that classify the image correctly after their last epoch.
+        """Averages for each image the logits of those experts that classify it correctly after their last epoch.
 
-        With a `hard_weight` above 0 there are `classes` [n] (int64) too.
+        Returns:
+            `logits` [n, m] and, with a `hard_weight` above 0, `classes` [n] (int64).
         """
         classes = layout.labels().to(images.device)
         params = {"logits": mean_of_correct(teachers.logits(images), classes, self.confidence)}
@@ -71,17 +74,20 @@ class Soft(AbstractLabels):
         return (1 - self.hard_weight) * learned + self.hard_weight * hard
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """One group: the logits; classes are fixed."""
+        """One group: the logits."""
         return (ParamGroup(keys=("logits",), lr=self.lr * len(params["logits"]), momentum=self.momentum),)
 
 
 def mean_of_correct(logits: Tensor, classes: Tensor, confidence: float) -> Tensor:
-    """Mean logits [n, m] over the experts that are right about an image, `confidence` · one-hot where none is.
+    """Mean logits over the experts that classify an image correctly; `confidence` · one-hot if no expert does.
 
     Args:
-        logits: [E, n, m].
-        classes: [n] int64.
-        confidence: the fall-back's logit.
+        logits: [E, n, m] logits of the experts.
+        classes: [n] (int64) correct classes.
+        confidence: the class's logit for images that no expert classifies correctly.
+
+    Returns:
+        [n, m] logits.
     """
     right = (logits.argmax(dim=2) == classes).unsqueeze(2).to(logits.dtype)
     votes = right.sum(dim=0)

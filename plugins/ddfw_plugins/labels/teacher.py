@@ -1,4 +1,4 @@
-"""`teacher`: soft labels that experts give, fixed.
+"""`teacher`: fixed soft labels, predicted by the experts.
 
 Shapes: n images in class order, B of them in a batch, m classes, E experts.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Teacher(AbstractLabels):
-    """Soft labels of the experts at one epoch, not learned; they are stored and counted like learned ones."""
+    """Soft labels of the experts at one epoch; they are not learned, but count as stored floats like learned ones."""
 
     name: ClassVar[str] = "teacher"
     citation: ClassVar[str] = """@inproceedings{qin2024label,
@@ -33,18 +33,18 @@ class Teacher(AbstractLabels):
   year = {2024}
 }"""
 
-    epoch: int | None = option(None, validator=optional(ge(0)), help="the experts' epoch; the default is their last")
+    epoch: int | None = option(None, validator=optional(ge(0)), help="epoch of the experts; default: the last")
     experts: int | None = option(
-        None, validator=optional(ge(1)), help="how many experts are averaged (mean of their probabilities); default all"
+        None, validator=optional(ge(1)), help="number of experts whose probabilities are averaged; default: all"
     )
     temperature: float = option(1.0, validator=gt(0.0), help="logits are divided by this before the softmax")
 
     def floats_per_image(self, spec: ImageSpec) -> int:
-        """One float per class."""
+        """One probability for each of the m classes."""
         return spec.num_classes
 
     def init(self, layout: Layout, images: Tensor, teachers: Teachers, rng: torch.Generator) -> Params:
-        """`probabilities` [n, m]."""
+        """Computes `probabilities` [n, m], the mean of the experts' softened predictions for the images."""
         if self.epoch is not None and self.epoch > teachers.num_epochs:
             raise OptionError(f"experts have epochs 0 … {teachers.num_epochs}, got {self.epoch}", "epoch")
         if self.experts is not None and self.experts > teachers.num_experts:
@@ -53,9 +53,9 @@ class Teacher(AbstractLabels):
         return {"probabilities": (logits / self.temperature).softmax(dim=2).mean(dim=0)}
 
     def targets(self, params: Params, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """The stored rows, [B, m]."""
+        """The stored probabilities [B, m] of these images."""
         return params["probabilities"][index]
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """Nothing is learned."""
+        """(), since nothing is learned."""
         return ()

@@ -1,4 +1,4 @@
-"""Matching losses; the hooks are light, components load on demand."""
+"""Matching losses that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`masked`: the ratio loss without the coordinates in which the student is already nearest to the target.
+"""`masked`: the ratio loss without the coordinates in which the student is nearest to the target.
 
 Shapes: P parameters.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Masked(AbstractMatchingLoss):
-    """‖w_N − target‖² / ‖start − target‖² over the coordinates that are left.
+    """‖w_N − target‖² / ‖start − target‖² over the coordinates in which the student is far from the target.
 
     The ⌊ratio·P⌋ coordinates with the smallest (w_N − target)² are dropped from numerator and denominator.
     """
@@ -41,11 +41,11 @@ class Masked(AbstractMatchingLoss):
     ratio: float = option(
         0.25,
         validator=[ge(0.0), lt(1.0)],
-        help="fraction of the coordinates that is dropped; 0 is the loss `ratio`, and the default is ours",
+        help="fraction of the coordinates that is dropped; 0: the loss `ratio`; the default is not from the paper",
     )
 
     def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
-        """A scalar ≥ 0: 1 where the student stands still; dropped coordinates have gradient 0."""
+        """A scalar ≥ 0, which is 1 if the student does not move; dropped coordinates have gradient 0."""
         missed = (path[-1] - segment.target).square()
         dropped = smallest(missed.detach(), math.floor(self.ratio * len(missed)))
         went = (segment.start - segment.target).square()
@@ -53,12 +53,12 @@ class Masked(AbstractMatchingLoss):
 
 
 def smallest(values: Tensor, count: int) -> Tensor:
-    """A mask [P], true at the `count` smallest values; of equal ones the lower coordinates are taken.
+    """A mask [P] (bool) that is true at the `count` smallest values; of equal values the first are taken.
 
     Args:
-        values: [P].
-        count: 0 … P.
+        values: [P] numbers.
+        count: how many, in [0, P].
     """
     mask = torch.zeros_like(values, dtype=torch.bool)
-    # Not mask[…] = True: that hands a tensor from the processor to the device.
+    # mask[…] = True would copy a tensor from the CPU to the device.
     return mask.index_fill_(0, values.argsort(stable=True)[:count], True)

@@ -1,4 +1,4 @@
-"""`nearest`: the ratio loss at whichever of the student's steps came nearest to the target.
+"""`nearest`: the ratio loss at the student's step that is nearest to the target.
 
 Shapes: N inner steps, P parameters.
 """
@@ -34,23 +34,23 @@ class NearestStep(AbstractMatchingLoss):
 }"""
 
     def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
-        """A scalar ≥ 0: 0 where the student meets the target at some step; only that step's row has a gradient."""
+        """A scalar ≥ 0, which is 0 if a step reaches the target; only the nearest step's row has a gradient."""
         missed = (path[nearest_step(path, segment.target)] - segment.target).square().sum()
         return missed / (segment.start - segment.target).square().sum()
 
 
 def nearest_step(path: Sequence[Tensor], target: Tensor) -> int:
-    """The step in 1 … N that minimises ‖w_i − target‖₁; of equally near ones the last. Nothing is differentiated.
+    """The step in 1 … N that minimises ‖w_i − target‖₁, computed without gradients; of equally near steps the last.
 
-    Where the student diverged (w_N is not finite), this is N, so that the loss says so.
+    If the student diverged (w_N is not finite), the result is N, so that the loss is not finite either.
 
     Args:
-        path: N + 1 rows [P].
-        target: [P].
+        path: N + 1 rows [P], the student's parameters before the first and after each step.
+        target: [P], the segment's target.
     """
     last = len(path) - 1
     distances = torch.stack([(path[i].detach() - target).abs().sum() for i in range(last, 0, -1)]).tolist()
     if not math.isfinite(distances[0]):
         return last
-    # `min` keeps the first of equals, and they come from the last step backwards.
+    # `min` returns the first of equal distances, which are ordered from the last step to the first.
     return last - min(range(last), key=distances.__getitem__)

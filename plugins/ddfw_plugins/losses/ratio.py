@@ -1,4 +1,4 @@
-"""`ratio`: the squared distance that remains, relative to the distance that the expert went."""
+"""`ratio`: the squared distance between student and target, relative to that between start and target."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Ratio(AbstractMatchingLoss):
-    """‖w_N − target‖² / ‖start − target‖²."""
+    """The ratio ‖w_N − target‖² / ‖start − target‖² of squared distances, where w_N is the student's last point."""
 
     name: ClassVar[str] = "ratio"
     citation: ClassVar[str] = MTT
 
     def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
-        """A scalar: 1 where the student stands still, 0 where it lands on the target."""
+        """A scalar ≥ 0, which is 1 if the student does not move and 0 if it ends at the target."""
         missed = (path[-1] - segment.target).square().sum()
         return missed / (segment.start - segment.target).square().sum()

@@ -1,4 +1,4 @@
-"""Networks; the hooks are light, components load on demand."""
+"""Networks that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 

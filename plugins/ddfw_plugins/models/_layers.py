@@ -1,4 +1,4 @@
-"""What the networks are made of: normalisations, activations and poolings by name.
+"""Layers that several networks use: normalisations, activations and poolings by name.
 
 Shapes: B images in a batch, C channels, a map of height × width.
 """
@@ -20,24 +20,34 @@ ACTIVATIONS: tuple[Activation, ...] = ("relu", "leakyrelu", "sigmoid", "silu")
 POOLINGS: tuple[Pooling, ...] = ("avg", "max", "none")
 
 NORM_HELP = (
-    "normalisation after each convolution: of each channel, of each of `groups` groups of channels, of all channels "
-    "together, or of each channel over the batch at hand (batch; also when the network is judged)"
+    "normalisation after each convolution. instance: of each channel; group: of each of `groups` groups of channels; "
+    "layer: of all channels together; batch: of each channel over the current batch, also in evaluation"
 )
-GROUPS_HELP = "groups of channels with norm = group; divides the channels"
+GROUPS_HELP = "norm = group only: number of groups; must divide the number of channels"
 
 
 def norm_layers(norm: Norm, channels: int, height: int, width: int, groups: int) -> list[nn.Module]:
-    """The normalisation of maps [B, C, height, width] with a scale and a shift per channel; empty for `none`.
+    """The layers that normalise maps [B, C, height, width], with a scale and a shift per channel.
+
+    Args:
+        norm: name of the normalisation.
+        channels: number C of channels.
+        height: rows of a map.
+        width: columns of a map.
+        groups: number of groups of channels, used by `group` only.
+
+    Returns:
+        One layer; no layer for `none`.
 
     Raises:
-        OptionError: groups that do not divide the channels, or a normalisation of a single value.
+        OptionError: the groups do not divide the channels, or a single value would be normalised.
     """
     if norm == "none":
         return []
     if norm == "batch":
-        # Statistics of the batch at hand: running ones would be state, which a replayed step cannot have.
+        # The statistics are those of the current batch; running ones would be state, which a repeated step changes.
         return [nn.BatchNorm2d(channels, track_running_stats=False)]
-    # One group per channel; nn.InstanceNorm2d would come without scale and shift, and with other defaults.
+    # Instance normalisation is one group per channel; nn.InstanceNorm2d has no scale and shift by default.
     count = {"instance": channels, "group": groups, "layer": 1}[norm]
     require_divides(count, channels)
     if channels // count * height * width == 1:
@@ -50,10 +60,10 @@ def norm_layers(norm: Norm, channels: int, height: int, width: int, groups: int)
 
 
 def require_divides(groups: int, channels: int) -> None:
-    """Refuses groups of unequal size.
+    """Checks that the number of groups divides the number of channels.
 
     Raises:
-        OptionError: they do not divide the channels.
+        OptionError: the number of groups does not divide the number of channels.
     """
     if channels % groups:
         raise OptionError(
@@ -62,7 +72,7 @@ def require_divides(groups: int, channels: int) -> None:
 
 
 def activation_layer(activation: Activation) -> nn.Module:
-    """The activation; never in place, since steps are differentiated twice and stacked."""
+    """The activation layer of this name; it does not work in place, since steps are differentiated twice."""
     layers: dict[str, type[nn.Module]] = {
         "relu": nn.ReLU,
         "leakyrelu": nn.LeakyReLU,
@@ -73,6 +83,6 @@ def activation_layer(activation: Activation) -> nn.Module:
 
 
 def pooling_layers(pooling: Pooling) -> list[nn.Module]:
-    """The 2×2 pooling, which drops an odd last row and column; empty for `none`."""
+    """A 2×2 pooling layer, which drops an odd last row and column; no layer for `none`."""
     layers: dict[str, list[nn.Module]] = {"avg": [nn.AvgPool2d(2)], "max": [nn.MaxPool2d(2)], "none": []}
     return layers[pooling]

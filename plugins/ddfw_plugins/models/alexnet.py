@@ -1,4 +1,4 @@
-"""`alexnet`: the small AlexNet of the field's cross-architecture tables."""
+"""`alexnet`: the small AlexNet of cross-architecture tables in papers on dataset distillation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ddfw import AbstractModel, ImageSpec, OptionError, option
 class AlexNet(AbstractModel):
     """Five convolutions of W, 3W/2, 2W, 3W/2, 3W/2 channels with ReLU, and one linear layer.
 
-    2×2 max pooling follows the first, the second and the last convolution. This is the small form that dataset
-    condensation compares on (Zhao et al., ICLR 2021): strides of 1, no normalisation, no dropout, and no hidden linear
-    layers.
+    2×2 max pooling follows the first, the second and the last convolution. This is the small form of dataset
+    condensation's comparisons (Zhao et al., ICLR 2021): strides of 1, no normalisation, no dropout, and no hidden
+    linear layers.
     """
 
     name: ClassVar[str] = "alexnet"
@@ -37,7 +37,7 @@ class AlexNet(AbstractModel):
     )
 
     def build(self, spec: ImageSpec) -> nn.Module:
-        """The module for an image shape.
+        """Builds the module for an image shape.
 
         Raises:
             OptionError: the image is too small for three poolings.

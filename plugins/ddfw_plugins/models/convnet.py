@@ -1,4 +1,4 @@
-"""`convnet`: the field's ConvNet.
+"""`convnet`: the ConvNet of most papers on dataset distillation.
 
 D blocks of [3×3 convolution, normalisation, activation, 2×2 average pooling], then a linear layer.
 """
@@ -30,9 +30,9 @@ from ddfw_plugins.models._layers import (
 @final
 @frozen(kw_only=True)
 class ConvNet(AbstractModel):
-    """D blocks of convolution, normalisation, activation, pooling; then a linear layer.
+    """D blocks of convolution, normalisation, activation and pooling, then a linear layer.
 
-    Every norm has one scale and one shift per channel, `layer` too, which some codes of the field give one per pixel.
+    Every normalisation has one scale and one shift per channel. (Some public codes use one per pixel for `layer`.)
     """
 
     name: ClassVar[str] = "convnet"
@@ -49,7 +49,7 @@ class ConvNet(AbstractModel):
     groups: int = option(4, validator=ge(1), help=GROUPS_HELP)
     activation: Activation = option("relu", validator=in_(ACTIVATIONS), help="activation of each block")
     pooling: Pooling = option(
-        "avg", validator=in_(POOLINGS), help="2×2 pooling at the end of each block; none keeps the image's size"
+        "avg", validator=in_(POOLINGS), help="2×2 pooling at the end of each block; none: no pooling"
     )
     first_padding: int = option(
         1,
@@ -58,7 +58,7 @@ class ConvNet(AbstractModel):
     )
 
     def build(self, spec: ImageSpec) -> nn.Module:
-        """The module for an image shape.
+        """Builds the module for an image shape.
 
         Raises:
             OptionError: the image is too small for this depth or norm, or the groups do not divide the width.

@@ -1,4 +1,4 @@
-"""`mlp`: fully connected layers on the pixels."""
+"""`mlp`: a network of fully connected layers on the pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ddfw_plugins.models._layers import ACTIVATIONS, Activation, activation_laye
 @final
 @frozen(kw_only=True)
 class Mlp(AbstractModel):
-    """Hidden linear layers with an activation each, then a linear layer; the citation's has three layers in all."""
+    """Hidden linear layers, each followed by an activation, then a linear layer; in the cited paper three in all."""
 
     name: ClassVar[str] = "mlp"
     citation: ClassVar[str] = """@inproceedings{zhao2021dataset,
@@ -31,7 +31,7 @@ class Mlp(AbstractModel):
     activation: Activation = option("relu", validator=in_(ACTIVATIONS), help="activation of each hidden layer")
 
     def build(self, spec: ImageSpec) -> nn.Module:
-        """The module for an image shape; every shape fits."""
+        """Builds the module for an image shape; every shape is possible."""
         layers: list[nn.Module] = [nn.Flatten()]
         units = math.prod(spec.shape)
         for _ in range(self.depth):

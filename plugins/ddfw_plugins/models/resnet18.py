@@ -22,10 +22,10 @@ class ResNet18(AbstractModel):
 
         block(x) = relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))
 
-    The first blocks of stages 2 to 4 halve the map and double the channels. With `stride` their first convolution and
-    the 1×1 convolution of the shortcut have stride 2. With `average`, the field's ResNet18_AP, both have stride 1 and a
-    2×2 average pooling follows: after the ReLU inside the block, and before the norm of the shortcut; the linear layer
-    then takes the whole last map, without global pooling.
+    The first blocks of stages 2 to 4 halve the map and double the channels. With `downsampling = "stride"` their first
+    convolution and the 1×1 convolution of their shortcut have stride 2. With `"average"`, known as ResNet18_AP, both
+    have stride 1 and are followed by 2×2 average pooling: after the ReLU inside the block, and before the norm of the
+    shortcut. The linear layer then takes the whole last map, without global pooling.
     """
 
     name: ClassVar[str] = "resnet18"
@@ -42,11 +42,11 @@ class ResNet18(AbstractModel):
     downsampling: Literal["stride", "average"] = option(
         "stride",
         validator=in_(("stride", "average")),
-        help="how stages 2 to 4 halve the map: convolutions of stride 2, or of stride 1 and 2×2 average pooling",
+        help="how stages 2 to 4 halve the map. stride: convolutions of stride 2; average: 2×2 average pooling",
     )
 
     def build(self, spec: ImageSpec) -> nn.Module:
-        """The module for an image shape.
+        """Builds the module for an image shape.
 
         Raises:
             OptionError: the image is too small for three halvings, or the groups do not divide the channels.
@@ -54,7 +54,7 @@ class ResNet18(AbstractModel):
         self._require_size(spec)
         height, width = spec.height, spec.width
         layers: list[nn.Module] = [
-            # As in the original; the normalisation that follows has a shift of its own.
+            # As in the original there is no bias if a normalisation follows, which has its own shift.
             nn.Conv2d(spec.channels, self.width, 3, padding=1, bias=self.norm == "none"),
             *norm_layers(self.norm, self.width, height, width, self.groups),
             nn.ReLU(),
@@ -72,7 +72,7 @@ class ResNet18(AbstractModel):
         return nn.Sequential(*layers, _GlobalAverage(), nn.Linear(channels, spec.num_classes))
 
     def _half(self, side: int) -> int:
-        """A side after a stage: pooling drops an odd last row, a convolution of stride 2 keeps it."""
+        """The side of a map after halving: pooling rounds an odd side down, a convolution of stride 2 rounds it up."""
         return side // 2 if self.downsampling == "average" else -(-side // 2)
 
     def _block(self, channels: int, out: int, size: tuple[int, int], small: tuple[int, int], halve: bool) -> nn.Module:
@@ -116,20 +116,20 @@ class ResNet18(AbstractModel):
 
 
 class _Block(nn.Module):
-    """relu(residual(x) + shortcut(x))."""
+    """The basic block relu(residual(x) + shortcut(x))."""
 
     def __init__(self, residual: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
         self.residual, self.shortcut, self.activation = residual, shortcut, nn.ReLU()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [B, C, H, W] to maps of the block's channels and size."""
+        """Takes maps [B, C, H, W] to maps with the block's number of channels and size."""
         return self.activation(self.residual(maps) + self.shortcut(maps))  # type: ignore[no-any-return]
 
 
 class _GlobalAverage(nn.Module):
-    """The mean over the map; a plain mean, whose derivatives are deterministic everywhere."""
+    """The mean over each map, computed by `mean`, whose derivatives are deterministic on every device."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [B, C, H, W] to [B, C]."""
+        """Takes maps [B, C, H, W] to their means [B, C]."""
         return maps.mean((2, 3))

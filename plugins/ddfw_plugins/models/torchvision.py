@@ -1,4 +1,4 @@
-"""`torchvision`: any classification network of torchvision, by name.
+"""`torchvision`: any classification network of torchvision, chosen by name.
 
 Shapes: B images in a batch, m classes, P parameters.
 """
@@ -29,12 +29,12 @@ WHERE = "torchvision.models.list_models(module=torchvision.models)"
 @final
 @frozen(kw_only=True)
 class Torchvision(AbstractModel):
-    """A classification network of torchvision, untrained, in a form whose steps can be replayed.
+    """An untrained classification network of torchvision, changed so that training steps can be repeated exactly.
 
-    Every BatchNorm2d is replaced, dropout and stochastic depth are off, there are no auxiliary outputs, and an image of
-    one channel is repeated to three. Vision transformers are built for the image's size. Most of these networks halve
-    the image five times, so that one of 32 pixels ends with a single value per channel: instance normalisation is
-    refused there, which is why `group` is the default.
+    Every BatchNorm2d is replaced, dropout and stochastic depth are off, there are no auxiliary outputs, and the channel
+    of a one-channel image is repeated three times. Vision transformers are built for the image's size. Most of these
+    networks halve the image five times, so that an image of 32 pixels ends with a single value per channel; instance
+    normalisation is then impossible, so `group` is the default.
     """
 
     name: ClassVar[str] = "torchvision"
@@ -49,17 +49,16 @@ class Torchvision(AbstractModel):
     norm: Literal["instance", "group", "batch"] = option(
         "group",
         validator=in_(("instance", "group", "batch")),
-        help="what every BatchNorm2d becomes: normalisation of each channel, of each of `groups` groups of channels, "
-        "or of each channel over the batch at hand (also when the network is judged); networks without one stay as "
-        "they are",
+        help="replacement of every BatchNorm2d. instance: normalisation of each channel; group: of each of `groups` "
+        "groups of channels; batch: of each channel over the current batch, also when the network is evaluated",
     )
     groups: int = option(4, validator=ge(1), help=GROUPS_HELP)
 
     def build(self, spec: ImageSpec) -> nn.Module:
-        """The module for an image shape.
+        """Builds the module for an image shape.
 
         Raises:
-            OptionError: torchvision has no such network, or it cannot take these images.
+            OptionError: torchvision has no such network, or the network cannot take images of this shape.
         """
         if spec.channels not in (1, 3):
             raise OptionError(
@@ -71,22 +70,22 @@ class Torchvision(AbstractModel):
         return module
 
     def init(self, module: nn.Module, rng: torch.Generator) -> Tensor:
-        """Initial parameters θ [P], float32: torchvision's own initialisation, on one draw of the generator.
+        """Initial parameters θ [P] (float32) by torchvision's own initialisation, whose seed is drawn from `rng`.
 
         Raises:
-            TypeError: a module that `build` did not make.
+            TypeError: the module was not made by `build`.
         """
         if not isinstance(module, _Net):
             raise TypeError(f"init takes the module that build gives, not a {type(module).__name__}")
         seed = int(torch.randint(2**63 - 1, (), generator=rng))
-        # torchvision draws while it constructs, from the global generator only: lend it a state, then put back its own.
+        # torchvision draws initial values from the global generator, which is seeded for this and restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.random.set_rng_state(torch.Generator().manual_seed(seed).get_state())
             network = self._network(module.spec)
         return torch.cat([p.detach().flatten() for p in network.parameters()]).float()
 
     def _network(self, spec: ImageSpec) -> nn.Module:
-        """The network with torchvision's own initialisation, without what an unrolled student cannot have."""
+        """Builds the network, without running statistics, dropout and auxiliary outputs."""
         import torchvision  # type: ignore[import-untyped]
 
         known = torchvision.models.list_models(module=torchvision.models)
@@ -111,12 +110,12 @@ class Torchvision(AbstractModel):
                 elif isinstance(child, nn.Hardsigmoid):
                     setattr(layer, name, _HardSigmoid())
                 elif name == "cpb_mlp":
-                    # What swin_v2 sends through it is a constant, which stays in float32 when θ is in float64.
+                    # The input of this layer in swin_v2 is a float32 constant, also when θ is float64.
                     child.register_forward_pre_hook(_in_the_dtype_of_its_weights)
         return network
 
     def _extra(self, spec: ImageSpec) -> dict[str, Any]:
-        """What single families of networks have to be told."""
+        """Further arguments that some families of networks need."""
         if self.arch in ("googlenet", "inception_v3"):
             return {"aux_logits": False, "init_weights": True}
         if self.arch.startswith("maxvit"):
@@ -134,17 +133,17 @@ class Torchvision(AbstractModel):
         return {}
 
     def _norm(self, old: nn.BatchNorm2d) -> nn.Module:
-        """What stands in for a BatchNorm2d; ε, scale and shift are the old ones."""
+        """The replacement of a BatchNorm2d, with the same ε, scale and shift."""
         if self.norm == "group":
             require_divides(self.groups, old.num_features)
-        # How large the maps are is known only later, when a batch goes through.
+        # The size of the maps is not known here, so a size is passed that every normalisation accepts.
         (new,) = norm_layers(self.norm, old.num_features, 2, 2, self.groups)
         assert isinstance(new, nn.GroupNorm | nn.BatchNorm2d)
         new.eps, new.weight, new.bias = old.eps, old.weight, old.bias
         return new
 
     def _require_fit(self, module: _Net) -> None:
-        """Sends two images without values through the network, to see what it thinks of their size."""
+        """Checks the image size by sending two images through the network on the `meta` device, without values."""
         spec, single = module.spec, []
 
         def look(layer: nn.GroupNorm, inputs: tuple[Tensor, ...]) -> None:
@@ -187,24 +186,24 @@ def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 class _Net(nn.Module):
-    """A network for three channels, given one or three."""
+    """Wraps a network for three channels so that it takes images of one or three channels."""
 
     def __init__(self, network: nn.Module, spec: ImageSpec) -> None:
         super().__init__()
         self.network, self.spec = network, spec
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 1 or 3, H, W] to logits [B, m]."""
-        # The fused attention kernels have no second derivative.
+        """Takes images [B, 1 or 3, H, W] to logits [B, m]."""
+        # The plain attention kernel is used, since fused ones have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             return self.network(images.expand(-1, 3, -1, -1))  # type: ignore[no-any-return]
 
 
 class _HardSigmoid(nn.Module):
-    """nn.Hardsigmoid with a second derivative."""
+    """The same function as nn.Hardsigmoid, but with a second derivative."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Values of any shape to the same shape, in [0, 1]."""
+        """Takes values of any shape to values in [0, 1] of the same shape."""
         return relu6(values + 3) / 6
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from ddfw import AbstractModel, ImageSpec, OptionError, option
 from ddfw_plugins.models._layers import GROUPS_HELP, NORM_HELP, NORMS, Norm, norm_layers
 
-#: Channels in units of W, stage by stage; a max pooling ends each.
+#: For each stage the channels of its convolutions, in units of W; each stage ends with max pooling.
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 
@@ -20,7 +20,7 @@ STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 class Vgg11(AbstractModel):
     """Eight 3×3 convolutions with normalisation and ReLU in five stages, each with max pooling; one linear layer.
 
-    The form that the field compares on: configuration A without the hidden linear layers and the dropout.
+    This is the form used in papers on dataset distillation: configuration A without hidden linear layers and dropout.
     """
 
     name: ClassVar[str] = "vgg11"
@@ -41,7 +41,7 @@ class Vgg11(AbstractModel):
     )
 
     def build(self, spec: ImageSpec) -> nn.Module:
-        """The module for an image shape.
+        """Builds the module for an image shape.
 
         Raises:
             OptionError: the image is too small for five poolings, or the groups do not divide the channels.

@@ -1,4 +1,4 @@
-"""Observers; the hooks are light, components load on demand."""
+"""Observers that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`metrics`: every report as one line of metrics.jsonl in the run directory."""
+"""`metrics`: writes every report except progress as one line of metrics.jsonl in the run directory."""
 
 from __future__ import annotations
 
@@ -24,23 +24,25 @@ from ddfw.contracts.observer import (
 @final
 @frozen(kw_only=True)
 class Metrics(AbstractObserver):
-    """JSON Lines in the run directory: metrics.jsonl."""
+    """Writes the reports of a run to metrics.jsonl in the run directory, one JSON object per line."""
 
     name: ClassVar[str] = "metrics"
 
     @contextmanager
     def open(self, run: Path) -> Iterator[ObserverSession]:
-        """Each line is flushed when it is written; the file is started anew unless the run goes on."""
+        """Opens metrics.jsonl; each line is flushed when it is written. Only a resumed run keeps earlier lines."""
         with ExitStack() as stack:
             yield MetricsSession(run / "metrics.jsonl", stack)
 
 
 class MetricsSession(ObserverSession):
-    """Lines of a file; where an unfinished run goes on, those of later steps go first, since they come again.
+    """Writes reports as lines of a file.
+
+    When a run is resumed, lines of steps after the checkpoint are removed first, since these steps are done again.
 
     Args:
-        path: of the file; it is opened with the first line.
-        stack: closes it.
+        path: path of the file, which is opened with the first report.
+        stack: the exit stack that closes the file.
     """
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
@@ -49,23 +51,23 @@ class MetricsSession(ObserverSession):
         self._opened: EventLines | None = None
 
     def run_started(self, report: RunStarted) -> None:
-        """One line, below those of the steps that are done."""
+        """Writes the report of the start below the lines of steps that are done."""
         self._lines(report.first_step).run_started(report)
 
     def expert_ready(self, report: ExpertReport) -> None:
-        """One line."""
+        """Writes the report of an expert as one line."""
         self._lines().expert_ready(report)
 
     def step_finished(self, report: StepReport) -> None:
-        """One line."""
+        """Writes the report of an outer step as one line."""
         self._lines().step_finished(report)
 
     def evaluated(self, report: EvaluationReport) -> None:
-        """One line."""
+        """Writes the report of an evaluation as one line."""
         self._lines().evaluated(report)
 
     def run_finished(self, report: RunFinished) -> None:
-        """The last line."""
+        """Writes the report of the end as the last line."""
         self._lines().run_finished(report)
 
     def _lines(self, first_step: int = 0) -> EventLines:
@@ -78,7 +80,7 @@ class MetricsSession(ObserverSession):
 
 
 def _kept(path: Path, first_step: int) -> tuple[int, float]:
-    """How many bytes of a file tell of a run up to a step, and the time of the last event in them."""
+    """The length in bytes of a file's lines up to an outer step, and the time in seconds in the last of these lines."""
     size, seconds = 0, 0.0
     if first_step == 0 or not path.exists():
         return size, seconds
@@ -90,16 +92,16 @@ def _kept(path: Path, first_step: int) -> tuple[int, float]:
                     break
                 seconds = float(event["t"])
             except (ValueError, KeyError, TypeError, AttributeError):
-                break  # half a line: the process was killed while it wrote
+                break  # an incomplete line: the process was killed while it wrote it
             size += len(line)
     return size, seconds
 
 
 def _is_later(event: dict[str, Any], step: int) -> bool:
-    """Whether an event comes after an outer step and the selection that follows it."""
+    """Whether an event comes after outer step number `step` and the evaluation on the validation split after it."""
     if event["event"] == "step":
         return int(event["step"]) > step
-    if event["event"] == "evaluated":  # the final evaluation looks at the validation split for baselines, too
+    if event["event"] == "evaluated":  # the final evaluation also uses the validation split, for baselines
         selection = event["subject"] == "distilled" and event["split"] == "validation"
         return not selection or int(event["step"]) > step
     return bool(event["event"] == "run_finished")

@@ -1,4 +1,4 @@
-"""`progress`: what a run is doing, on standard error — live bars on a terminal, plain lines otherwise."""
+"""`progress`: shows on standard error what a run is doing, with live bars on a terminal and plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-#: What a stage is called on the screen, and what it counts.
+#: For each stage its name on the screen and the unit that it counts.
 STAGES = {
     "experts": ("experts", "epochs"),
     "import": ("import", "experts"),
@@ -29,14 +29,14 @@ STAGES = {
 }
 
 
-#: Columns of a terminal below which there is no bar.
+#: Terminals with fewer columns than this show figures without a bar.
 NARROW = 110
 
 
 @final
 @frozen(kw_only=True)
 class Progress(AbstractObserver):
-    """Live bars on a terminal; otherwise one plain line every few seconds."""
+    """Shows live bars on a terminal, and otherwise one plain line every few seconds."""
 
     name: ClassVar[str] = "progress"
     for_people: ClassVar[bool] = True
@@ -45,7 +45,7 @@ class Progress(AbstractObserver):
 
     @contextmanager
     def open(self, run: Path) -> Iterator[ObserverSession]:
-        """Bars that vanish line by line into a short record, or plain lines."""
+        """Opens a session with live bars if standard error is a terminal, and with plain lines otherwise."""
         from rich.console import Console
 
         console = Console(stderr=True)
@@ -59,7 +59,7 @@ class Progress(AbstractObserver):
         whole = Column(no_wrap=True)
         columns = (
             TextColumn("[bold]{task.description:<9}", table_column=whole),
-            # On a narrow terminal the figures are worth more than the bar.
+            # A narrow terminal has no room for both figures and bar.
             *((BarColumn(bar_width=28),) if console.width >= NARROW else ()),
             MofNCompleteColumn(table_column=whole.copy()),
             TextColumn("{task.fields[unit]}", table_column=whole.copy()),
@@ -72,25 +72,25 @@ class Progress(AbstractObserver):
 
 
 def describe_step(report: StepReport) -> str:
-    """A step's figures in a few words."""
+    """The figures of an outer step as a short text."""
     skipped = "  skipped" if report.skipped else ""
     return f"loss {report.loss:.4f}  step size {report.step_size:.4g}{skipped}"
 
 
 def describe_selection(report: EvaluationReport) -> str:
-    """A selection's figures in a few words."""
+    """The figures of an evaluation on the validation split as a short text."""
     return f"validation {100 * report.mean:.1f} % after {report.step} steps"
 
 
 def describe_expert(report: ExpertReport) -> str:
-    """Where an expert came from, in a few words."""
+    """The accuracy of an expert on the validation split as a short text, or `imported`."""
     if report.validation_accuracy is None:
         return "imported"
     return f"validation {100 * report.validation_accuracy:.1f} %"
 
 
 class BarSession(ObserverSession):
-    """Live bars."""
+    """Shows a run as live bars."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
@@ -98,12 +98,12 @@ class BarSession(ObserverSession):
         self._selection = ""
 
     def run_started(self, report: RunStarted) -> None:
-        """The headline."""
+        """Writes the lines that describe the run."""
         for line in report.headline:
             self._bars.console.print(line, highlight=False, markup=False)
 
     def expert_ready(self, report: ExpertReport) -> None:
-        """A note behind the bar; a cache hit says so once, for all."""
+        """Writes a note behind the bar; for experts found in the store, once for all of them."""
         if report.cached:
             if report.index + 1 == report.count:
                 self._bars.console.print(
@@ -115,25 +115,29 @@ class BarSession(ObserverSession):
             self._bars.update(self._tasks["experts"], note=describe_expert(report))
 
     def progress(self, report: ProgressReport) -> None:
-        """Moves a bar; makes it first, if it is not there."""
+        """Moves the bar of the stage, which is added at its first report."""
         title, unit = STAGES.get(report.stage, (report.stage, ""))
         if report.stage not in self._tasks:
             self._tasks[report.stage] = self._bars.add_task(title, total=report.total, unit=unit, note="")
         self._bars.update(self._tasks[report.stage], completed=report.done, total=report.total)
 
     def step_finished(self, report: StepReport) -> None:
-        """The step's figures behind the bar, with the last selection's."""
+        """Writes behind the bar the figures of the step and those of the last evaluation."""
         self.progress(ProgressReport(stage="distill", done=report.step, total=report.steps))
         self._bars.update(self._tasks["distill"], note=f"{describe_step(report)}  {self._selection}")
 
     def evaluated(self, report: EvaluationReport) -> None:
-        """Remembers a selection; final results stand in the table."""
+        """Keeps the figures of an evaluation on the validation split; final results are in the run's table."""
         if report.split == "validation" and report.subject == "distilled":
             self._selection = f"validation {100 * report.mean:.1f} %"
 
 
 class PlainSession(ObserverSession):
-    """Plain lines: everything that is rare, and bars' figures every few seconds."""
+    """Writes a run as plain lines: rare reports at once, frequent ones every few seconds.
+
+    Args:
+        every_s: seconds between two lines of one stage.
+    """
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
@@ -141,28 +145,28 @@ class PlainSession(ObserverSession):
         self._said: dict[str, float] = {}
 
     def run_started(self, report: RunStarted) -> None:
-        """The headline."""
+        """Writes the lines that describe the run."""
         for line in report.headline:
             print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def expert_ready(self, report: ExpertReport) -> None:
-        """One line for each expert that was trained, one for all that were found."""
+        """Writes one line for each trained expert, and one for all experts found in the store."""
         if not report.cached:
             self._say(f"expert {report.index + 1}/{report.count}: {describe_expert(report)}")
         elif report.index + 1 == report.count:
             self._say(f"experts: {report.count} of {report.count} from the cache {report.location}")
 
     def progress(self, report: ProgressReport) -> None:
-        """At most one line every few seconds for each stage."""
+        """Writes at most one line every few seconds for each stage."""
         title, unit = STAGES.get(report.stage, (report.stage, ""))
         self._seldom(report.stage, f"{title} {report.done}/{report.total} {unit}")
 
     def step_finished(self, report: StepReport) -> None:
-        """Likewise."""
+        """Writes the figures of an outer step, at most every few seconds."""
         self._seldom("distill", f"distil {report.step}/{report.steps}: {describe_step(report)}")
 
     def evaluated(self, report: EvaluationReport) -> None:
-        """One line each."""
+        """Writes the figures of an evaluation as one line."""
         if report.split == "validation":
             if report.subject == "distilled":
                 self._say(describe_selection(report))

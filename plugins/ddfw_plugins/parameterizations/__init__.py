@@ -1,4 +1,4 @@
-"""Parameterisations; the hooks are light, components load on demand."""
+"""Parameterisations that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 

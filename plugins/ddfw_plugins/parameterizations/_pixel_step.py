@@ -1,13 +1,13 @@
-"""Steps of factors that move decoded images as `pixel` would.
+"""Update directions for images stored as products of factors, which move decoded images as steps of pixels would.
 
-Factors determine an image only together: U and B mean the same images as U·A and A⁻¹·B. A plain gradient step of both
-moves the images otherwise for each A, and more or less far than a step of pixels. The step here is the least-squares
-answer to the question which change of the factors moves the decoded images along ∂L/∂X:
+Factors are not unique: U and B decode to the same images as U·A and A⁻¹·B. A plain gradient step of the factors moves
+the images differently for each A, and not as far as a step of pixels. The direction computed here is instead the
+least-squares solution for the change of the factors that moves the decoded images along ∂L/∂X:
 
     d = argmin ‖J·d − ∂L/∂X‖²,   J = ∂X/∂φ,   so that   JᵀJ·d = ∂L/∂φ
 
-Images then move by the pixels' step, projected onto what the factors can express. That is the same for every A; where
-the factors can express every image, it is the pixels' step.
+The images then move by the step of pixels projected onto the images that the factors can express. This is the same for
+every A, and is the step of pixels itself if the factors can express every image.
 
 Shapes: n cores, S subspaces, r_c/r_h/r_w ranks; a mode is one of c, h, w, and `size` its number of channels, rows or
 columns.
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-#: A direction that carries less than about this part of the cores' mean energy turns more slowly than least squares
-#: asks for: there a small step of the images is a large one of the mapper, and the linear picture ends.
+#: Damping of the least-squares solution, as a part of the cores' mean energy. It slows mappers down in directions with
+#: less energy than that, in which a small step of the images needs a large step of the mapper, so that the linear
+#: approximation would not hold.
 DAMPING = 1e-3
-#: Conjugate gradients end after so many steps at the latest. Few steps leave weak directions as they are, which is what
-#: damping does in closed forms.
+#: Largest number of steps of conjugate gradients. Few steps hardly change weak directions, so they act like damping.
 ITERATIONS = 30
 
-#: What all learning rates of parameterisations mean.
-PER_IMAGE = "per image: multiplied by the number of images, since each has only its share in the mean over a batch"
+#: End of the help texts of all parameterisations' learning rates.
+PER_IMAGE = "per image: it is multiplied by the number of images, because the loss is a mean over images"
 
 _APPLY = {"c": "nrhw,nsr->nshw", "h": "ncrw,nsr->ncsw", "w": "nchr,nsr->nchs"}
 _GRAM = {"c": "nrhw,nshw->nrs", "h": "ncrw,ncsw->nrs", "w": "nchr,nchs->nrs"}
@@ -43,17 +43,20 @@ if TYPE_CHECKING:
 
 
 def apply(cores: Tensor, mode: str, matrices: Tensor) -> Tensor:
-    """Each core [n, r_c, r_h, r_w] multiplied along one mode by its own matrix [n, s, r]."""
+    """Multiplies each core of [n, r_c, r_h, r_w] along one mode by its own matrix of [n, s, r]."""
     return torch.einsum(_APPLY[mode], cores, matrices)
 
 
 def damped(energy: Tensor, gram: Tensor) -> Tensor:
-    """The energies of factors [S, r, r], each with `DAMPING` of its mean added in every direction.
+    """Adds `DAMPING` times the mean energy to a factor's energy matrix, in every direction.
 
     Args:
-        energy: Σ_n b_n b_nᵀ of what multiplies a factor with r columns, float64.
-        gram: UᵀU [S, r, r] of the factor; in an orthonormal basis, the identity, what is added is a multiple of it, and
-            so it means the same in every basis.
+        energy: [S, r, r] float64, Σ_n b_n b_nᵀ over the rows b_n that multiply a factor with r columns.
+        gram: [S, r, r] float64, UᵀU of the factor U. A multiple of it is added, so that the result does not depend on
+            the basis in which the factor is stored.
+
+    Returns:
+        [S, r, r] the damped energies.
     """
     mean = torch.einsum("srq,sqr->s", energy, gram) / energy.shape[1]
     added = DAMPING * mean + torch.finfo(energy.dtype).tiny
@@ -62,13 +65,13 @@ def damped(energy: Tensor, gram: Tensor) -> Tensor:
 
 
 class TuckerBlocks:
-    """The diagonal blocks of JᵀJ for cores and mappers, and their inverses.
+    """The blocks of JᵀJ for cores and for each mode's mappers, and their inverses.
 
     Args:
-        cores: [n, r_c, r_h, r_w] in float64.
-        maps: [S, size, r] of each stored mode, in float64.
-        owner: the subspace [n] of each core; None where every core is decoded in all of them.
-        kept: how many leading rows and columns the cores keep of each channel; None where they keep all.
+        cores: [n, r_c, r_h, r_w] float64.
+        maps: the mappers [S, size, r] float64 of each stored mode.
+        owner: [n] the subspace of each core; None if every core is decoded in all subspaces.
+        kept: for each channel how many leading rows and columns the cores keep; None if they keep all.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class TuckerBlocks:
         self._of_cores = [(part, self._inverses(grams, part)) for part in channels or [everything]]
 
     def solve_cores(self, gradient: Tensor) -> Tensor:
-        """The change of the cores [n, r_c, r_h, r_w] that moves images best while mappers stay."""
+        """The least-squares change of the cores [n, r_c, r_h, r_w] for fixed mappers, from the cores' gradient."""
         solved = torch.zeros_like(gradient)
         for part, inverses in self._of_cores:
             where = (slice(None), part["c"], part["h"], part["w"])
@@ -96,23 +99,23 @@ class TuckerBlocks:
         return solved if self._owner is not None else solved / len(next(iter(self._maps.values())))
 
     def _inverses(self, grams: Tensors, part: Mapping[str, slice]) -> dict[str, Tensor]:
-        """(UᵀU)⁻¹ [S, r, r] of a part of each mode; their mean over subspaces [1, r, r] where cores have them all."""
+        """(UᵀU)⁻¹ [S, r, r] of a part of each mode's mappers; its mean over subspaces if each core is in all."""
         found = {mode: torch.linalg.inv(gram[:, part[mode], part[mode]]) for mode, gram in grams.items()}
         return found if self._owner is not None else {m: v.mean(dim=0, keepdim=True) for m, v in found.items()}
 
     def solve_map(self, mode: str, gradient: Tensor) -> Tensor:
-        """The change of a mode's mappers [S, size, r] that moves images best while all else stays."""
+        """The least-squares change of a mode's mappers [S, size, r] while everything else is fixed."""
         solved: Tensor = torch.linalg.solve(self._blocks[mode], gradient, left=False)
         return solved
 
     def outside(self, mode: str, change: Tensor) -> Tensor:
-        """The part of a change of mappers that leaves their span; what stays inside, cores can do."""
+        """The part of a change of mappers that leaves their span; a change within the span is left to the cores."""
         u = self._maps[mode]
         outside: Tensor = change - u @ (self._inverse[mode] @ (u.transpose(1, 2) @ change))
         return outside
 
     def _energy(self, cores: Tensor, mode: str, grams: Tensors) -> Tensor:
-        """Σ_n B_n (VᵀV ⊗ QᵀQ) B_nᵀ [S, r, r] over each subspace's cores, unfolded along a mode."""
+        """The energy Σ_n B_n (VᵀV ⊗ QᵀQ) B_nᵀ [S, r, r] of each subspace's cores B_n, unfolded along a mode."""
         found = []
         for k in range(len(grams[mode])):
             rows = cores if self._owner is None else cores[self._owner == k]
@@ -130,13 +133,16 @@ def conjugate_gradients(
     precondition: Callable[[Tensors], Tensors],
     dtype: torch.dtype = torch.float64,
 ) -> dict[str, Tensor]:
-    """The solution d of A·d = right of smallest norm in the preconditioner's metric.
+    """Solves A·d = right by preconditioned conjugate gradients.
 
     Args:
-        multiply: A, symmetric and positive semi-definite; `right` lies in its range.
-        right: named float64 tensors.
-        precondition: an approximation of A⁻¹, symmetric and positive definite.
-        dtype: in which `right` was computed; what is below its rounding is not solved for.
+        multiply: multiplies by A, which is symmetric and positive semi-definite and has `right` in its range.
+        right: the right-hand side, named float64 tensors.
+        precondition: multiplies by an approximation of A⁻¹ that is symmetric and positive definite.
+        dtype: the dtype in which `right` was computed; iterations end when the residual is below its rounding.
+
+    Returns:
+        d, the solution of smallest norm in the preconditioner's metric, with the names and shapes of `right`.
     """
     precision = torch.finfo(dtype).eps ** 0.75
     solution = {k: torch.zeros_like(v) for k, v in right.items()}
@@ -160,7 +166,7 @@ def conjugate_gradients(
 def normal_matrix(decode: Callable[[Tensors], Tensor], at: Tensors) -> Callable[[Tensors], Tensors]:
     """The map d ↦ JᵀJ·d for J = ∂decode/∂φ at the named float64 tensors `at`."""
     images, pull = cast("_Pulled", torch.func.vjp(decode, dict(at)))
-    # u ↦ Jᵀu is linear, so its own pullback is d ↦ J·d; forward mode would do the same and warns in some versions.
+    # u ↦ Jᵀu is linear, so its pullback is d ↦ J·d. Forward mode gives the same, but warns in some versions of PyTorch.
     _, push = cast("_Pulled", torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(images)))
 
     def multiply(change: Tensors) -> Tensors:

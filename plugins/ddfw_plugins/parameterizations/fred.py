@@ -1,8 +1,8 @@
-"""`fred`: the cosine coefficients in which a class varies most.
+"""`fred`: images stored as the cosine coefficients in which the images of a class differ most.
 
     x_n[c] = Σ_j a_ncj φ_{p_j}      φ the orthonormal 2-D DCT-II basis, p the kept positions of the image's class
 
-Which images decide what varies is our reading: all real training images of the class, at most 1,000 of them.
+The paper does not say which images decide this; here it is all real training images of the class, at most 1,000.
 
 Shapes: m classes, n images in class order, C channels, H rows, W columns, J kept positions, B images of a batch.
 """
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from ddfw import RealImages
     from ddfw.contracts.parameterization import Params
 
-#: At most this many real images of a class decide which positions are kept.
+#: Largest number of real images of a class that decide which coefficients are kept.
 FIT_IMAGES = 1_000
 
 
 @final
 @frozen(kw_only=True)
 class FrequencyCoefficients(AbstractParameterization):
-    """The cosine coefficients in which a class varies most; the others are zero."""
+    """Stores of each image the cosine coefficients in which its class varies most; the others are zero."""
 
     name: ClassVar[str] = "fred"
     citation: ClassVar[str] = """@inproceedings{shin2023fred,
@@ -40,18 +40,18 @@ class FrequencyCoefficients(AbstractParameterization):
   year = {2023}
 }"""
 
-    coefficients: int = option(64, validator=ge(1), help="J, coefficients that one channel of an image keeps")
+    coefficients: int = option(64, validator=ge(1), help="J, number of coefficients stored for one channel of an image")
     lr: float = option(
         10.0,
         validator=ge(0.0),
-        help=f"learning rate of the coefficients, {PER_IMAGE}; the transform here is orthonormal, so that a step is as "
-        "long as `pixel`'s, and the published 1e8 for an un-normalised one is 2.4e4 / n on AC coefficients of 32 × 32 "
-        "pixels",
+        help=f"learning rate of the coefficients, {PER_IMAGE}; the transform is orthonormal, so steps are as long as "
+        "those of `pixel`; the paper's 1e8 for a transform without normalisation equals 2.4e4 / n here, on the AC "
+        "coefficients of n images of 32×32 pixels",
     )
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the coefficients")
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
-        """The largest class-balanced number of images that fits; positions are integers and not counted."""
+        """The layout with the most images that fits the budget; kept positions are integers and are not counted."""
         pixels = spec.height * spec.width
         if self.coefficients > pixels:
             raise OptionError(
@@ -69,11 +69,11 @@ class FrequencyCoefficients(AbstractParameterization):
             raise OptionError(f"{error}, and so would param.coefficients <= {fewer}", "coefficients") from error
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
-        """Random real images of each class, in the positions that vary most over the class.
+        """Starts from random real images of each class, of which the coefficients that vary most are kept.
 
         Returns:
-            `coefficients` [n, C, J]; tables `positions` [m, J] (row · W + column, ascending) and `image_shape` [2],
-            (H, W).
+            `coefficients` [n, C, J]; integer tables `positions` [m, J] (row · W + column, ascending) and `image_shape`
+            [2], which is (H, W).
         """
         spec = layout.spec
         images = real.images[real.pick(layout.samples_per_class, rng)]
@@ -92,7 +92,7 @@ class FrequencyCoefficients(AbstractParameterization):
         }
 
     def decode(self, params: Params, index: Tensor) -> Tensor:
-        """Images [B, C, H, W]: the inverse transform of the kept coefficients."""
+        """Decodes images [B, C, H, W] by the inverse transform of the kept coefficients."""
         coefficients, positions = params["coefficients"], params["positions"]
         height, width = params["image_shape"].tolist()
         kept = coefficients[index]
@@ -102,13 +102,13 @@ class FrequencyCoefficients(AbstractParameterization):
         return images
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """One group."""
+        """One group: the coefficients."""
         coefficients = params["coefficients"]
         return (ParamGroup(keys=("coefficients",), lr=self.lr * len(coefficients), momentum=self.momentum),)
 
 
 def cosines(size: int) -> Tensor:
-    """The orthonormal DCT-II matrix [size, size] (float64): row k is frequency k."""
+    """The orthonormal DCT-II matrix [size, size] (float64), whose row k is frequency k."""
     place = (torch.arange(size, dtype=torch.float64) + 0.5) * torch.pi / size
     matrix = torch.cos(torch.arange(size, dtype=torch.float64)[:, None] * place)
     unit: Tensor = matrix / matrix.norm(dim=1, keepdim=True)
@@ -116,15 +116,18 @@ def cosines(size: int) -> Tensor:
 
 
 def _most_varying(images: Tensor, count: int) -> Tensor:
-    """The `count` positions (row · W + column, ascending, on the CPU) of largest variance over images [n, C, H, W].
+    """The cosine coefficients of largest variance over images [n, C, H, W].
 
-    Of equal variances the lower frequency wins: (row/H)² + (column/W)², then the lower row.
+    Of equal variances the lower frequency (row/H)² + (column/W)² is taken, and of equal frequencies the lower row.
+
+    Returns:
+        [count] positions row · W + column (int64), ascending, on the CPU.
     """
     height, width = images.shape[2:]
     grey = images.double().mean(dim=1)
     spectrum = (cosines(height).to(grey) @ grey @ cosines(width).to(grey).T).flatten(1).cpu()
     variance = spectrum.var(dim=0, correction=0)
-    # What is left of a constant by rounding is no variance.
+    # Rounding gives constant coefficients a tiny variance, which is set to 0.
     variance[variance <= 1e-24 * spectrum.square().mean(dim=0).max()] = 0
     row, column = torch.arange(height)[:, None], torch.arange(width)
     by_frequency = ((row * width) ** 2 + (column * height) ** 2).flatten().argsort(stable=True)

@@ -1,9 +1,9 @@
-"""`linba`: linear combinations of bases that all classes share (addressable memories).
+"""`linba`: images stored as linear combinations of a few bases that all classes share (addressable memories).
 
-    x_n = upsample(Σ_k a_nk b_k)      bilinear, corners not aligned; the combination comes first
+    x_n = upsample(Σ_k a_nk b_k)      bilinear, without aligned corners; bases are combined before upsampling
 
-The start from real images and the steps are our reading: bases are the leading right singular vectors of real images,
-and a step moves the images as a step of `pixel` would, as far as the bases allow.
+Two things differ from the paper: bases start as the leading right singular vectors of real images, and a step moves
+the images as a step of `pixel` would, projected onto what bases and coefficients can express.
 
 Shapes: m classes, n images in class order, K bases, C channels, H rows, W columns, h = ⌈H/s⌉ and w = ⌈W/s⌉ rows and
 columns of a basis, D = C·h·w, B images of a batch.
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from ddfw import RealImages
     from ddfw.contracts.parameterization import Params
 
-#: At most this many real images are used to find the bases.
+#: Largest number of real images used to find the bases.
 FIT_IMAGES = 10_000
 
 
 @final
 @frozen(kw_only=True)
 class LinearBases(AbstractParameterization):
-    """Linear combinations of a few small bases that all classes share."""
+    """Stores images as linear combinations of a few small bases that all classes share."""
 
     name: ClassVar[str] = "linba"
     citation: ClassVar[str] = """@inproceedings{deng2022linba,
@@ -44,20 +44,24 @@ class LinearBases(AbstractParameterization):
 }"""
 
     bases: int = option(16, validator=ge(1), help="K, number of bases")
-    downsample: int = option(2, validator=ge(1), help="s: a basis has ⌈H/s⌉ rows and ⌈W/s⌉ columns; 1 is full size")
+    downsample: int = option(2, validator=ge(1), help="s: bases have ⌈H/s⌉ rows and ⌈W/s⌉ columns; 1: those of images")
     init_from: Literal["real", "random"] = option(
         "real",
         validator=in_(("real", "random")),
-        help="bases are singular vectors of real images and coefficients their projections, or both are noise",
+        help="real: start from singular vectors of real images and projections onto them; random: start from noise",
     )
-    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
+    lr: float = option(
+        10.0, validator=ge(0.0), help=f"learning rate by which bases move the decoded images, {PER_IMAGE}"
+    )
     lr_coefficients: float | None = option(
-        None, validator=optional(ge(0.0)), help="the same where coefficients move them; the default is lr"
+        None,
+        validator=optional(ge(0.0)),
+        help="learning rate by which coefficients move the decoded images, per image; default: lr",
     )
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of bases and coefficients")
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
-        """The largest class-balanced number of coefficient vectors that fits beside the bases."""
+        """The layout with the most images whose coefficients fit the budget together with the bases."""
         height, width = self._basis_size(spec)
         size = spec.channels * height * width
         if self.bases > size:
@@ -76,15 +80,15 @@ class LinearBases(AbstractParameterization):
             raise OptionError(f"{error}, and so would param.bases <= {fewer}", "bases") from error
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
-        """Real images projected onto the leading right singular vectors of real images, or noise.
+        """Starts from real images projected onto leading singular vectors of real images, or from noise.
 
-        Coefficients have mean square 1/n, so each basis's column of them has norm 1 on average.
+        Bases and coefficients are scaled so that the mean square of the coefficients is 1/n.
 
         Returns:
-            `bases` [K, C, h, w], `coefficients` [n, K] and the table `image_shape` [2], (H, W).
+            `bases` [K, C, h, w], `coefficients` [n, K] and the integer table `image_shape` [2], which is (H, W).
 
         Raises:
-            OptionError: fewer real images than bases.
+            OptionError: there are fewer real images than bases.
         """
         spec, (height, width) = layout.spec, self._basis_size(layout.spec)
         if self.init_from == "random":
@@ -106,16 +110,16 @@ class LinearBases(AbstractParameterization):
         }
 
     def decode(self, params: Params, index: Tensor) -> Tensor:
-        """Images [B, C, H, W]: bases combined, then upsampled."""
+        """Decodes images [B, C, H, W] by combining the bases and upsampling the result."""
         bases = params["bases"]
         small = (params["coefficients"][index] @ bases.flatten(1)).view(-1, *bases.shape[1:])
         height, width = params["image_shape"].tolist()
         return upsample(small, height, width)
 
     def direction(self, params: Params, gradients: Params) -> Params:
-        """The change of bases and coefficients that moves images as `pixel` would, as far as the bases allow.
+        """Changes of bases and coefficients that move images as a step of `pixel` would, as far as they can.
 
-        Coefficients move images within the bases' span, bases turn out of it.
+        Coefficients move images within the span of the bases; bases move them out of it.
         """
         wide = {key: gradient.double() for key, gradient in gradients.items()}
         bases, coefficients = params["bases"].double(), params["coefficients"].double()
@@ -134,7 +138,7 @@ class LinearBases(AbstractParameterization):
         return {key: value.to(gradients[key].dtype) for key, value in moved.items()}
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """Bases and coefficients, each with their own learning rate."""
+        """Two groups: bases and coefficients, each with its own learning rate."""
         images = len(params["coefficients"])
         lr = self.lr if self.lr_coefficients is None else self.lr_coefficients
         return (
@@ -146,7 +150,7 @@ class LinearBases(AbstractParameterization):
         return -(-spec.height // self.downsample), -(-spec.width // self.downsample)
 
     def _noise(self, layout: Layout, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Bases [K, D] and coefficients [n, K] whose combinations have mean square 1, as training images have."""
+        """Random bases [K, D] and coefficients [n, K] whose combinations have mean square 1, like training images."""
         height, width = self._basis_size(layout.spec)
         size, count = layout.spec.channels * height * width, layout.num_images
         bases = torch.randn(self.bases, size, generator=rng, dtype=torch.float64)
@@ -155,14 +159,14 @@ class LinearBases(AbstractParameterization):
 
 
 def _leading(rows: Tensor, count: int) -> Tensor:
-    """The leading right singular vectors [D, count] of rows [n, D] (float64), nothing subtracted.
+    """The leading right singular vectors [D, count] of the matrix of rows [n, D] (float64), without subtracting a mean.
 
-    They come from the smaller Gram matrix; each is signed so that its largest entry is positive, which makes them a
-    function of the rows alone.
+    They are computed from the smaller Gram matrix. The sign of each vector is chosen so that its largest entry is
+    positive, since otherwise it would be arbitrary.
     """
     if len(rows) < rows.shape[1]:
         left = torch.linalg.eigh(rows @ rows.T).eigenvectors.flip(1)[:, :count]
-        # Householder reflections also complete the vectors where the rows have a rank below `count`.
+        # QR also gives orthonormal vectors if the rank of the rows is below `count`.
         vectors: Tensor = torch.linalg.qr(rows.T @ left).Q
     else:
         vectors = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, :count]

@@ -2,10 +2,10 @@
 
     X_n = B_n ×_C Q_k ×_H U_k ×_W V_k      for sample n in subspace k
 
-The paper gives the idea (several low-dimensional subspaces, shared dimension mappers, a basis vector per sample); the
-equations here are our reading of it. A mode at full rank is the identity: it is neither stored nor learned, so at full
-rank in every mode this is `pixel`. With `ranks`, channels are rotated first and rotated channel j keeps its leading
-ranks[j] rows and columns, so that brightness can have more detail than colour.
+The paper describes the idea (several low-dimensional subspaces, shared dimension mappers, a basis vector per sample)
+without equations; the equation above is ddfw's. The mapper of a mode at full rank is the identity, which is neither
+stored nor learned, so that full rank in every mode gives `pixel`. With `ranks`, channels are rotated first, and rotated
+channel j keeps its leading ranks[j] rows and columns, so that brightness can have more detail than colour.
 
 Shapes: m classes, n samples in class order (within a class in subspace order), S subspaces, C channels, H rows, W
 columns, r_c/r_h/r_w ranks, F floats of a core, B images of a batch.
@@ -28,15 +28,22 @@ if TYPE_CHECKING:
     from ddfw import RealImages
     from ddfw.contracts.parameterization import Params
 
-#: At most this many real images are used to find subspaces.
+#: Largest number of real images used to find subspaces.
 FIT_IMAGES = 10_000
-#: Principal components in which k-means looks for subspaces.
+#: Number of principal components on which k-means groups images into subspaces.
 PCA_COMPONENTS = 32
 
 
 @frozen(kw_only=True)
 class Ranks:
-    """The ranks for one image shape: (r_c, r_h, r_w), and the spatial rank of each rotated channel if they differ."""
+    """The ranks for one image shape.
+
+    Args:
+        channels: rank r_c of the channel mode.
+        height: rank r_h of the row mode.
+        width: rank r_w of the column mode.
+        per_channel: spatial rank of each rotated channel, as in the option `ranks`; None without that option.
+    """
 
     channels: int
     height: int
@@ -45,7 +52,7 @@ class Ranks:
 
     @property
     def core_floats(self) -> int:
-        """F: floats of one core."""
+        """Number F of floats of one core."""
         if self.per_channel is None:
             return self.channels * self.height * self.width
         return sum(min(r, self.height) * min(r, self.width) for r in self.per_channel)
@@ -54,7 +61,7 @@ class Ranks:
 @final
 @frozen(kw_only=True)
 class LowRankSpace(AbstractParameterization):
-    """Small cores in a few low-rank subspaces with shared dimension mappers."""
+    """Stores images as small cores in a few low-rank subspaces with shared dimension mappers."""
 
     name: ClassVar[str] = "lss"
     citation: ClassVar[str] = """@inproceedings{kong2025lss,
@@ -64,39 +71,42 @@ class LowRankSpace(AbstractParameterization):
   year = {2025}
 }"""
 
-    rank: int = option(8, validator=ge(1), help="rank of rows and columns; the image side itself is full rank")
+    rank: int = option(8, validator=ge(1), help="rank of rows and columns; full rank is the number of pixels of a side")
     rank_h: int | None = option(None, validator=optional(ge(1)), help="rank of rows, if it differs from `rank`")
     rank_w: int | None = option(None, validator=optional(ge(1)), help="rank of columns, if it differs from `rank`")
     rank_channels: int | None = option(
-        None, validator=optional(ge(1)), help="rank of the channel mode; the default is full rank"
+        None, validator=optional(ge(1)), help="rank of the channel mode; default: the number of channels (full rank)"
     )
     ranks: tuple[int, ...] | None = option(
-        None, help="one spatial rank per rotated channel, such as [12, 4, 4]; replaces the other ranks"
+        None, help="rank of rows and columns for each rotated channel, such as [12, 4, 4]; replaces the other ranks"
     )
     rotation: Literal["learned", "fixed"] = option(
         "learned",
         validator=in_(("learned", "fixed")),
-        help="with `ranks`: the C×C rotation is principal components, stored and learned, or a constant cosine basis",
+        help="with `ranks`: how channels are rotated. learned: by principal components that are stored and learned; "
+        "fixed: to a cosine basis",
     )
     subspaces: int = option(1, validator=ge(1), help="S, number of subspaces")
     pairing: Literal["own", "all"] = option(
         "own",
         validator=in_(("own", "all")),
-        help="own: each core in its subspace, n images; all: every core in every subspace, n·S images",
+        help="own: each of n cores is decoded in its own subspace to n images; all: in every subspace, to n·S images",
     )
     assign: Literal["kmeans", "class", "none"] = option(
         "kmeans",
         validator=in_(("kmeans", "class", "none")),
-        help="which subspace a sample gets: by image content, by class, or in turn",
+        help="how samples get their subspace. kmeans: by image content; class: by class; none: in turn",
     )
     perturb: float = option(
-        0.1, validator=ge(0.0), help="pairing all: relative size of the noise that tells subspaces apart at the start"
+        0.1, validator=ge(0.0), help="pairing all: relative size of the noise that makes subspaces differ at the start"
     )
-    lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
+    lr: float = option(
+        10.0, validator=ge(0.0), help=f"learning rate by which cores move the decoded images, {PER_IMAGE}"
+    )
     lr_mappers: float | None = option(
         None,
         validator=optional(ge(0.0)),
-        help="the same where mappers move them, 0 keeps the subspaces as they are; the default is lr",
+        help="learning rate by which mappers move the decoded images, per image; 0: fixed subspaces; default: lr",
     )
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of cores and mappers")
 
@@ -108,7 +118,7 @@ class LowRankSpace(AbstractParameterization):
         """The ranks for an image shape.
 
         Raises:
-            OptionError: a rank above its mode's size, or `ranks` of the wrong length.
+            OptionError: a rank is above the size of its mode, or `ranks` has the wrong length.
         """
         if self.ranks is not None:
             if len(self.ranks) != spec.channels:
@@ -135,7 +145,7 @@ class LowRankSpace(AbstractParameterization):
         return Ranks(channels=r_c, height=r_h, width=r_w, per_channel=None)
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
-        """The largest class-balanced number of cores for which mappers, cores and (strict) labels fit the budget."""
+        """The layout with the most cores for which mappers, cores and (in strict accounting) labels fit the budget."""
         ranks = self.resolve(spec)
         if self.subspaces > 1 and self.pairing == "all" and not self._low_modes(spec, ranks):
             raise OptionError("at full rank all subspaces are one, and pairing all would repeat each image", "pairing")
@@ -159,11 +169,11 @@ class LowRankSpace(AbstractParameterization):
         return layout
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
-        """Real images projected onto subspaces that are fitted to the real training images.
+        """Starts from random real images, projected onto subspaces that are fitted to the real training images.
 
         Returns:
-            `cores` [n, F]; `map_c` [S, C, r_c], `map_h` [S, H, r_h], `map_w` [S, W, r_w] for modes below full rank;
-            tables `counts` [m, S] (samples of a class in a subspace) and `core_shape` [3].
+            `cores` [n, F]; mappers `map_c` [S, C, r_c], `map_h` [S, H, r_h] and `map_w` [S, W, r_w] of the modes below
+            full rank; integer tables `counts` [m, S] (samples of each class in each subspace) and `core_shape` [3].
         """
         spec, ranks = layout.spec, self.resolve(layout.spec)
         picked = real.pick(layout.samples_per_class, rng)
@@ -179,7 +189,7 @@ class LowRankSpace(AbstractParameterization):
             assignment, groups = self._subspaces(images, labels, fit, fit_labels, rng)
         if shared:
             assignment = torch.zeros(len(images), dtype=torch.int64)
-        # Stable, so that without subspaces the samples keep the order in which they were picked.
+        # The sort is stable, so that samples of one class and subspace keep the order in which they were picked.
         order = torch.argsort(labels * self.subspaces + assignment, stable=True)
         images, assignment, labels = images[order], assignment[order], labels[order]
 
@@ -192,7 +202,7 @@ class LowRankSpace(AbstractParameterization):
             where = assignment.to(images.device)
             cores = _project(images, {mode: m[where] for mode, m in mappers.items()})
         if ranks.per_channel is not None and self.rotation == "fixed":
-            # _low_modes leaves the constant rotation out, since it is not stored.
+            # The fixed rotation is not stored, so _low_modes does not contain it.
             cores = torch.einsum("nchw,cj->njhw", cores, _cosine_basis(spec.channels).to(cores))
 
         flat = _flatten_cores(cores, ranks.per_channel)
@@ -208,14 +218,14 @@ class LowRankSpace(AbstractParameterization):
         }
 
     def decode(self, params: Params, index: Tensor) -> Tensor:
-        """Images [B, C, H, W]; with pairing all, image i is core i // S in subspace i % S."""
+        """Decodes images [B, C, H, W]; with pairing all, image i is core i // S decoded in subspace i % S."""
         counts = params["counts"]
         if self.pairing == "all":
             core, subspace = index // self.subspaces, index % self.subspaces
         else:
             core, subspace = index, self._owner(counts)[index]
         shape = params["core_shape"].tolist()
-        # index_select: the gradient of [subspace] adds up in whatever order threads come, and has other bits each time.
+        # index_select is used because the gradient of indexing with [...] sums in the random order of threads.
         images = _unflatten_cores(params["cores"].index_select(0, core), shape, self.ranks)
         if "map_h" in params:
             images = params["map_h"].index_select(0, subspace).unsqueeze(1) @ images
@@ -228,10 +238,10 @@ class LowRankSpace(AbstractParameterization):
         return images
 
     def direction(self, params: Params, gradients: Params) -> Params:
-        """The change of cores and mappers that moves the decoded images as `pixel` would, as far as ranks allow.
+        """Changes of cores and mappers that move the decoded images as a step of `pixel` would, as far as they can.
 
-        In closed form where each core has its own subspace: mappers turn out of their span only, cores do the rest.
-        Otherwise the least-squares problem is solved by conjugate gradients.
+        With pairing own there is a closed form, in which mappers only move out of their span and cores do the rest.
+        With pairing all the least-squares problem is solved by conjugate gradients.
         """
         modes = [mode for mode in ("c", "h", "w") if f"map_{mode}" in params]
         if not modes:
@@ -261,7 +271,7 @@ class LowRankSpace(AbstractParameterization):
         return {key: value.to(gradients[key].dtype) for key, value in found.items()}
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """Cores and mappers, each with their own learning rate."""
+        """Two groups: cores and mappers, each with its own learning rate."""
         mappers = tuple(key for key in ("map_c", "map_h", "map_w") if key in params)
         images = len(params["cores"]) * self._images_per_core
         groups = [ParamGroup(keys=("cores",), lr=self.lr * images, momentum=self.momentum)]
@@ -271,7 +281,7 @@ class LowRankSpace(AbstractParameterization):
         return tuple(groups)
 
     def _owner(self, counts: Tensor) -> Tensor:
-        """The subspace [n] of each core, from the table of counts [m, S]."""
+        """The subspace [n] of each core, computed from the table of counts [m, S]."""
         numbers = torch.arange(self.subspaces, device=counts.device).repeat(len(counts))
         return numbers.repeat_interleave(counts.flatten())
 
@@ -320,7 +330,7 @@ class LowRankSpace(AbstractParameterization):
     def _subspaces(
         self, images: Tensor, labels: Tensor, fit: Tensor, fit_labels: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, list[Tensor]]:
-        """The subspace of each picked image [n], and the real images that each subspace is fitted to."""
+        """The subspace [n] of each picked image, and for each subspace the real images that it is fitted to."""
         if self.assign == "kmeans":
             return self._kmeans(images, fit, rng)
         if self.assign == "class":
@@ -345,7 +355,7 @@ class LowRankSpace(AbstractParameterization):
         return torch.from_numpy(assignment).long(), groups
 
     def _near(self, common: Tensor, mappers: Tensor, rng: torch.Generator) -> Tensor:
-        """Mappers [S, size, r] turned towards the common one (Procrustes: an SVD's signs are arbitrary), plus noise."""
+        """Rotates mappers [S, size, r] towards the common one, since signs of an SVD are arbitrary, and adds noise."""
         aligned = []
         for mapper in mappers:
             left, _, right = torch.linalg.svd(mapper.T @ common)
@@ -357,8 +367,8 @@ class LowRankSpace(AbstractParameterization):
 def _leading(images: Tensor, mode: str, rank: int) -> Tensor:
     """The leading left singular vectors [size, rank] of the unfolding of images [n, C, H, W] along one mode.
 
-    They are eigenvectors of the unfolding's Gram matrix, in float64; each is signed so that its largest entry is
-    positive, which makes them a function of the images alone.
+    They are computed in float64 as eigenvectors of the unfolding's Gram matrix. The sign of each vector is chosen so
+    that its largest entry is positive, since otherwise it would be arbitrary.
     """
     axis = {"c": 1, "h": 2, "w": 3}[mode]
     unfolded = images.double().movedim(axis, 0).flatten(1)
@@ -368,7 +378,7 @@ def _leading(images: Tensor, mode: str, rank: int) -> Tensor:
 
 
 def _project(images: Tensor, mappers: dict[str, Tensor]) -> Tensor:
-    """Cores [n, r_c, r_h, r_w] of images [n, C, H, W] in orthonormal mappers [n, size, rank] of some modes."""
+    """Projects images [n, C, H, W] to cores [n, r_c, r_h, r_w] by orthonormal mappers [n, size, rank] of some modes."""
     equations = {"c": "nchw,ncr->nrhw", "h": "nchw,nhr->ncrw", "w": "nchw,nwr->nchr"}
     for mode, mapper in mappers.items():
         images = torch.einsum(equations[mode], images, mapper)
@@ -376,14 +386,14 @@ def _project(images: Tensor, mappers: dict[str, Tensor]) -> Tensor:
 
 
 def _flatten_cores(cores: Tensor, per_channel: tuple[int, ...] | None) -> Tensor:
-    """[n, r_c, r_h, r_w] → [n, F], keeping the leading rows and columns of each rotated channel."""
+    """Flattens cores [n, r_c, r_h, r_w] to [n, F], keeping the leading rows and columns of each rotated channel."""
     if per_channel is None:
         return cores.flatten(1).contiguous()
     return torch.cat([cores[:, j, :r, :r].flatten(1) for j, r in enumerate(per_channel)], dim=1)
 
 
 def _unflatten_cores(flat: Tensor, shape: list[int], per_channel: tuple[int, ...] | None) -> Tensor:
-    """[B, F] → [B, r_c, r_h, r_w], zero where a rotated channel keeps nothing."""
+    """Restores cores [B, r_c, r_h, r_w] from [B, F], with zeros where a rotated channel keeps nothing."""
     channels, height, width = shape
     if per_channel is None:
         return flat.view(-1, channels, height, width)
@@ -397,7 +407,7 @@ def _unflatten_cores(flat: Tensor, shape: list[int], per_channel: tuple[int, ...
 
 
 def _cosine_basis(channels: int) -> Tensor:
-    """The orthonormal cosine basis [C, C], float64, one vector per column; the first is brightness."""
+    """The orthonormal cosine basis [C, C] (float64), one vector per column; the first is the mean of the channels."""
     position = (torch.arange(channels, dtype=torch.float64) + 0.5) * torch.pi / channels
     basis = torch.cos(position[:, None] * torch.arange(channels, dtype=torch.float64))
     unit: Tensor = basis / basis.norm(dim=0)

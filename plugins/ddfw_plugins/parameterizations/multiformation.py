@@ -1,9 +1,10 @@
 """`multiformation`: one stored image holds f×f small ones, each upsampled to full size.
 
-    x_{f²n+p} = upsample(patch p of the stored image n)      bilinear, corners not aligned; p counts row by row
+    x_{f²n+p} = upsample(patch p of the stored image n)      bilinear, without aligned corners; p counts row by row
 
-Where f does not divide H, the stored image is padded below with f − (H mod f) rows of zeros before it is cut, and
-likewise on the right (the published code pads with 0.5). With f = 1 this is `pixel`, save that soft labels are paid.
+If f does not divide H, the stored image is padded below with f − (H mod f) rows of zeros before it is cut. If f does
+not divide W, it is padded on the right in the same way. (The published code pads with 0.5.) With f = 1 the images are
+those of `pixel`, but the number of images is reduced to pay for soft labels.
 
 Shapes: m classes, n stored images in class order, C channels, H rows, W columns, h = ⌈H/f⌉ and w = ⌈W/f⌉ rows and
 columns of a patch, B images of a batch.
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class MultiFormation(AbstractParameterization):
-    """Stored images that hold f×f small ones, each upsampled to full size."""
+    """Stores images of which each holds f×f small ones; each of these is upsampled to full size."""
 
     name: ClassVar[str] = "multiformation"
     citation: ClassVar[str] = """@inproceedings{kim2022idc,
@@ -42,12 +43,12 @@ class MultiFormation(AbstractParameterization):
   year = {2022}
 }"""
 
-    factor: int = option(2, validator=ge(1), help="f: a stored image is cut into f×f patches; 1 is `pixel`")
+    factor: int = option(2, validator=ge(1), help="f: each stored image is cut into f×f patches; 1: not cut")
     lr: float = option(10.0, validator=ge(0.0), help=f"learning rate of the decoded images, {PER_IMAGE}")
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the stored images")
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
-        """The largest class-balanced number of stored images that fits; each decodes to f² images."""
+        """The layout with the most stored images that fits the budget; each decodes to f² images."""
         usable = [f for f in range(1, self.factor) if _every_patch_has_pixels(f, spec)]
         if not _every_patch_has_pixels(self.factor, spec):
             raise OptionError(
@@ -68,9 +69,12 @@ class MultiFormation(AbstractParameterization):
             raise OptionError(f"{error}, and so would param.factor = {max(smaller)}", "factor") from error
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
-        """A random real image of the class in each patch, averaged down: `images` [n, C, H, W].
+        """Starts from random real images of each class, one in each patch, scaled down by averaging.
 
         Rows and columns that fall into the padding are cut off.
+
+        Returns:
+            `images` [n, C, H, W].
         """
         spec, factor = layout.spec, self.factor
         small = real.images[real.pick(layout.images_per_class, rng)]
@@ -81,9 +85,9 @@ class MultiFormation(AbstractParameterization):
         return {"images": whole[:, :, : spec.height, : spec.width].clone(memory_format=torch.contiguous_format)}
 
     def decode(self, params: Params, index: Tensor) -> Tensor:
-        """Images [B, C, H, W]: image i is patch i % f² of stored image i // f²."""
+        """Decodes images [B, C, H, W]; image i is patch i % f² of stored image i // f², upsampled."""
         factor = self.factor
-        # index_select: the gradient of [...] adds up in whatever order threads come.
+        # index_select is used because the gradient of indexing with [...] sums in the random order of threads.
         stored = params["images"].index_select(0, index // factor**2)
         height, width = stored.shape[2:]
         padded = pad(stored, (0, -width % factor, 0, -height % factor))
@@ -93,13 +97,13 @@ class MultiFormation(AbstractParameterization):
         return upsample(patches[number, :, patch // factor, :, patch % factor], height, width)
 
     def direction(self, params: Params, gradients: Params) -> Params:
-        """The change of the stored images that moves the decoded ones as `pixel` would, as far as upsampling allows."""
+        """The change of stored images that moves decoded images as a step of `pixel` would, as far as it can."""
         gradient = gradients["images"]
         rows, columns = (self._inverse_gram(side).to(gradient) for side in gradient.shape[2:])
         return {"images": rows @ gradient @ columns}
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """One group."""
+        """One group: the stored images."""
         lr = self.lr * len(params["images"]) * self.factor**2
         return (ParamGroup(keys=("images",), lr=lr, momentum=self.momentum),)
 
@@ -109,7 +113,7 @@ class MultiFormation(AbstractParameterization):
         enlarge = upsampling(patch, side)
         grams = []
         for first in range(0, side, patch):
-            there = enlarge[:, : min(patch, side - first)]  # the last patch may end in padding, which is not stored
+            there = enlarge[:, : min(patch, side - first)]  # padding at the end of the last patch is not stored
             grams.append(torch.linalg.inv(there.T @ there))
         inverse: Tensor = torch.block_diag(*grams)
         return inverse

@@ -1,4 +1,4 @@
-"""`pixel`: one free image per slot, as in the original trajectory matching.
+"""`pixel`: images stored as plain pixels, as in the original trajectory matching.
 
 Shapes: n images, C channels, H rows, W columns.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Pixel(AbstractParameterization):
-    """One free image per slot."""
+    """Stores every pixel of every image."""
 
     name: ClassVar[str] = "pixel"
     citation: ClassVar[str] = MTT
@@ -34,7 +34,7 @@ class Pixel(AbstractParameterization):
     momentum: float = option(0.5, validator=[ge(0.0), le(1.0)], help="momentum of the images")
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
-        """`ipc` images of each class; with soft labels that is over a strict budget, which the layout says."""
+        """A layout of `ipc` images of each class; with soft labels it exceeds a strict budget (`over_budget`)."""
         count = spec.num_classes * budget.ipc
         return Layout(
             spec=spec,
@@ -46,13 +46,13 @@ class Pixel(AbstractParameterization):
         )
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
-        """Random real images of each class: `images` [n, C, H, W]."""
+        """Starts from random real images of each class; returns `images` [n, C, H, W]."""
         return {"images": real.images[real.pick(layout.samples_per_class, rng)].clone()}
 
     def decode(self, params: Params, index: Tensor) -> Tensor:
-        """The images themselves, [B, C, H, W]."""
+        """The stored images [B, C, H, W] of these numbers."""
         return params["images"][index]
 
     def param_groups(self, params: Params) -> tuple[ParamGroup, ...]:
-        """One group."""
+        """One group: the images."""
         return (ParamGroup(keys=("images",), lr=self.lr * len(params["images"]), momentum=self.momentum),)

@@ -1,4 +1,4 @@
-"""Trajectory sources; the hooks are light, components load on demand."""
+"""Trajectory sources that ship with ddfw, one plugin each; a component is imported when its hook is called."""
 
 from __future__ import annotations
 

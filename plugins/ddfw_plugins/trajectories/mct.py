@@ -1,10 +1,10 @@
-"""`mct`: convexified trajectories — straight lines between way-points, with each tensor's own progress.
+"""`mct`: convexified trajectories: straight lines between way-points, along which each tensor has its own progress.
 
-Per parameter tensor l, with d_l(p) the length of its step from epoch p to p + 1,
+For parameter tensor l, with d_l(p) the length of its step from epoch p to p + 1 and two way-points at 0 and K,
 
     β_l(t) = Σ_{p<t} d_l(p) / Σ_{p<K} d_l(p),        θ̂_l(t) = (1 − β_l(t)) θ_l⁰ + β_l(t) θ_l^K
 
-and between way-points likewise, each piece by itself. Only way-points and β are kept.
+With more way-points, these equations hold for each piece between two of them. Only way-points and β are kept.
 
 Shapes: E experts, K epochs, P parameters in T tensors, W way-points, L epochs of one piece.
 """
@@ -34,10 +34,10 @@ class ConvexExpert:
     """One convexified expert.
 
     Args:
-        epochs: W way-point epochs, the first 0 and the last K.
-        points: [W, P], θ at the way-points.
-        betas: one [T, L + 1] for each of the W − 1 pieces.
-        sizes: elements of each of the T tensors.
+        epochs: the W epochs of the way-points, the first 0 and the last K.
+        points: [W, P], the parameters at the way-points.
+        betas: for each of the W − 1 pieces the progress β [T, L + 1] of each tensor.
+        sizes: number of elements of each of the T tensors.
     """
 
     epochs: tuple[int, ...]
@@ -46,14 +46,14 @@ class ConvexExpert:
     sizes: tuple[int, ...]
 
     def at(self, t: float) -> Tensor:
-        """θ̂(t) [P] for a real t in [0, K]; β is linear between neighbouring integer epochs.
+        """The point θ̂(t) [P] for a real number t in [0, K]; β is linear between neighbouring integer epochs.
 
         Raises:
-            ValueError: t outside [0, K].
+            ValueError: t is outside [0, K].
         """
         if not self.epochs[0] <= t <= self.epochs[-1]:
             raise ValueError(f"t must lie in [{self.epochs[0]}, {self.epochs[-1]}], got {t}")
-        # The last piece is closed, so that t = K has a value for every number of way-points.
+        # The last piece includes its end, so that t = K has a value for every number of way-points.
         piece = max(i for i, epoch in enumerate(self.epochs[:-1]) if epoch <= t)
         betas = self.betas[piece]
         local = t - self.epochs[piece]
@@ -64,14 +64,14 @@ class ConvexExpert:
 
     @property
     def stored_floats(self) -> int:
-        """Way-points and β."""
+        """Number of floats of way-points and β."""
         return self.points.numel() + sum(b.numel() for b in self.betas)
 
 
 @final
 @frozen(kw_only=True)
 class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
-    """Straight lines between way-points, sampled at real-valued epochs."""
+    """Segments of straight lines between way-points of an expert, with starts at real-valued epochs."""
 
     name: ClassVar[str] = "mct"
     citation: ClassVar[str] = """@inproceedings{zhong2025mct,
@@ -81,53 +81,56 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
   year = {2025}
 }"""
 
-    expert_epochs: int = option(2, validator=ge(1), help="M, epochs from start to target; the target stops at K")
-    waypoints: Literal["paper", "official"] | tuple[int, ...] = option(
-        "paper",
-        help="paper: first and last checkpoint; official: the released code's four, smoothed; or epochs of your own",
+    expert_epochs: int = option(2, validator=ge(1), help="M, epochs from start to target, which is at most epoch K")
+    waypoints: Literal["two-point", "official", "paper"] | tuple[int, ...] = option(
+        "two-point",
+        help="two-point (formerly called paper): first and last checkpoint; official: the released code's four, "
+        "smoothed; or a list of epochs",
     )
     smoothing: Smoothing = option(
         "none",
         validator=in_(("none", "official", "legacy")),
-        help="how way-points are averaged with their neighbours; `waypoints = official` implies official",
+        help="how way-points are averaged with their neighbours; with waypoints = official it is always official",
     )
     progress: Progress = option(
         "arc_length",
         validator=in_(("arc_length", "uniform", "projected", "decreasing")),
-        help="β: relative path length of each tensor, or one of the ablations",
+        help="β. arc_length: relative path length of each tensor; the others are the ablations of the authors' code",
     )
-    continuous: bool = option(True, help="draw real-valued start epochs; false: integers, as mtt does")
+    continuous: bool = option(True, help="true: real-valued start epochs; false: whole ones, as in mtt")
 
     def __attrs_post_init__(self) -> None:
+        if self.waypoints == "paper":
+            object.__setattr__(self, "waypoints", "two-point")  # the former name, so that older configurations run
         if isinstance(self.waypoints, tuple):
             epochs = self.waypoints
             if len(epochs) < 2 or epochs[0] != 0 or any(a >= b for a, b in pairwise(epochs)):
                 raise ValueError(f"waypoints must rise from 0 to the last epoch, got {list(epochs)}")
 
     def waypoint_epochs(self, num_epochs: int) -> tuple[int, ...]:
-        """The way-points for experts of K epochs.
+        """The epochs of the way-points, for experts of K = `num_epochs` epochs.
 
         Raises:
-            OptionError: way-points of the user's that do not end at K.
+            OptionError: the option `waypoints` lists epochs that do not end at K.
         """
-        if self.waypoints == "paper":
-            return 0, num_epochs
+        if isinstance(self.waypoints, tuple):
+            if self.waypoints[-1] != num_epochs:
+                raise OptionError(
+                    f"the last way-point is {self.waypoints[-1]}, but experts have {num_epochs} epochs", "waypoints"
+                )
+            return self.waypoints
         if self.waypoints == "official":
             stride = max((num_epochs + 1) // 3, 1)
             epochs = list(range(0, num_epochs + 1, stride))
             return tuple(epochs if epochs[-1] == num_epochs else [*epochs, num_epochs])
-        if self.waypoints[-1] != num_epochs:
-            raise OptionError(
-                f"the last way-point is {self.waypoints[-1]}, but experts have {num_epochs} epochs", "waypoints"
-            )
-        return self.waypoints
+        return 0, num_epochs
 
     def convexify(self, trajectory: Tensor, sizes: Sequence[int]) -> ConvexExpert:
         """Convexifies one expert.
 
         Args:
             trajectory: [K + 1, P], one row per epoch.
-            sizes: elements of each of the T tensors, summing to P.
+            sizes: number of elements of each of the T tensors, summing to P.
         Source: Zhong et al., CVPR 2025, and the authors' released code for `official` and the ablations.
         """
         epochs = self.waypoint_epochs(len(trajectory) - 1)
@@ -140,10 +143,10 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         return ConvexExpert(epochs=epochs, points=trajectory[list(epochs)].clone(), betas=betas, sizes=tuple(sizes))
 
     def prepare(self, experts: ExpertSource) -> tuple[ConvexExpert, ...]:
-        """Reads every expert once and keeps way-points and β; takes them as they are from a store of nothing else.
+        """Reads every expert once and keeps way-points and β; a store may hold these instead of checkpoints.
 
         Raises:
-            OptionError: the store's way-points were made with other options.
+            OptionError: the way-points in the store were made with other options.
         """
         epochs = range(experts.num_epochs + 1)
         found = []
@@ -156,10 +159,10 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         return tuple(found)
 
     def compact(self, checkpoints: Tensor, sizes: Sequence[int]) -> CompactExpert:
-        """`points` [W, P] and `beta_<i>` [T, L + 1] of each piece."""
+        """Keeps of one expert `points` [W, P] and for each piece i the progress `beta_<i>` [T, L + 1]."""
         expert = self.convexify(checkpoints, sizes)
         epochs = expert.epochs
-        # Smoothing moves way-points away from the checkpoints whose place they take.
+        # Smoothed way-points differ from the checkpoints of their epochs.
         exact = [row for row, epoch in enumerate(epochs) if torch.equal(expert.points[row], checkpoints[epoch])]
         return CompactExpert(
             source=self.name,
@@ -191,7 +194,7 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         return "official" if self.waypoints == "official" else self.smoothing
 
     def segment(self, trajectories: tuple[ConvexExpert, ...], low: float, high: float, rng: torch.Generator) -> Segment:
-        """A uniform expert and a uniform start in [low, high), integer unless `continuous`."""
+        """Draws an expert and a start in [low, high), both uniformly; the start is whole unless `continuous`."""
         expert = int(torch.randint(len(trajectories), (), generator=rng))
         path = trajectories[expert]
         if self.continuous:
@@ -210,29 +213,29 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         )
 
     def stored_bytes(self, trajectories: tuple[ConvexExpert, ...]) -> int:
-        """Way-points and β of all experts."""
+        """Bytes of way-points and β of all experts."""
         return sum(t.stored_floats * t.points.element_size() for t in trajectories)
 
     def latest_high(self, num_epochs: int) -> float:
-        """K − 1 for real-valued starts, K for integers: at least one epoch is left to go."""
+        """K − 1 for real-valued starts and K for whole ones, so that a segment is at least one epoch long."""
         return num_epochs - 1 if self.continuous else num_epochs
 
 
 def progress(trajectory: Tensor, sizes: Sequence[int], kind: Progress = "arc_length") -> Tensor:
-    """β: each tensor's progress along a piece of an expert's path.
+    """The progress β of each tensor along a piece of an expert's path.
 
     Args:
         trajectory: [L + 1, P], one row per epoch of the piece.
-        sizes: elements of each of the T tensors, summing to P.
-        kind: `arc_length`; or `uniform` t/L, `projected` (one scalar over all tensors, the projection on the straight
-            line), `decreasing` (increments L + 1, L, …, 1, so β(0) > 0).
+        sizes: number of elements of each of the T tensors, summing to P.
+        kind: `arc_length`: relative path length; `uniform`: t/L; `projected`: projection on the straight line, the same
+            for all tensors; `decreasing`: increments in the ratio L + 1, L, …, 1, so that β(0) > 0.
 
     Returns:
-        [T, L + 1]. For `arc_length`: in [0, 1], non-decreasing, 0 first and 1 last (all 0 for a tensor that never
-        moves).
+        [T, L + 1]. For `arc_length` in [0, 1], non-decreasing, 0 in the first column and 1 in the last (all 0 for a
+        tensor that never moves).
 
     Raises:
-        ValueError: fewer than two rows, or sizes that do not sum to P.
+        ValueError: there are fewer than two rows, or the sizes do not sum to P.
     Source: Zhong et al., Matching Convexified Trajectory, CVPR 2025; ablations as in the authors' code.
     """
     if len(trajectory) < 2:
@@ -262,16 +265,23 @@ def _listed(options: Mapping[str, object]) -> str:
 
 
 def _steps(path: Tensor) -> Tensor:
-    """Lengths [L] of the steps of one tensor's path [L + 1, n]; in pieces, for long paths of large tensors."""
+    """The lengths [L] of the steps of one tensor's path [L + 1, n]; computed in pieces to save memory."""
     return torch.cat([path[i : i + 5].diff(dim=0).norm(dim=1) for i in range(0, len(path) - 1, 4)])
 
 
 def smoothed(trajectory: Tensor, epochs: Sequence[int], kind: Literal["official", "legacy"]) -> Tensor:
-    """A copy of the trajectory [K + 1, P] with way-points averaged with their neighbours.
+    """Copies a trajectory and averages its way-points with the checkpoints of neighbouring epochs.
 
-    `official`: interior way-points become the mean of their two neighbours, the last one the mean of the last two
-    checkpoints, in this order and in place (so neighbouring way-points see each other's new value). `legacy`: interior
-    θ_w/2 + (θ_{w−1} + θ_{w+1})/4, the last θ_K/2 + (θ_{K−2} + θ_{K−1})/4.
+    Args:
+        trajectory: [K + 1, P], one row per epoch.
+        epochs: epochs of the way-points, from 0 to K.
+        kind: `official`: an interior way-point becomes the mean of its two neighbours, then the last one the mean of
+            the last two checkpoints; they are changed one after the other in place, so that a neighbour may be a new
+            value. `legacy`: an interior one becomes θ_w/2 + (θ_{w−1} + θ_{w+1})/4, the last one
+            θ_K/2 + (θ_{K−2} + θ_{K−1})/4.
+
+    Returns:
+        [K + 1, P], the copy.
     """
     path, last = trajectory.clone(), epochs[-1]
     for w in epochs[1:-1]:

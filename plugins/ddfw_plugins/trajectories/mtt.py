@@ -1,4 +1,4 @@
-"""`mtt`: segments between an expert's stored checkpoints.
+"""`mtt`: segments between two stored checkpoints of an expert.
 
 Shapes: E experts, K epochs, P parameters.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Checkpoints(AbstractTrajectory["ExpertSource"]):
-    """Integer epochs of stored checkpoints: start θᵗ, target θᵗ⁺ᴹ."""
+    """Segments from the checkpoint θᵗ of a whole epoch t to the checkpoint θᵗ⁺ᴹ."""
 
     name: ClassVar[str] = "mtt"
     citation: ClassVar[str] = MTT
@@ -29,10 +29,10 @@ class Checkpoints(AbstractTrajectory["ExpertSource"]):
     expert_epochs: int = option(2, validator=ge(1), help="M, epochs from start to target")
 
     def prepare(self, experts: ExpertSource) -> ExpertSource:
-        """Nothing is copied: segments read their two checkpoints from the experts.
+        """Returns the experts unchanged, since each segment reads its two checkpoints from them.
 
         Raises:
-            OptionError: experts of which only another source's way-points were kept.
+            OptionError: the store keeps only another source's way-points of an expert.
         """
         for expert in range(experts.num_experts):
             if (kept := experts.compact(expert)) is not None:
@@ -43,7 +43,7 @@ class Checkpoints(AbstractTrajectory["ExpertSource"]):
         return experts
 
     def segment(self, trajectories: ExpertSource, low: float, high: float, rng: torch.Generator) -> Segment:
-        """A uniform expert and a uniform integer start in [low, high)."""
+        """Draws an expert and a whole start epoch in [low, high), both uniformly."""
         expert = int(torch.randint(trajectories.num_experts, (), generator=rng))
         first, end = int(-(-low // 1)), int(-(-high // 1))
         epoch = first + int(torch.randint(end - first, (), generator=rng))
@@ -57,10 +57,10 @@ class Checkpoints(AbstractTrajectory["ExpertSource"]):
         )
 
     def stored_bytes(self, trajectories: ExpertSource) -> int:
-        """E · (K + 1) · P floats."""
+        """Bytes of E · (K + 1) · P floats."""
         first = trajectories.snapshots(0, [0])
         return trajectories.num_experts * (trajectories.num_epochs + 1) * first.numel() * first.element_size()
 
     def latest_high(self, num_epochs: int) -> float:
-        """K − M + 1: the last start is K − M."""
+        """K − M + 1, since the last possible start is epoch K − M."""
         return num_epochs - self.expert_epochs + 1

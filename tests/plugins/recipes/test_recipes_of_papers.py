@@ -184,7 +184,7 @@ def test_mct_takes_the_way_points_that_its_name_says(name):
     """Broken: the paper's two points and the released code's four would be mixed up."""
     method = parts(name)[0]
     wanted = {
-        "mct": ("paper", "none", (0, 50)),
+        "mct": ("two-point", "none", (0, 50)),
         "mct-official": ("official", "none", (0, 17, 34, 50)),
         "mct-best": ((0, 6, 25, 50), "legacy", (0, 6, 25, 50)),
     }[method]

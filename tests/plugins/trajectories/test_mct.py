@@ -47,7 +47,7 @@ def close(found, expected):
 def test_two_way_points_equal_the_authors_code(case):
     """Broken: β or a point of the paper's form differs from the released code."""
     d, path, sizes = case
-    expert = ConvexTrajectory(waypoints="paper").convexify(path, sizes)
+    expert = ConvexTrajectory(waypoints="two-point").convexify(path, sizes)
     assert close(expert.betas[0].T, d["betas_two_waypoint"])
     points = torch.stack([expert.at(float(t)) for t in d["query_epochs"]])
     assert close(points, d["points_two_waypoint"])
@@ -105,7 +105,7 @@ def test_beta_rises_from_zero_to_one(epochs, sizes, seed, dtype):
     assert (beta[1:, 0] == 0).all() and (beta[1:, -1] == 1).all()
 
 
-@pytest.mark.parametrize("waypoints", ["paper", "official", (0, 3, 4, 10), tuple(range(11))])
+@pytest.mark.parametrize("waypoints", ["two-point", "official", (0, 3, 4, 10), tuple(range(11))])
 def test_a_straight_uniform_expert_is_its_own_convexification(waypoints):
     """Broken: convexifying changes a path that is already a straight line at even speed."""
     sizes = [3, 4]
@@ -120,7 +120,7 @@ def test_a_straight_uniform_expert_is_its_own_convexification(waypoints):
             assert torch.allclose(expert.at(t), exact, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("waypoints", ["paper", "official", (0, 5, 10), tuple(range(11))])
+@pytest.mark.parametrize("waypoints", ["two-point", "official", (0, 5, 10), tuple(range(11))])
 def test_the_last_epoch_has_a_value_for_every_number_of_way_points(waypoints):
     """Broken: t = K would raise or return nothing, as the released code does."""
     path = walk(10, [4, 2])
@@ -196,6 +196,13 @@ def test_way_points_that_make_no_sense_are_refused():
         progress(walk(3, [2]), [3])
     with pytest.raises(ValueError, match="at least two"):
         progress(walk(3, [2])[:1], [2])
+
+
+def test_the_former_name_of_the_two_point_form_is_understood_and_recorded_by_its_new_name():
+    """Broken: a configuration of version 0.1 would be refused, or a record would go on calling the form paper."""
+    former = ConvexTrajectory(waypoints="paper")
+    assert former == ConvexTrajectory() and former.waypoints == "two-point"
+    assert former.waypoint_epochs(7) == (0, 7)
 
 
 def test_smoothing_leaves_the_given_trajectory_alone():
