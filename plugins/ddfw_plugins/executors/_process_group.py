@@ -16,6 +16,7 @@ from typing import Any, final
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
@@ -24,6 +25,11 @@ from ddfw import Crew, DdfwError, DivergedError
 from ddfw.errors import StoppedError
 from ddfw.ranks import Launch
 from ddfw_plugins.executors._heartbeat import LEAVE_S, PATIENCE_S, SILENCE_S, START_S, Heartbeat
+
+# `torch.distributed.nn`, which an optimiser's first step imports, has functions whose default argument is the process
+# group of that moment. Within a crew they would keep the group and its threads alive after it was destroyed, and in one
+# of a hundred runs abort the process at its exit ("terminate called without an active exception"). So it is imported
+# above, while there is no group.
 
 #: Collectives wait for as long as the longest work on any rank takes; the heartbeat finds the dead.
 _FOREVER = timedelta(days=14)
