@@ -24,14 +24,14 @@ from torch.distributed.rendezvous import rendezvous
 from ddfw import Crew, DdfwError, DivergedError
 from ddfw.errors import StoppedError
 from ddfw.ranks import Launch
-from ddfw_plugins.executors._heartbeat import LEAVE_S, PATIENCE_S, SILENCE_S, START_S, Heartbeat
+from ddfw_plugins.executors._heartbeat import START_S, Heartbeat
 
 # `torch.distributed.nn`, which an optimiser's first step imports, has functions whose default argument is the process
 # group of that moment. Within a crew they would keep the group and its threads alive after it was destroyed, and in one
 # of a hundred runs abort the process at its exit ("terminate called without an active exception"). So it is imported
 # above, while there is no group.
 
-#: Collectives wait for as long as the longest work on any rank takes; the heartbeat finds the dead.
+#: How long collectives wait: longer than the longest work of any rank; the heartbeat finds ranks that are gone.
 _FOREVER = timedelta(days=14)
 
 
@@ -144,57 +144,36 @@ def assembled(launch: Launch, device: torch.device) -> Iterator[ProcessCrew]:
         return
     number = next(_numbers)
     store = PrefixStore(f"ddfw/{launch.name}/{number}/group", _store(launch))
-    heartbeat = Heartbeat(launch, number) if launch.size > 1 else None
+    heartbeat = Heartbeat(launch, number)
     try:
-        with _telling(heartbeat):
-            if heartbeat is not None:
-                heartbeat.meet()
-            _crew = _group(launch, device, store)
-            try:
-                yield _crew
-                if heartbeat is not None:
-                    heartbeat.register("done")
+        heartbeat.meet()
+        _crew = _group(launch, device, store)
+        try:
+            yield _crew
+        except (DivergedError, StoppedError):
+            # All ranks raise these together; rank 0 may need longer, to write what was learned.
+            with contextlib.suppress(LostRankError):
                 _crew.wait()
-            finally:
-                _crew = None
+            raise
+        _crew.wait()
         dist.destroy_process_group()
-    finally:
-        if heartbeat is not None:
-            heartbeat.close()
-
-
-@contextmanager
-def _telling(heartbeat: Heartbeat | None) -> Iterator[None]:
-    """Tells the others of an error and lets them end; where another rank is its cause, the process ends here."""
-    try:
-        yield
     except BaseException as error:
-        if heartbeat is None:
-            _abandon()
-        elif isinstance(error, LostRankError):
-            _abandon()
-            heartbeat.wait_for_reason(SILENCE_S + 5)
-            heartbeat.register("failed")
-        elif isinstance(error, DivergedError | StoppedError):
-            # All ranks meet these together; rank 0 may still be writing what was learned.
-            heartbeat.register("agreed")
-            _abandon()
-            heartbeat.wait_for_others(PATIENCE_S["agreed"])
-        elif isinstance(error, Exception):
-            heartbeat.register("failed")
-            _abandon()
-            heartbeat.wait_for_others(LEAVE_S)
-        else:
-            # A signal: perhaps the launcher's, because another rank is gone.
-            heartbeat.register("stopped")
-            _abandon()
-            heartbeat.wait_for_reason(SILENCE_S + 5)
+        _abandon()
+        if isinstance(error, LostRankError) or not isinstance(error, Exception):
+            # Perhaps the cause is another rank: one that broke the connection, or one whose end made the launcher send
+            # this rank a signal.
+            heartbeat.leave(with_the_others=not isinstance(error, LostRankError))
         raise
+    finally:
+        _crew = None
+        heartbeat.close()
 
 
 def _abandon() -> None:
-    """Leaves a process group in which others may still wait for this rank: by gloo they notice it at once."""
-    # A group of the backend nccl would wait for them.
+    """Leaves a gloo group in which others may still wait for this rank: they notice it at once.
+
+    A process that ended with a gloo group would abort. A group of the backend nccl would wait for the other ranks.
+    """
     if dist.is_initialized() and dist.get_backend() == "gloo":
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()

@@ -61,12 +61,13 @@ def main() -> None:
     executor = Torchrun()
     case = _Case(subject=Subject("executor", executor), executor=executor, seed=0)
     with executor.open(case.context()) as alone:
-        wanted = {n: alone.meta_gradient(*segments_of(case, n)) for n in (1, 2, 3, 4)}
+        wanted = {n: alone.meta_gradient(*segments_of(case, n)) for n in (1, 2, 3)}
         facts = alone.describe()
     assert (facts["ranks"], facts["backend"]) == (1, None), facts
 
-    for _ in range(2):  # as `--seeds` does
-        said = together(executor, case, wanted)
+    with executor.assemble() as crew:  # several in one process, as with `--seeds`
+        crew.wait()
+    said = together(executor, case, wanted)
     names = [(task / "comm").read_text() for task in Path("/proc/self/task").glob("*")]
     said["threads"] = [name for name in names if "gloo" in name or "heartbeat" in name]
     sys.stdout.write(json.dumps(said) + "\n")
