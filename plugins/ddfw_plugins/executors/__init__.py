@@ -1,4 +1,4 @@
-"""Executors; the hooks are light, components load on demand."""
+"""Plugins that offer the executors; each imports its executor only when executors are looked up."""
 
 from __future__ import annotations
 
@@ -6,48 +6,48 @@ from ddfw import hookimpl
 
 
 class CpuPlugin:
-    """Offers `cpu`."""
+    """Offers the executor `cpu`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_executors() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when executors are looked up."""
         from ddfw_plugins.executors.cpu import Cpu
 
         return [Cpu]
 
 
 class CudaPlugin:
-    """Offers `cuda`."""
+    """Offers the executor `cuda`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_executors() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when executors are looked up."""
         from ddfw_plugins.executors.cuda import Cuda
 
         return [Cuda]
 
 
 class TorchrunPlugin:
-    """Offers `torchrun`."""
+    """Offers the executor `torchrun`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_executors() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when executors are looked up."""
         from ddfw_plugins.executors.torchrun import Torchrun
 
         return [Torchrun]
 
 
 class RayPlugin:
-    """Offers `ray`."""
+    """Offers the executor `ray`."""
 
     @staticmethod
     @hookimpl
     def ddfw_register_executors() -> list[type]:
-        """Called when components of this kind are looked up."""
+        """Called when executors are looked up."""
         from ddfw_plugins.executors.ray import Ray
 
         return [Ray]

@@ -1,6 +1,6 @@
-"""The crew of a launch: its process group, messages between the ranks, and how it ends.
+"""The ranks that torchrun started, as a crew: their process group, the messages between them, and how they end.
 
-Messages are JSON in tensors of bytes: nothing that another process sends is ever executed.
+Messages are JSON in tensors of bytes, so nothing that another process sends is ever executed.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _FOREVER = timedelta(days=14)
 
 
 class LostRankError(DdfwError):
-    """A connection to another rank broke."""
+    """The connection to another rank broke."""
 
 
 @final
 class ProcessCrew(Crew):
-    """The ranks of one launch."""
+    """The ranks of one start of torchrun, connected by a process group."""
 
     def __init__(self, launch: Launch, backend: str, control: dist.ProcessGroup | None) -> None:
         """Wraps an initialised process group.
 
         Args:
             launch: which rank this is.
-            backend: of the default group, which adds gradients up.
-            control: a group of the backend gloo, for messages; None for the default group.
+            backend: of the default process group, which adds gradients up: gloo or nccl.
+            control: the gloo group that messages use; None for the default group.
         """
         self.rank = launch.rank
         self.size = launch.size
@@ -57,7 +57,7 @@ class ProcessCrew(Crew):
         self._control = control
 
     def share(self, value: Any) -> Any:
-        """Rank 0's JSON-able value, on every rank."""
+        """Rank 0's value, on every rank; what JSON can hold."""
         if self.size == 1:
             return value
         sent = _encode(value) if self.rank == 0 else None
@@ -69,7 +69,7 @@ class ProcessCrew(Crew):
         return _decode(message)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's JSON-able value in the order of ranks, on every rank."""
+        """The values of all ranks in the order of ranks, on every rank; what JSON can hold."""
         if self.size == 1:
             return [value]
         sent = _encode(value)
@@ -83,7 +83,7 @@ class ProcessCrew(Crew):
         return [_decode(m[: int(n)]) for m, n in zip(messages, lengths, strict=True)]
 
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Puts rank 0's values into these tensors, in place; any dtype, any device, the same shapes on every rank."""
+        """Copies rank 0's values into these tensors, in place; any dtype, any device, the same shapes on every rank."""
         if self.size == 1:
             return
         for tensor in tensors:
@@ -95,20 +95,20 @@ class ProcessCrew(Crew):
                     tensor.copy_(here)
 
     def add_up(self, tensor: Tensor) -> None:
-        """The sum over ranks, in place; on the device of the backend."""
+        """Replaces a tensor by its sum over all ranks; on the CPU with gloo, on a GPU with nccl."""
         if self.size > 1:
             with connected():
                 dist.all_reduce(tensor)
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Waits until every rank has called this."""
         if self.size > 1:
             self.gather(None)
 
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Turns the errors of a broken connection into one.
+    """Turns whatever PyTorch raises inside, when the connection to another rank breaks, into a LostRankError.
 
     Raises:
         LostRankError: the connection broke.
@@ -126,13 +126,13 @@ _stores: dict[str, Store] = {}
 
 
 def current() -> ProcessCrew | None:
-    """The crew that is assembled in this process."""
+    """The crew of this process, None outside `assembled`."""
     return _crew
 
 
 @contextmanager
 def assembled(launch: Launch, device: torch.device) -> Iterator[ProcessCrew]:
-    """Brings the ranks together; inside another such context, gives its crew.
+    """Waits for all ranks and connects them for the block; within another such block, its crew is given again.
 
     Args:
         launch: which rank this is.
@@ -180,7 +180,10 @@ def _abandon() -> None:
 
 
 def _store(launch: Launch) -> Store:
-    """The launcher's store, or the one that rank 0 serves from now on and keeps, since others may outlive a crew."""
+    """The store of the launcher; where it serves none, a store that rank 0 serves until it ends.
+
+    The ranks write there how to reach each other.
+    """
     if launch.name in _stores:
         return _stores[launch.name]
     found: tuple[Store, int, int] = next(rendezvous("env://", timeout=timedelta(seconds=START_S)))
@@ -195,7 +198,7 @@ def _group(launch: Launch, device: torch.device, store: Store) -> ProcessCrew:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # Or nccl would end this process in its own words when another rank dies, before the heartbeat does.
+        # Otherwise nccl ends this process with pages of its own when another rank dies, before the heartbeat does.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     with connected():
         dist.init_process_group(
