@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ddfw import AbstractModel, DataError, DdfwError, DivergedError, LabelledImages, OptionError, TrainingSettings
 from ddfw.app import tasks
@@ -134,8 +134,6 @@ def splits(ground):
 
 
 def fragile_ground(ground, cluster, **options):
-    from attrs import evolve
-
     from ddfw.engine.inner import Network, build_module
 
     model = cluster.Fragile(**options)
@@ -143,12 +141,12 @@ def fragile_ground(ground, cluster, **options):
     return evolve(ground, config=evolve(ground.config, model=model), module=module, network=Network(module))
 
 
-def trained(executor, ground, seeds, into=None):
+def trained(executor, ground, seeds, into=None, settings=SETTINGS):
     found = {} if into is None else into
     train, validation = splits(ground)
     told = []
     with executor.open(ground.context()) as session:
-        for expert in session.train_experts(SETTINGS, train, validation, seeds, lambda *at: told.append(at)):
+        for expert in session.train_experts(settings, train, validation, seeds, lambda *at: told.append(at)):
             assert expert.seed not in found
             found[expert.seed] = expert
     assert len(set(told)) == len(told)
@@ -204,7 +202,8 @@ def test_experts_on_two_workers_are_the_serial_ones_byte_for_byte(cluster, groun
 @needs_ray
 def test_so_they_are_with_several_threads(cluster, ground):
     """Broken: Ray's own choice of threads for a worker would shape experts."""
-    found, wanted = (trained(e, ground, [4])[4] for e in (Ray(threads=2), Cpu(threads=2)))
+    few = evolve(SETTINGS, epochs=1, batch_size=256)
+    found, wanted = (trained(e, ground, [4], settings=few)[4] for e in (Ray(threads=2), Cpu(threads=2)))
     assert found.snapshots.numpy().tobytes() == wanted.snapshots.numpy().tobytes()
 
 
@@ -260,8 +259,8 @@ def test_scattered_payloads_come_back_each_once_also_after_a_worker_was_killed(c
 @needs_ray
 def test_scattered_work_may_itself_use_ray(cluster):
     """Broken: a sweep on Ray of runs on Ray would wait for CPUs that it holds itself, for ever."""
-    found = dict(Ray().scatter("ddfw_elsewhere:farms_out", [{}, {}, {}]))
-    assert found == {position: {"sum": 2} for position in range(3)}
+    found = dict(Ray().scatter("ddfw_elsewhere:farms_out", [{}, {}]))  # as many as the cluster has CPUs
+    assert found == {position: {"sum": 2} for position in range(2)}
 
 
 @needs_ray
