@@ -1,81 +1,51 @@
-"""Signs of life between the ranks of a crew, so that one that is gone ends all of them within seconds.
+"""Signs of life between the ranks of a crew: one that hangs or is gone ends all of them within seconds.
 
-A collective waits for as long as it takes, since an expert may take hours on another rank. So each rank has a thread
-that writes a counter into the launcher's store and reads the others'. It ends this process, with the one message that
-the first rank to speak prints, when another rank has been silent for too long, has failed, or when the store is gone.
+Two things of PyTorch come close and do not suffice. torchrun notices a process that has ended and stops the others of
+its machine, but notices neither one that hangs nor a machine that is lost. A timeout of the process group notices
+both, but takes a rank that trains an expert for an hour, while the others wait for it, for a lost one. So each rank has
+a thread that counts in the launcher's store, whatever the main thread works on, and reads the other ranks' counts.
 """
 
 from __future__ import annotations
 
 import _thread
 import contextlib
-import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from typing import Any, Literal, NoReturn
 
-from attrs import define, frozen
 from torch.distributed.distributed_c10d import PrefixStore
 
 from ddfw.process.ranks import Launch, real_stderr
 
 #: Seconds between two signs of life.
 BEAT_S = 2.0
-#: The same until all have met.
-MEET_S = 0.2
-#: After how many seconds of silence a rank is gone.
+#: The same until all ranks have met, and while this one leaves.
+FAST_BEAT_S = 0.2
+#: A rank is gone after so many seconds without a sign of life.
 SILENCE_S = 20.0
-#: The same where something else speaks for it: a connection broke, or the launcher ends this process.
+#: The same once this rank leaves because a connection broke or a signal came: another rank may well be the cause.
 SUSPICIOUS_SILENCE_S = 6.0
-#: How long a rank may take to start.
+#: Seconds that a rank may take to start.
 START_S = 600.0
-#: How long the rank that failed may take to say so, and how long the main thread may take to leave when interrupted.
-SPEECH_S, LEAVE_S = 10.0, 5.0
-#: How long one question to the store may take.
+#: Seconds for this rank to end by itself after another one has printed an error.
+PATIENCE_S = 10.0
+#: Seconds for the main thread to leave its work after a signal.
+LEAVE_S = 5.0
+#: Seconds that one question to the store may take.
 _STORE_S = 10.0
 
-#: How a rank ended: well; by an error; by an error that all ranks meet alike; by a signal.
-End = Literal["done", "failed", "agreed", "stopped"]
-
-#: How long after another rank's end this one may take to come to an end by itself, in seconds.
-PATIENCE_S: dict[End, float] = {"failed": 3.0, "stopped": 3.0, "agreed": 300.0}
-
-
-@frozen(kw_only=True)
-class Verdict:
-    """Why all ranks end.
-
-    Args:
-        message: what the first rank to speak says; None where another rank has failed and says why.
-        code: the exit code, unless the rank that spoke has another one.
-    """
-
-    message: str | None
-    code: int = 1
-
-
-@define(kw_only=True)
-class _Peer:
-    """What is known of another rank."""
-
-    state: dict[str, Any] | None = None
-    silent_s: float = 0.0
-    ended_s: float = 0.0
-
-    @property
-    def end(self) -> End | None:
-        return None if self.state is None else self.state["end"]
+_LEFT = "left"
+_KEPT = "all ranks stop. Finished experts and the last checkpoint are kept: the same command goes on."
 
 
 class Heartbeat:
-    """This rank's sign of life, and the watch over the others'."""
+    """This rank's signs of life, and the watch over those of the others."""
 
     def __init__(self, launch: Launch, number: int) -> None:
-        """Starts both.
+        """Starts the thread; `close` ends it.
 
         Args:
             launch: which rank this is, and where the store is.
@@ -83,63 +53,59 @@ class Heartbeat:
         """
         self._launch = launch
         self._prefix = f"ddfw/{launch.name}/{number}"
-        self._peers = {rank: _Peer() for rank in range(launch.size) if rank != launch.rank}
-        self._end: End | None = None
+        self._others = [rank for rank in range(launch.size) if rank != launch.rank]
         self._beats = 0
-        self._suspicious = self._all_ended = False
-        self._verdict: Verdict | None = None
-        self._wake, self._closing, self._main_waits = threading.Event(), threading.Event(), threading.Event()
-        self._told, self._met = threading.Event(), threading.Event()
-        self._store = self._connect()
-        self._thread = threading.Thread(target=self._watch, name="ddfw-heartbeat", daemon=True)
+        self._heard = dict[int, str]()
+        self._silent_s = dict.fromkeys(self._others, 0.0)
+        self._spoken_s = 0.0
+        self._met, self._leaving, self._others_left = threading.Event(), threading.Event(), threading.Event()
+        self._wake, self._closing, self._ending = threading.Event(), threading.Event(), threading.Event()
+        self._connect()
+        # Not a daemon: Python would abort the process if such a thread were in a call of the store at its exit.
+        self._thread = threading.Thread(target=self._watch, name="ddfw-heartbeat")
         self._thread.start()
 
     def meet(self) -> None:
-        """Waits until every rank has shown a sign of life; the watch ends the process if one does not."""
+        """Waits until every rank has shown a sign of life; the thread ends the process if one does not."""
         while not self._met.wait(0.1):
             pass
 
-    def register(self, end: End) -> None:
-        """Leaves word of how this rank ends, before it does."""
-        self._told.clear()
-        self._end = end
-        self._wake.set()
-        self._told.wait(_STORE_S)
+    def leave(self, *, with_the_others: bool) -> None:
+        """Tells the others that this rank leaves, and waits to learn whether one of them is the cause.
 
-    def wait_for_reason(self, seconds: float) -> None:
-        """Called by the main thread where another rank may be why this one ends; the process ends here if one is.
+        If one is, the process ends here: with a line that names a rank that is gone, or without a word where another
+        rank has printed an error. Returns after 25 seconds at most.
 
-        Returns once every other rank has ended, or when `seconds` have passed.
+        Args:
+            with_the_others: return as soon as all others leave too, as they do after a signal to all of them.
         """
-        self._suspicious = True
-        self.wait_for_others(seconds)
-
-    def wait_for_others(self, seconds: float) -> None:
-        """Until every other rank has ended or is gone, or `seconds` have passed."""
-        self._main_waits.set()
+        self._leaving.set()
         self._wake.set()
-        until = time.monotonic() + seconds
-        while self._verdict is not None or (time.monotonic() < until and not self._all_ended):
-            # A second signal must not lead out of here while the verdict is being told.
+        until = time.monotonic() + SILENCE_S + LEAVE_S
+        while self._ending.is_set() or time.monotonic() < until:
+            if with_the_others and self._others_left.is_set() and not self._ending.is_set():
+                return
+            # A second signal must not interrupt the thread while it prints why the process ends.
             with contextlib.suppress(KeyboardInterrupt):
                 time.sleep(0.1)
 
     def close(self) -> None:
-        """Ends the watch; the others do not miss this rank any more once it has registered an end."""
+        """Tells the others that this rank has left, and ends the thread."""
+        self._leaving.set()
         self._closing.set()
         self._wake.set()
-        self._thread.join(_STORE_S)
+        self._thread.join()
 
-    def _connect(self) -> PrefixStore:
+    def _connect(self) -> None:
         self._raw = self._launch.client(_STORE_S)
-        return PrefixStore(self._prefix, self._raw)
+        self._store = PrefixStore(self._prefix, self._raw)
 
     def _watch(self) -> None:
-        """The thread."""
+        """What the thread does."""
         last, failures = time.monotonic(), 0
-        while not self._closing.is_set():
+        while not self._closing.is_set() and threading.main_thread().is_alive():
             now = time.monotonic()
-            # A process that was itself suspended has not been listening.
+            # After this process itself was suspended, the others were not silent for all that time.
             passed, last = min(now - last, 2 * BEAT_S), now
             try:
                 self._beat()
@@ -148,124 +114,87 @@ class Heartbeat:
             except Exception:
                 failures += 1
                 if failures > 1:
-                    self._decide(self._without_store())
+                    self._end_without_store()
                 with contextlib.suppress(Exception):
-                    self._store = self._connect()
-            if self._verdict is not None:
-                self._leave(self._verdict)
-            self._wake.wait(BEAT_S if self._met.is_set() else MEET_S)
+                    self._connect()
+            self._wake.wait(BEAT_S if self._met.is_set() and not self._leaving.is_set() else FAST_BEAT_S)
             self._wake.clear()
+        with contextlib.suppress(Exception):
+            self._store.set(str(self._launch.rank), _LEFT)
 
     def _beat(self) -> None:
         self._beats += 1
-        end = self._end
-        state = {
-            "beat": self._beats,
-            "end": end,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "ppid": os.getppid(),
-        }
-        self._store.set(str(self._launch.rank), json.dumps(state))
-        if end is not None and end == self._end:
-            self._told.set()
+        self._store.set(str(self._launch.rank), _LEFT if self._leaving.is_set() else str(self._beats))
 
     def _listen(self, passed: float) -> None:
-        """Reads the others' states and judges them."""
-        ranks = list(self._peers)
-        if not self._met.is_set():
-            ranks = [rank for rank in ranks if self._store.check([str(rank)])]
-            if self._raw.check([self._launch.spoken_key]):  # a rank that never came this far
-                self._decide(Verdict(message=None))
-        found = dict(zip(ranks, self._store.multi_get([str(r) for r in ranks]), strict=True)) if ranks else {}
-        for rank, peer in self._peers.items():
-            state = json.loads(found[rank]) if rank in found else None
-            peer.silent_s = 0.0 if state != peer.state else peer.silent_s + passed
-            peer.state = state
-            peer.ended_s += passed if peer.end is not None else 0.0
-        if len(found) == len(self._peers):
+        """Reads what the other ranks have written, `passed` seconds after the last time, and ends what has to end."""
+        ranks = [rank for rank in self._others if rank in self._heard or self._store.check([str(rank)])]
+        states = self._store.multi_get([str(rank) for rank in ranks]) if ranks else []
+        found = {rank: state.decode() for rank, state in zip(ranks, states, strict=True)}
+        for rank in self._others:
+            state = found.get(rank)
+            silent = state == self._heard.get(rank) and state != _LEFT
+            self._silent_s[rank] = self._silent_s[rank] + passed if silent else 0.0
+        self._heard = found
+        if len(found) == len(self._others):
             self._met.set()
-        for rank, peer in self._peers.items():
-            self._judge(rank, peer)
-        over = [p.end is not None or p.silent_s >= SUSPICIOUS_SILENCE_S for p in self._peers.values()]
-        self._all_ended = self._verdict is None and all(over)
-
-    def _judge(self, rank: int, peer: _Peer) -> None:
-        """Decides that all end, if this rank is the reason."""
-        if self._end in ("failed", "agreed"):
-            return  # this rank has its own reason to tell
-        if peer.end is None:
-            limit = SUSPICIOUS_SILENCE_S if self._suspicious else SILENCE_S if peer.state is not None else START_S
-            if peer.silent_s >= limit:
-                self._rouse(peer)
-                self._decide(Verdict(message=self._gone(rank, peer.silent_s)))
+        if all(found.get(rank) == _LEFT for rank in self._others):
+            self._others_left.set()
+        if self._closing.is_set():  # this rank has an error of its own to print, or none
             return
-        alike = peer.end == "done" or peer.end == self._end == "stopped"
-        if not alike and (self._suspicious or peer.ended_s >= PATIENCE_S[peer.end]):
-            self._decide(Verdict(message=None))
+        if (code := self._code_of_another()) is not None:
+            self._spoken_s += passed
+            if self._leaving.is_set() or self._spoken_s >= PATIENCE_S:
+                self._end(code, None)
+            return
+        for rank, seconds in self._silent_s.items():
+            usual = SILENCE_S if rank in found else START_S
+            if seconds >= (SUSPICIOUS_SILENCE_S if self._leaving.is_set() else usual):
+                self._end_without(rank, seconds)
+                return
 
-    def _gone(self, rank: int, seconds: float) -> str:
-        return (
-            f"rank {rank} of {self._launch.size} is gone (no sign of life for {seconds:.0f} s); all ranks stop. "
-            "Finished experts and the last checkpoint are kept: the same command goes on."
-        )
+    def _code_of_another(self) -> int | None:
+        """The exit code of the rank that has printed an error, None if there is none or it is this one."""
+        key = self._launch.spoken_key
+        if not self._raw.check([key]):
+            return None
+        code, rank = self._raw.get(key).decode().split()
+        return int(code) if rank != str(self._launch.rank) else None
 
-    def _without_store(self) -> Verdict:
+    def _end_without(self, rank: int, seconds: float) -> None:
+        """Ends the process because a rank is gone; the first rank to find out prints it."""
+        mine = f"1 {self._launch.rank}"
+        first = self._raw.compare_set(self._launch.spoken_key, "", mine).decode() == mine
+        text = f"rank {rank} of {self._launch.size} is gone (no sign of life for {seconds:.0f} s); {_KEPT}"
+        self._end(1, text if first else None)
+
+    def _end_without_store(self) -> None:
+        """Ends the process because the store is gone, and with it torchrun, or rank 0 where no agent serves it."""
         who = "torchrun itself" if self._launch.agent else f"rank 0 of {self._launch.size}"
-        return Verdict(
-            message=f"{who} is gone (its store does not answer); all ranks stop. Finished experts and the last "
-            "checkpoint are kept: the same command goes on."
-        )
+        speaker = 0 if self._launch.agent else 1
+        text = f"{who} is gone (its store does not answer); {_KEPT}"
+        self._end(1, text if self._launch.rank == speaker else None)
 
-    def _rouse(self, peer: _Peer) -> None:
-        """A process of this launch that was only suspended goes on, so that it sees the verdict and ends too."""
-        state = peer.state
-        if state is not None and (state["host"], state["ppid"]) == (socket.gethostname(), os.getppid()):
-            with contextlib.suppress(OSError):
-                os.kill(state["pid"], signal.SIGCONT)
+    def _end(self, code: int, text: str | None) -> None:
+        """Ends the process, after the main thread has left its work if it can.
 
-    def _decide(self, verdict: Verdict) -> None:
-        if self._verdict is None:
-            self._verdict = verdict
-
-    def _leave(self, verdict: Verdict) -> NoReturn:
-        """Ends the process: the main thread may leave what it has open, then the first rank speaks."""
-        if not self._main_waits.is_set():
-            # Where Python handles the signal, the main thread leaves its contexts; in a collective it cannot.
-            # One signal may only be noted, to stop in order; a second one stops at once.
-            for _ in range(2):
-                if not self._main_waits.is_set():
-                    _thread.interrupt_main(signal.SIGTERM)
-                    self._main_waits.wait(LEAVE_S / 2)
-        if self._end is None:
-            self._end = "stopped" if verdict.message is None else "failed"
-        with contextlib.suppress(Exception):
-            self._beat()
-        code = verdict.code
-        with contextlib.suppress(Exception):
-            code = self._tell(verdict)
+        Args:
+            code: the exit code.
+            text: the error to print; None where another rank prints one.
+        """
+        self._ending.set()
+        # Python handles no signal while the main thread waits in a collective. Elsewhere the first signal may only be
+        # noted, to stop after the step, and the second stops at once.
+        for _ in range(2):
+            if not self._leaving.is_set():
+                _thread.interrupt_main(signal.SIGTERM)
+                self._leaving.wait(LEAVE_S / 2)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-            real_stderr().flush()
-        os._exit(code)
-
-    def _tell(self, verdict: Verdict) -> int:
-        """Prints the message if no rank has spoken before; the exit code of the one that has."""
-        key, mine = self._launch.spoken_key, f"{verdict.code} {self._launch.rank}"
-        try:
-            if verdict.message is None:
-                until = time.monotonic() + SPEECH_S
-                while not self._raw.check([key]) and time.monotonic() < until:
-                    time.sleep(0.1)
-                if not self._raw.check([key]):
-                    return verdict.code
-                time.sleep(0.5)  # the words follow the key
-                return int(self._raw.get(key).decode().split()[0])
-            first = self._raw.compare_set(key, "", mine).decode()
-        except Exception:
-            speaker = 0 if self._launch.agent else 1  # no store: it went with rank 0
-            first = mine if self._launch.rank == speaker else "1 -"
-        if first == mine and verdict.message is not None:
             stream = real_stderr()
-            stream.write(("\x1b[?25h" if stream.isatty() else "") + f"error: {verdict.message}\n")
-        return int(first.split()[0])
+            if text is None:
+                time.sleep(0.5)  # the other rank claims the right to print, then prints
+            else:
+                stream.write(("\x1b[?25h" if stream.isatty() else "") + f"error: {text}\n")
+            stream.flush()
+        os._exit(code)

@@ -1,6 +1,6 @@
-"""The crew of a launch: its process group, messages between the ranks, and how it ends.
+"""The ranks that torchrun started, as a crew: their process group, the messages between them, and how they end.
 
-Messages are JSON in tensors of bytes: nothing that another process sends is ever executed.
+Messages are JSON in tensors of bytes, so nothing that another process sends is ever executed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, final
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
@@ -23,27 +24,32 @@ from torch.distributed.rendezvous import rendezvous
 from ddfw import Crew, DdfwError, DivergedError
 from ddfw.errors import StoppedError
 from ddfw.process.ranks import Launch
-from ddfw_plugins.executors._heartbeat import LEAVE_S, PATIENCE_S, SILENCE_S, START_S, Heartbeat
+from ddfw_plugins.executors._heartbeat import START_S, Heartbeat
 
-#: Collectives wait for as long as the longest work on any rank takes; the heartbeat finds the dead.
+# `torch.distributed.nn`, which an optimiser's first step imports, has functions whose default argument is the process
+# group of that moment. Within a crew they would keep the group and its threads alive after it was destroyed, and in one
+# of a hundred runs abort the process at its exit ("terminate called without an active exception"). So it is imported
+# above, while there is no group.
+
+#: How long collectives wait: longer than the longest work of any rank; the heartbeat finds ranks that are gone.
 _FOREVER = timedelta(days=14)
 
 
 class LostRankError(DdfwError):
-    """A connection to another rank broke."""
+    """The connection to another rank broke."""
 
 
 @final
 class ProcessCrew(Crew):
-    """The ranks of one launch."""
+    """The ranks of one start of torchrun, connected by a process group."""
 
     def __init__(self, launch: Launch, backend: str, control: dist.ProcessGroup | None) -> None:
         """Wraps an initialised process group.
 
         Args:
             launch: which rank this is.
-            backend: of the default group, which adds gradients up.
-            control: a group of the backend gloo, for messages; None for the default group.
+            backend: of the default process group, which adds gradients up: gloo or nccl.
+            control: the gloo group that messages use; None for the default group.
         """
         self.rank = launch.rank
         self.size = launch.size
@@ -51,7 +57,7 @@ class ProcessCrew(Crew):
         self._control = control
 
     def share(self, value: Any) -> Any:
-        """Rank 0's JSON-able value, on every rank."""
+        """Rank 0's value, on every rank; what JSON can hold."""
         if self.size == 1:
             return value
         sent = _encode(value) if self.rank == 0 else None
@@ -63,7 +69,7 @@ class ProcessCrew(Crew):
         return _decode(message)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's JSON-able value in the order of ranks, on every rank."""
+        """The values of all ranks in the order of ranks, on every rank; what JSON can hold."""
         if self.size == 1:
             return [value]
         sent = _encode(value)
@@ -77,7 +83,7 @@ class ProcessCrew(Crew):
         return [_decode(m[: int(n)]) for m, n in zip(messages, lengths, strict=True)]
 
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Puts rank 0's values into these tensors, in place; any dtype, any device, the same shapes on every rank."""
+        """Copies rank 0's values into these tensors, in place; any dtype, any device, the same shapes on every rank."""
         if self.size == 1:
             return
         for tensor in tensors:
@@ -89,20 +95,20 @@ class ProcessCrew(Crew):
                     tensor.copy_(here)
 
     def add_up(self, tensor: Tensor) -> None:
-        """The sum over ranks, in place; on the device of the backend."""
+        """Replaces a tensor by its sum over all ranks; on the CPU with gloo, on a GPU with nccl."""
         if self.size > 1:
             with connected():
                 dist.all_reduce(tensor)
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Waits until every rank has called this."""
         if self.size > 1:
             self.gather(None)
 
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Turns the errors of a broken connection into one.
+    """Turns whatever PyTorch raises inside, when the connection to another rank breaks, into a LostRankError.
 
     Raises:
         LostRankError: the connection broke.
@@ -120,13 +126,13 @@ _stores: dict[str, Store] = {}
 
 
 def current() -> ProcessCrew | None:
-    """The crew that is assembled in this process."""
+    """The crew of this process, None outside `assembled`."""
     return _crew
 
 
 @contextmanager
 def assembled(launch: Launch, device: torch.device) -> Iterator[ProcessCrew]:
-    """Brings the ranks together; inside another such context, gives its crew.
+    """Waits for all ranks and connects them for the block; within another such block, its crew is given again.
 
     Args:
         launch: which rank this is.
@@ -138,64 +144,46 @@ def assembled(launch: Launch, device: torch.device) -> Iterator[ProcessCrew]:
         return
     number = next(_numbers)
     store = PrefixStore(f"ddfw/{launch.name}/{number}/group", _store(launch))
-    heartbeat = Heartbeat(launch, number) if launch.size > 1 else None
+    heartbeat = Heartbeat(launch, number)
     try:
-        with _telling(heartbeat):
-            if heartbeat is not None:
-                heartbeat.meet()
-            _crew = _group(launch, device, store)
-            try:
-                yield _crew
-                if heartbeat is not None:
-                    heartbeat.register("done")
+        heartbeat.meet()
+        _crew = _group(launch, device, store)
+        try:
+            yield _crew
+        except (DivergedError, StoppedError):
+            # All ranks raise these together; rank 0 may need longer, to write what was learned.
+            with contextlib.suppress(LostRankError):
                 _crew.wait()
-            finally:
-                _crew = None
+            raise
+        _crew.wait()
         dist.destroy_process_group()
-    finally:
-        if heartbeat is not None:
-            heartbeat.close()
-
-
-@contextmanager
-def _telling(heartbeat: Heartbeat | None) -> Iterator[None]:
-    """Tells the others of an error and lets them end; where another rank is its cause, the process ends here."""
-    try:
-        yield
     except BaseException as error:
-        if heartbeat is None:
-            _abandon()
-        elif isinstance(error, LostRankError):
-            _abandon()
-            heartbeat.wait_for_reason(SILENCE_S + 5)
-            heartbeat.register("failed")
-        elif isinstance(error, DivergedError | StoppedError):
-            # All ranks meet these together; rank 0 may still be writing what was learned.
-            heartbeat.register("agreed")
-            _abandon()
-            heartbeat.wait_for_others(PATIENCE_S["agreed"])
-        elif isinstance(error, Exception):
-            heartbeat.register("failed")
-            _abandon()
-            heartbeat.wait_for_others(LEAVE_S)
-        else:
-            # A signal: perhaps the launcher's, because another rank is gone.
-            heartbeat.register("stopped")
-            _abandon()
-            heartbeat.wait_for_reason(SILENCE_S + 5)
+        _abandon()
+        if isinstance(error, LostRankError) or not isinstance(error, Exception):
+            # Perhaps the cause is another rank: one that broke the connection, or one whose end made the launcher send
+            # this rank a signal.
+            heartbeat.leave(with_the_others=not isinstance(error, LostRankError))
         raise
+    finally:
+        _crew = None
+        heartbeat.close()
 
 
 def _abandon() -> None:
-    """Leaves a process group in which others may still wait for this rank: by gloo they notice it at once."""
-    # A group of the backend nccl would wait for them.
+    """Leaves a gloo group in which others may still wait for this rank: they notice it at once.
+
+    A process that ended with a gloo group would abort. A group of the backend nccl would wait for the other ranks.
+    """
     if dist.is_initialized() and dist.get_backend() == "gloo":
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 
 
 def _store(launch: Launch) -> Store:
-    """The launcher's store, or the one that rank 0 serves from now on and keeps, since others may outlive a crew."""
+    """The store of the launcher; where it serves none, a store that rank 0 serves until it ends.
+
+    The ranks write there how to reach each other.
+    """
     if launch.name in _stores:
         return _stores[launch.name]
     found: tuple[Store, int, int] = next(rendezvous("env://", timeout=timedelta(seconds=START_S)))
@@ -210,7 +198,7 @@ def _group(launch: Launch, device: torch.device, store: Store) -> ProcessCrew:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # Or nccl would end this process in its own words when another rank dies, before the heartbeat does.
+        # Otherwise nccl ends this process with pages of its own when another rank dies, before the heartbeat does.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     with connected():
         dist.init_process_group(

@@ -1,4 +1,4 @@
-"""This process's one connection to a Ray cluster, shared by all sessions that are open."""
+"""The connection of this process to a Ray cluster, which all open sessions share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ddfw import OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: What Ray puts into the environment, or asks of it, while it is in use.
+#: Environment variables that are set while Ray is in use, and those that Ray itself changes.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _TOUCHED = (*_QUIET, "RAY_AUTH_MODE", "PYTHONBREAKPOINT")
 #: Seconds that a cluster may take to accept a connection.
@@ -27,12 +27,12 @@ _KNOCK_S = 10.0
 
 
 def library() -> Any:
-    """Ray.
+    """Imports Ray.
 
     Raises:
         OptionError: it is not installed.
     """
-    state = random.getstate()  # some of what it imports draws from there
+    state = random.getstate()  # modules that Ray imports draw random numbers
     try:
         import ray
     except ImportError as error:
@@ -44,7 +44,14 @@ def library() -> Any:
 
 @define
 class _Connection:
-    """How many sessions use the connection, and what to put back after the last; None where it is not ours."""
+    """The state of the connection.
+
+    Args:
+        lock: held while it is opened or closed.
+        sessions: how many use it.
+        before: environment variables to restore after the last one; None for a connection that others opened.
+        handler: of SIGTERM, to restore likewise.
+    """
 
     lock: threading.Lock = field(factory=threading.Lock)
     sessions: int = 0
@@ -57,14 +64,14 @@ _CONNECTION = _Connection()
 
 @contextmanager
 def connected(address: str, num_cpus: int | None) -> Iterator[Any]:
-    """The library, connected: to the cluster that this process uses already, else to a running or a new one.
+    """The library, connected to a cluster: the one that this process uses already, else a running or a new one.
 
-    The last session to close shuts a new cluster down and leaves a running one; a connection that was there before
-    stays.
+    When the last session closes, a cluster that was started here is shut down and a running one is left as it is. A
+    connection that existed before the first session stays.
 
     Args:
-        address: of a running cluster; "" for a new one on this machine.
-        num_cpus: of a new one; None for this machine's cores.
+        address: of a running cluster; "" starts one on this machine.
+        num_cpus: of a cluster that is started; None for as many as this machine has cores.
 
     Raises:
         OptionError: Ray is missing, or no cluster answers.
@@ -105,14 +112,14 @@ def _connect(ray: Any, address: str, num_cpus: int | None) -> None:
     finally:
         random.setstate(state)
     if shared.handler not in (signal.SIG_DFL, None):
-        _restore_handler()  # whoever set one closes its sessions; without one Ray's own cleans up
+        _restore_handler()  # a program with a handler closes its sessions; without one, Ray's shuts the cluster down
 
 
 def _knock(address: str) -> None:
-    """Asks host:port itself whether anybody is there: Ray takes minutes to find out that nobody is.
+    """Tries to connect to host:port, since Ray takes minutes to find out that nothing answers there.
 
     Raises:
-        OptionError: nobody is.
+        OptionError: nothing answers.
     """
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
@@ -151,19 +158,19 @@ def _disconnect(ray: Any) -> None:
 
 def _restore_handler() -> None:
     if threading.current_thread() is threading.main_thread():
-        with suppress(TypeError, ValueError):  # a handler that was not set from Python
+        with suppress(TypeError, ValueError):  # the handler was not set from Python
             signal.signal(signal.SIGTERM, _CONNECTION.handler)
 
 
 class Shelf:
-    """Tensors in Ray's object store, each put there once for as long as it lives and stays as it is."""
+    """Tensors in Ray's object store; each is put there once, and again only after it was changed in place."""
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
         self._there: dict[int, tuple[weakref.ref[Tensor], int, Any]] = {}
 
     def put(self, tensor: Tensor) -> Any:
-        """The reference to hand to a task."""
+        """Stores a tensor unless it is there, and returns the reference to hand to a task."""
         kept = self._there.get(id(tensor))
         if kept is not None and kept[0]() is tensor and kept[1] == tensor._version:
             return kept[2]

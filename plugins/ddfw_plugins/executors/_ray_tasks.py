@@ -1,6 +1,7 @@
-"""What Ray's workers run, and the actor that hears how far they are; light, since every worker imports it first.
+"""The functions that Ray's workers run, and the actor that collects their progress.
 
-Data arrives as NumPy arrays, which Ray maps from its object store without a copy and read-only.
+Every worker imports this module first, so it imports little. Images and labels arrive as read-only NumPy arrays in the
+shared memory of Ray's object store.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def expert(
     progress: Any,
     *arrays: numpy.ndarray[Any, Any],
 ) -> dict[str, Any]:
-    """Trains one expert; progress is told under `key`."""
+    """Trains one expert and reports its epochs to `progress` under `key`."""
     from ddfw.remote import tasks
 
     def work() -> dict[str, Any]:
@@ -47,14 +48,14 @@ def network(
     purpose: Any,
     *arrays: numpy.ndarray[Any, Any],
 ) -> dict[str, Any]:
-    """Trains and judges one network."""
+    """Trains one evaluation network and measures its accuracy."""
     from ddfw.remote import tasks
 
     return _outcome(lambda: tasks.remote_accuracy(job, settings, _given(spec, arrays), seed, number, purpose))
 
 
 def call(task: str, payload: str, threads: int, folder: str) -> dict[str, Any]:
-    """Calls a module's function, in the folder that it was asked for from, where this machine has that."""
+    """Calls the function `task` (module:name), in the folder of the process that asked if this machine has it."""
     from ddfw.remote import tasks
 
     def work() -> str:
@@ -65,26 +66,26 @@ def call(task: str, payload: str, threads: int, folder: str) -> dict[str, Any]:
 
 
 class Progress:
-    """How many epochs each expert has done."""
+    """An actor that knows how many epochs each expert has done."""
 
     def __init__(self) -> None:
         self._epochs: dict[str, int] = {}
 
     def note(self, key: str, epoch: int) -> None:
-        """An expert has done so many epochs; one that started again does not go back."""
+        """Notes the epochs that an expert has done; after a restart of its task, the number does not go back."""
         self._epochs[key] = max(epoch, self._epochs.get(key, 0))
 
     def read(self) -> dict[str, int]:
-        """All of them."""
+        """The number of epochs of every expert, by its key."""
         return self._epochs
 
 
 def _outcome(work: Callable[[], Any]) -> dict[str, Any]:
-    """The result, or the error as data: Ray would wrap it into a class and a traceback of its own."""
+    """Runs `work` and returns its result or its error as data; Ray would wrap an error into a class of its own."""
     from ddfw.process.allocator import keep_freed_memory
     from ddfw.remote import tasks
 
-    keep_freed_memory()  # a worker's process is Ray's and ours, not a user's
+    keep_freed_memory()  # a worker runs nothing of the user's, so its allocator may be set
     try:
         return {"value": work(), "error": None}
     except Exception as error:
@@ -105,11 +106,11 @@ def _given(spec: tuple[int, int, int, int], arrays: tuple[numpy.ndarray[Any, Any
 
 
 def _tensor(array: numpy.ndarray[Any, Any]) -> Tensor:
-    """A tensor on the array's memory, which nobody writes to: training works on copies."""
+    """A tensor that shares the array's read-only memory; nothing writes to it, since training works on copies."""
     import torch
     from torch.utils.dlpack import from_dlpack
 
     try:
         return from_dlpack(array)  # torch.from_numpy warns about memory that is read-only
-    except (BufferError, TypeError):  # a NumPy that does not lend such memory
+    except (BufferError, TypeError):  # an older NumPy does not share read-only memory
         return torch.from_numpy(array.copy())

@@ -1,4 +1,4 @@
-"""What the executors of one process have in common: a session that runs the engine's functions on one device."""
+"""The session that `cpu` and `cuda` share: it runs the engine's functions on one device."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class LocalSession:
-    """The engine's functions on one device.
+    """Runs the engine's functions on one device.
 
     Args:
-        context: what the run gives.
-        network: its module, on the device.
+        context: the model, augmentation, matching loss and settings of the run.
+        network: the run's module, on the device.
         device: where tensors are.
-        steps: steps that hold no graph, None where step graphs are held.
+        steps: compiled or replayed steps, which hold no autograd graph; None for ordinary steps, whose graphs are held.
         together: how many networks are trained at a time, as one vectorised network.
-        training: opened around the training of networks, for their precision.
-        prepare: what is done to data before networks are trained on them.
+        training: a context that is entered while networks train; it sets the precision.
+        prepare: applied to images and labels before networks train on them.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class LocalSession:
         self._together = together
         self._training = training
         self._prepare = prepare
-        # A run that goes on holds as many step graphs as before, whatever memory there is now.
+        # A resumed run holds as many step graphs as before, whatever memory is free now: its numbers stay the same.
         held = 0 if steps is not None else context.held_steps
         self._budget = None if held is None else StepBudget(held_steps=held)
 
     @property
     def device(self) -> torch.device:
-        """Where images and parameters have to be."""
+        """The device that images and parameters have to be on."""
         return self._device
 
     def describe(self) -> dict[str, object]:
-        """How many step graphs are held, and why (null before the first step)."""
+        """How many step graphs are held, and why; null before the first outer step."""
         return dict(NOT_YET if self._budget is None else self._budget.describe())
 
     def train_experts(
@@ -73,7 +73,7 @@ class LocalSession:
         seeds: Sequence[int],
         on_epoch: Callable[[int, int], None],
     ) -> Iterator[TrainedExpert]:
-        """One expert after another, or `together` at a time."""
+        """Trains one expert after another, or `together` at a time."""
         c = self._context
         data, judge = self._prepare(train), self._prepare(validation)
         at_a_time = 1 if settings.sharpness is not None else self._together
@@ -92,7 +92,7 @@ class LocalSession:
             yield from found
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
-        """The engine's, with as many held graphs as fit the memory budget (measured at the first call)."""
+        """Computes the meta-gradient, holding as many step graphs as fit the memory, which the first call measures."""
         c = self._context
         if self._budget is None:
             self._budget = step_budget(c.gradient, problem, self._network, segments[0].start, self.device)
@@ -118,7 +118,7 @@ class LocalSession:
         purpose: Literal["select", "eval"],
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
-        """One network after another, or `together` at a time."""
+        """Trains and tests one network after another, or `together` at a time."""
         c = self._context
         data, test = self._prepare(subject), self._prepare(judge)
         found: list[float] = []

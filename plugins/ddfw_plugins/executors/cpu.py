@@ -1,4 +1,4 @@
-"""`cpu`: everything on this machine's processor."""
+"""`cpu`: all work on this machine's processor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Cpu(AbstractExecutor):
 
     @contextmanager
     def open(self, context: ExecutorContext) -> Iterator[CpuSession]:
-        """A session; the number of threads is put back afterwards."""
+        """A session. Afterwards PyTorch uses as many threads as before."""
         before = torch.get_num_threads()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -50,10 +50,10 @@ class Cpu(AbstractExecutor):
 
 
 class CpuSession(LocalSession):
-    """Runs the engine's functions one after another.
+    """Does all work on the CPU, one network at a time.
 
     Args:
-        context: what the run gives.
+        context: the model, augmentation, matching loss and settings of the run.
         compile: whether the student's step is compiled.
     """
 

@@ -1,4 +1,4 @@
-"""`cuda`: everything on one NVIDIA GPU."""
+"""`cuda`: all work on one NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Training = Literal["float32", "tf32", "bf16"]
 class Cuda(AbstractExecutor):
     """One NVIDIA GPU: data stay on it, the student's step is compiled and replayed as a CUDA graph.
 
-    Meta-gradients are computed in the run's precision, without TF32; what `training` says is for experts and
-    evaluation networks alone.
+    Meta-gradients are computed in the run's precision, without TF32. The option `training` sets the precision
+    of experts and evaluation networks alone.
     """
 
     name: ClassVar[str] = "cuda"
@@ -56,10 +56,10 @@ class Cuda(AbstractExecutor):
 
     @contextmanager
     def open(self, context: ExecutorContext) -> Iterator[CudaSession]:
-        """A session; the process's precision settings are put back afterwards.
+        """A session. Afterwards PyTorch's precision settings are as before.
 
         Raises:
-            OptionError: no such GPU.
+            OptionError: PyTorch sees no GPU, or none of this number.
         """
         require_gpu(self.device)
         device = torch.device(self.device)
@@ -68,11 +68,11 @@ class Cuda(AbstractExecutor):
 
 
 class CudaSession(LocalSession):
-    """The engine's functions on a GPU.
+    """Does all work on one GPU.
 
     Args:
-        context: what the run gives.
-        options: of the executor.
+        context: the model, augmentation, matching loss and settings of the run.
+        options: the executor, whose fields are its options.
         device: where tensors are.
     """
 
@@ -108,7 +108,7 @@ class CudaSession(LocalSession):
         )
 
     def describe(self) -> dict[str, object]:
-        """The GPU, and how work is done on it."""
+        """The GPU's name and memory, the precision, and whether steps are compiled and replayed."""
         options, properties = self._options, torch.cuda.get_device_properties(self.device)
         return {
             "type": "cuda",
@@ -124,10 +124,13 @@ class CudaSession(LocalSession):
 
 
 def require_gpu(device: str) -> None:
-    """Refuses a GPU that is not there.
+    """Checks that a GPU is there.
+
+    Args:
+        device: cuda, or cuda:1, cuda:2, …
 
     Raises:
-        OptionError: none is visible to PyTorch, or none of this number.
+        OptionError: PyTorch sees no GPU, or none of this number.
     """
     if not torch.cuda.is_available():
         apple = torch.backends.mps.is_available()
@@ -142,7 +145,7 @@ def require_gpu(device: str) -> None:
 
 @contextmanager
 def arithmetic(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
-    """How float32 products and convolutions are computed on a GPU, inside; put back afterwards."""
+    """Sets how a GPU computes float32 products and convolutions inside the block: in full float32 or in TF32."""
     kinds: Any = torch.backends.cudnn
     places: tuple[Any, ...] = (torch.backends.cuda.matmul, kinds.conv, kinds.rnn)
     before = [place.fp32_precision for place in places]

@@ -1,4 +1,4 @@
-"""`ray`: experts, evaluations and trials as tasks on a Ray cluster, meta-gradients in this process."""
+"""`ray`: experts, evaluation networks and sweep trials as tasks on a Ray cluster; meta-gradients in this process."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     )
     from ddfw.contracts.settings import TrainingSettings
 
-#: Seconds between two looks at how far running experts are.
+#: Seconds between two questions how many epochs running experts have done.
 _LOOK_S = 1.0
-#: Seconds between two questions whether a task has finished; at first it is asked more often.
+#: Seconds between two questions whether a task has finished, at most; right after one has finished they come faster.
 _POLL_S = 0.05
 
 
@@ -73,7 +73,7 @@ class Ray(AbstractExecutor):
 
     @contextmanager
     def open(self, context: ExecutorContext) -> Iterator[RaySession]:
-        """A session; a cluster that was started for it ends with the last session that is open."""
+        """A session. A cluster that was started for it ends when the last open session closes."""
         from ddfw.remote.tasks import pack_job
 
         with _on(self.device).open(context) as here:
@@ -86,7 +86,7 @@ class Ray(AbstractExecutor):
                     session.close()
 
     def scatter(self, task: str, payloads: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """One task for each payload, which travels as JSON; paths in it mean what they mean here."""
+        """Runs one task for each payload, which travels as JSON; relative paths in it start from this folder."""
         texts, threads, folder = [json.dumps(p) for p in payloads], self._task_threads(), os.getcwd()
         if not texts:
             return
@@ -110,7 +110,7 @@ class Ray(AbstractExecutor):
                 cluster.close()
 
     def _require_room(self, ray: Any) -> None:
-        """Refuses tasks that would wait for ever.
+        """Checks that a node is large enough for a task, which would otherwise wait for ever.
 
         Raises:
             OptionError: no node is as large as a task.
@@ -130,7 +130,7 @@ class Ray(AbstractExecutor):
 
 
 def _on(device: str) -> AbstractExecutor:
-    """What works on a device of one machine, with its defaults."""
+    """The executor of one machine for a device, with its default options."""
     if device == "cuda":
         from ddfw_plugins.executors.cuda import Cuda
 
@@ -142,7 +142,7 @@ def _on(device: str) -> AbstractExecutor:
 
 @frozen
 class _Job:
-    """One task: its title for people, a function of `_ray_tasks`, and its arguments."""
+    """One task: a title for messages, a function of `_ray_tasks`, and its arguments."""
 
     title: str
     function: Callable[..., Any]
@@ -151,7 +151,14 @@ class _Job:
 
 @define
 class _Cluster:
-    """Runs jobs as Ray tasks."""
+    """Runs jobs as Ray tasks.
+
+    Args:
+        options: the executor, whose fields are its options.
+        ray: the library, connected.
+        outstanding: the reference of each task that has not ended, with its job's position.
+        closed: whether the session is over.
+    """
 
     options: Ray
     ray: Any
@@ -159,19 +166,19 @@ class _Cluster:
     closed: bool = False
 
     def close(self) -> None:
-        """Cancels what still runs. Ray must not be asked for anything afterwards: it would start a new cluster."""
+        """Cancels all running tasks. Ray must not be called afterwards: it would start a new cluster."""
         self._cancel(self.outstanding)
         self.closed = True
 
     def run(self, jobs: Sequence[_Job], look: Callable[[], None] = lambda: None) -> Iterator[tuple[int, Any]]:
-        """Positions and results as they come; `look` is called now and then.
+        """Yields the position and result of each job when it is finished; calls `look` about once a second.
 
-        After a failure, jobs before the failed one are finished and jobs after it are cancelled, so that the error is
-        the one that a loop over the jobs would have met.
+        After a failure, jobs before the failed one are finished and jobs after it are cancelled. So the error raised is
+        the one that a loop over the jobs would have met first.
 
         Raises:
-            DdfwError: a job's worker was lost too often.
-            Exception: what a job raised.
+            DdfwError: a job's worker was lost more often than `retries` allows.
+            Exception: whatever a job raised.
         """
         most, pause, looked = self.options.workers or len(jobs), 0.001, time.monotonic()
         waiting, running, failed = deque(range(len(jobs))), dict[Any, int](), dict[int, Exception]()
@@ -209,12 +216,12 @@ class _Cluster:
             raise failed[min(failed)]
 
     def _ready(self, references: list[Any], pause: float) -> list[Any]:
-        """Those that have ended, after a pause if none has."""
+        """The tasks that have ended; pauses if none has."""
         ray = self.ray
         if ray.get_runtime_context().get_task_id() is not None:
-            # A task itself, a trial say: while it waits in `ray.wait`, and only there, Ray gives its CPUs to others.
+            # This process is itself a task, such as a trial: Ray lends its CPUs to other tasks only inside `ray.wait`.
             ray.wait(references, num_returns=1, timeout=_LOOK_S)
-        # `ray.wait` would turn whatever a signal's handler raises into a KeyboardInterrupt; `sleep` does not.
+        # Pauses are made by `sleep`: `ray.wait` turns whatever a signal's handler raises into a KeyboardInterrupt.
         ready: list[Any] = ray.wait(references, num_returns=len(references), timeout=0)[0]
         if not ready:
             time.sleep(pause)
@@ -236,7 +243,7 @@ class _Cluster:
 
         try:
             outcome = self.ray.get(reference)
-        except self.ray.exceptions.RayTaskError as error:  # before our code was reached: it catches what it raises
+        except self.ray.exceptions.RayTaskError as error:  # from outside our code, which returns its errors as data
             reason = str(error).strip().splitlines()[-1]
             raise DdfwError(
                 f"a Ray worker could not start {job.title}: {reason}; ddfw and its plugins have to be installed there"
@@ -256,19 +263,19 @@ class _Cluster:
             return
         for reference in list(references):
             self.outstanding.pop(reference, None)
-            with suppress(Exception):  # it may have ended, or its node may be gone
+            with suppress(Exception):  # it has ended, or its node is gone
                 self.ray.cancel(reference, force=True)
 
 
 class RaySession:
-    """Tasks for what takes long, and this process's own session for meta-gradients.
+    """Trains experts and evaluation networks as Ray tasks, and computes meta-gradients in this process.
 
     Args:
-        options: the executor.
-        context: of the session.
-        job: what every task has to know.
-        here: this process's session.
-        cluster: where tasks run.
+        options: the executor, whose fields are its options.
+        context: the model, augmentation, matching loss and settings of the run.
+        job: the same as tables of JSON, which every task gets.
+        here: the session in this process.
+        cluster: runs the tasks.
     """
 
     def __init__(
@@ -290,11 +297,11 @@ class RaySession:
 
     @property
     def device(self) -> torch.device:
-        """Of the meta-gradients; images travel to the workers from there."""
+        """The device of the meta-gradients, in this process."""
         return self._here.device
 
     def describe(self) -> dict[str, object]:
-        """What this process's session says, and the cluster's nodes, CPUs and GPUs."""
+        """What the session in this process reports, and the cluster's nodes, CPUs and GPUs."""
         ray, here = self._cluster.ray, self._here.describe()
         there = ray.cluster_resources()
         return {
@@ -316,7 +323,7 @@ class RaySession:
         seeds: Sequence[int],
         on_epoch: Callable[[int, int], None],
     ) -> Iterator[TrainedExpert]:
-        """One task per seed; experts come in the order in which they are finished."""
+        """Trains each expert as a task; experts come in the order in which they are finished."""
         from ddfw.remote.tasks import expert_from
 
         if not seeds:
@@ -329,7 +336,7 @@ class RaySession:
                 on_epoch(position, told[position])
 
         def look() -> None:
-            with suppress(self._cluster.ray.exceptions.RayError):  # progress is worth no failure
+            with suppress(self._cluster.ray.exceptions.RayError):  # a run does not fail because progress is unknown
                 for key, epoch in self._cluster.ray.get(progress.read.remote(), timeout=10).items():
                     number, _, position = key.partition("/")
                     if number == str(call):
@@ -342,11 +349,11 @@ class RaySession:
         ]
         for position, record in self._cluster.run(jobs, look):
             tell(position, settings.epochs)
-            snapshots = torch.from_numpy(record["snapshots"].copy())  # out of Ray's memory
+            snapshots = torch.from_numpy(record["snapshots"].copy())  # a copy: Ray's memory is read-only and is reused
             yield expert_from({**record, "snapshots": snapshots})
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
-        """This process's."""
+        """Computes the meta-gradient in this process."""
         return self._here.meta_gradient(problem, segments)
 
     def evaluate(
@@ -359,7 +366,7 @@ class RaySession:
         purpose: Literal["select", "eval"],
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
-        """One task per network."""
+        """Trains and tests each network as a task."""
         head, data = self._head(settings, subject), self._data(subject, judge)
         jobs = [
             _Job(f"network {number} ({purpose})", _ray_tasks.network, (*head, seed, number, purpose, *data))
@@ -372,7 +379,7 @@ class RaySession:
         return tuple(found[position] for position in range(len(jobs)))
 
     def close(self) -> None:
-        """Ends the actor that hears of progress."""
+        """Ends the actor that collects the experts' progress."""
         if self._progress is not None:
             with suppress(Exception):  # its node may be gone
                 self._cluster.ray.kill(self._progress)

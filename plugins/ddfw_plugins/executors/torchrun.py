@@ -1,7 +1,8 @@
-"""`torchrun`: several processes that torchrun started, which share the work of one run.
+"""`torchrun`: several processes that torchrun started share the work of one run.
 
-Every rank runs the same program and keeps the same images, labels and step size. An outer step's segments are dealt out
-to the ranks, and one all-reduce adds their gradients up; experts and evaluation networks are dealt out too.
+Every rank runs the same program and keeps the same images, labels and step size. Each rank computes the gradients of
+its share of an outer step's segments, and one all-reduce adds them up. Each also trains its share of the experts and
+evaluation networks.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Torchrun(AbstractExecutor):
 
     @contextmanager
     def assemble(self) -> Iterator[Crew]:
-        """The ranks that torchrun started; they leave together.
+        """Connects the ranks that torchrun started; they also end together.
 
         Raises:
             OptionError: torchrun did not start this process, or its machine has fewer GPUs than ranks.
@@ -65,7 +66,7 @@ class Torchrun(AbstractExecutor):
 
     @contextmanager
     def open(self, context: ExecutorContext) -> Iterator[SharedSession]:
-        """A session that does this rank's share; without a crew, everything.
+        """A session that does this rank's share of the work; outside `assemble` it does all of it.
 
         Raises:
             OptionError: this machine cannot do what the options ask for.
@@ -93,7 +94,7 @@ class Torchrun(AbstractExecutor):
         return torch.device("cuda", 0 if here is None else here.local_rank)
 
     def _inner(self, device: torch.device) -> AbstractExecutor:
-        """The executor of one process that works on each rank."""
+        """The executor that does a rank's share: `cpu` or `cuda`."""
         more: dict[str, Any] = {} if self.compile is None else {"compile": self.compile}
         if device.type == "cpu":
             return Cpu(threads=self.threads, **more)
@@ -104,7 +105,7 @@ class Torchrun(AbstractExecutor):
 
 
 def _with_its_memory(context: ExecutorContext, neighbours: int, crew: Crew) -> ExecutorContext:
-    """Of the memory that "auto" takes, an equal part for each process of a machine; the least on any machine."""
+    """Divides the memory that "auto" takes among the processes of a machine; all ranks take the least share."""
     if context.gradient.memory != "auto" or context.held_steps is not None or crew.size == 1:
         return context
     cpu = torch.device("cpu")
@@ -114,7 +115,12 @@ def _with_its_memory(context: ExecutorContext, neighbours: int, crew: Crew) -> E
 
 @final
 class SharedSession:
-    """A rank's share of the work, done by the session of an executor of one process."""
+    """Does a rank's share of the work, through a session of the executor `cpu` or `cuda`.
+
+    Args:
+        inner: that session.
+        crew: all ranks; None does all work here.
+    """
 
     def __init__(self, inner: ExecutorSession, crew: ProcessCrew | None) -> None:
         self._inner = inner
@@ -123,11 +129,11 @@ class SharedSession:
 
     @property
     def device(self) -> torch.device:
-        """This rank's."""
+        """The device of this rank."""
         return self._inner.device
 
     def describe(self) -> dict[str, object]:
-        """What the inner session says, the number of ranks, and how they talk (null for one process)."""
+        """What this rank's session reports, the number of ranks, and the backend between them (null without a crew)."""
         backend = None if self._group is None else self._group.backend
         return {**self._inner.describe(), "type": "torchrun", "ranks": self._crew.size, "backend": backend}
 
@@ -139,10 +145,10 @@ class SharedSession:
         seeds: Sequence[int],
         on_epoch: Callable[[int, int], None],
     ) -> Iterator[TrainedExpert]:
-        """This rank's share of the experts: those at positions rank, rank + size, … of `seeds`.
+        """Trains this rank's share of the experts: those at positions rank, rank + size, … of `seeds`.
 
         Raises:
-            DivergedError: an expert of any rank diverged; raised on all of them, when each has done its share.
+            DivergedError: an expert of any rank diverged; raised on every rank, once each has done its share.
         """
         rank, size = self._crew.rank, self._crew.size
         finished, diverged = 0, None
@@ -158,7 +164,7 @@ class SharedSession:
         self._raise_first(diverged, finished * size + rank)
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
-        """The mean over the segments of all ranks, from one sum over the ranks."""
+        """The mean of the gradients of all segments, from one sum over the ranks."""
         if self._group is None or self._crew.size == 1:
             return self._inner.meta_gradient(problem, segments)
         rank, size = self._crew.rank, self._crew.size
@@ -187,10 +193,10 @@ class SharedSession:
         purpose: Literal["select", "eval"],
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
-        """This rank trains its share of the networks; every rank gets all accuracies, in the networks' order.
+        """Trains this rank's share of the networks; every rank gets all accuracies, in the networks' order.
 
         Raises:
-            DivergedError: a network of any rank diverged; raised on all of them.
+            DivergedError: a network of any rank diverged; raised on every rank.
         """
         rank, size = self._crew.rank, self._crew.size
         finished, told = 0, 0
@@ -199,7 +205,7 @@ class SharedSession:
         def tell(done: int) -> None:
             nonlocal finished, told
             finished = done
-            # The others are about as far; of the last ones is told when all are.
+            # Other ranks are about as far as this one. The last networks are reported when every rank has finished.
             about = (done - 1) * size + 1
             for number in range(told + 1, about + 1):
                 on_network(number)
@@ -217,7 +223,12 @@ class SharedSession:
         return tuple(shares[position % size][position // size] for position in range(len(networks)))
 
     def _raise_first(self, mine: DivergedError | None, position: int) -> None:
-        """Raises on every rank the divergence that one process would have met first; none if no rank has one."""
+        """Raises on every rank the divergence that one process alone would have met first, if a rank has met one.
+
+        Args:
+            mine: of this rank, None if there was none.
+            position: of the network or expert that diverged, among all.
+        """
         told = None if mine is None else {"position": position, "message": str(mine), "step": mine.step}
         found = [one for one in self._crew.gather(told) if one is not None]
         if not found:

@@ -108,7 +108,9 @@ def test_two_ranks_of_two_segments_are_one_process_of_four(tmp_path, torchrun):
 
 
 def test_a_crew_of_two_in_one_script(tmp_path, torchrun):
-    """Broken: messages, dealt-out work or a divergence on one rank would not reach the other, or hang it."""
+    """Broken: messages, dealt-out work or a divergence on one rank would not reach the other, or hang it; or
+    threads of the process group would live on, which abort a process at its exit now and then.
+    """
     done = torchrun(tmp_path, str(Path(__file__).with_name("crew_of_two.py")))
     assert done.returncode == 0, done.stderr
     said = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda one: one["rank"])
@@ -121,6 +123,7 @@ def test_a_crew_of_two_in_one_script(tmp_path, torchrun):
         assert one["counted"] == [1, 2, 3]
         assert one["expert"] == ["expert of seed 6", 3]
         assert one["network"] == ["network 1", None]
+        assert one["threads"] == []
     assert [one["seeds"] for one in said] == [[3, 7], [5]]
     assert [one["told"] for one in said] == [[[0, 1], [0, 2], [2, 1], [2, 2]], [[1, 1], [1, 2]]]
 

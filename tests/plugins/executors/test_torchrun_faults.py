@@ -70,9 +70,14 @@ def test_a_rank_that_hangs_is_found_by_its_silence(tmp_path, start_torchrun):
     start = start_torchrun(tmp_path, *command("outer.steps=5000", "eval.every=30"))
     wait_for_checkpoint(start, tmp_path)
     began = time.monotonic()
-    os.kill(start.pid(1), signal.SIGSTOP)
-    done = start.end(60)
+    stopped = start.pid(1)
+    os.kill(stopped, signal.SIGSTOP)
+    while start.pid(0) is not None:
+        assert time.monotonic() - began < 60, "rank 0 still waits"
+        time.sleep(0.1)
     assert time.monotonic() - began > 15
+    os.kill(stopped, signal.SIGKILL)  # as torchrun does half a minute later
+    done = start.end(30)
     assert done.returncode != 0
     assert len(done.errors) == 1, done.stderr
     assert "rank 1 of 2 is gone (no sign of life for 2" in done.errors[0]
