@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ddfw import hookspecs
 from ddfw.config.toml import dumps
 from ddfw.kinds import KINDS
-from ddfw_registry import Catalog, Discovery, KindInfo, Plugin, Structurer, discover
+from ddfw_registry import Catalog, Discovery, KindInfo, Plugin, discover
 
 T = TypeVar("T")
 
@@ -46,6 +46,8 @@ def catalog() -> Catalog:
 
 def as_table(value: Any) -> dict[str, Any]:
     """A component, or a settings record, as the table of a configuration file."""
+    from ddfw_registry import Structurer  # loads cattrs, which help does without
+
     return Structurer(catalog()).unstructure(value)
 
 
@@ -59,6 +61,8 @@ def from_table(table: Mapping[str, Any], cls: type[T]) -> T:
     Raises:
         ConfigError: every problem at once, each with its path.
     """
+    from ddfw_registry import Structurer
+
     return Structurer(catalog()).structure(table, cls)
 
 

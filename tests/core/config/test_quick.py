@@ -16,7 +16,7 @@ from ddfw.cli.main import invoke
 from ddfw.config import quick
 from ddfw.config.catalog import as_table
 from ddfw.config.layers import gather
-from ddfw.config.load import configure, structured_config
+from ddfw.config.load import configure, resolve, structured_config
 from ddfw.config.recipes import recipes
 from ddfw.config.toml import dumps
 from ddfw.contracts.records import QUICK_NOTE
@@ -67,7 +67,7 @@ def test_every_large_number_is_cut_and_none_raised(tmp_path):
             assert after.get(f"{table}.{name}", 0) <= cap, f"{table}.{name}"
     assert after["cross.wide.width"] <= quick.CAPS["model"]["width"]
     assert set(before) <= set(after)
-    make_plan(made.config, None, tmp_path / "experts")  # and it fits together
+    make_plan(resolve(made.config), None, tmp_path / "experts")  # and it fits together
 
 
 def test_no_recipe_counts_further_when_it_is_quick():

@@ -24,7 +24,7 @@ from ddfw.config.run_config import COMPONENT_TABLES, RunConfig
 from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.records import QUICK_NOTE, ResolvedRun
 from ddfw.engine.experts import ExpertTeachers
-from ddfw.errors import ConfigError, ConfigProblem, DataError
+from ddfw.errors import ConfigError, ConfigProblem, DataError, did_you_mean
 from ddfw.pipeline.adopt import given, require_shape
 from ddfw.pipeline.evaluation.baselines import BASELINES, Size, Subject, asked_baselines, full_data, real_baseline
 from ddfw.pipeline.evaluation.evaluator import Evaluator, final
@@ -33,7 +33,6 @@ from ddfw.pipeline.experts import observers_for_people
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup, select_experts, set_up
 from ddfw.pipeline.report.summary import eval_record
-from ddfw_registry._words import did_you_mean
 
 if TYPE_CHECKING:
     import torch
