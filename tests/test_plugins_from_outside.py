@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ddfw.cli.main import invoke
+from ddfw.config import catalog, extensions
+from ddfw.config.recipes import recipes
+
 ROOT = Path(__file__).parents[1]
 
 MODULE = '''
@@ -168,9 +172,6 @@ USED = set(
 
 def test_disabling_any_built_in_leaves_the_rest_working(tmp_path, monkeypatch, capsys):
     """Broken: some part of the program needs a plugin that the run does not use."""
-    from ddfw.cli.main import invoke
-    from ddfw.config import catalog
-
     monkeypatch.chdir(tmp_path)
     names = [p.name for p in catalog.plugins().plugins if p.distribution == "ddfw"]
     assert set(names) > USED and len(names) > 12
@@ -178,23 +179,50 @@ def test_disabling_any_built_in_leaves_the_rest_working(tmp_path, monkeypatch, c
     try:
         for name in names:
             monkeypatch.setenv("DDFW_DISABLE_PLUGINS", f"ddfw:{name}")
-            for cached in (catalog.plugins, catalog.catalog):
-                cached.cache_clear()
+            forget_plugins()
             kind, _, component = name.partition("-")
             assert invoke(["list", "--json"]) == 0
             listed = {(row["kind"], row["name"]) for row in json.loads(capsys.readouterr().out)}
             assert (kind, component) not in listed and len(listed) == len(names) - 1
             code = invoke([*run, "--out", name])
             shown = capsys.readouterr()
-            if name in USED:
+            if kind == "recipes":
+                assert code == 3 and "ships the recipe 'default'" in shown.err
+            elif name in USED:
                 assert code == 2 and component in shown.err and kind in shown.err
                 assert f"note: ddfw:{name} is disabled" in shown.err
             else:
                 assert code == 0 and "distilled" in shown.out, shown.err
     finally:
         monkeypatch.undo()
-        for cached in (catalog.plugins, catalog.catalog):
-            cached.cache_clear()
+        forget_plugins()
+
+
+def forget_plugins() -> None:
+    """Lets plugins be found anew."""
+    for cached in (
+        *(catalog.plugins, catalog.catalog, recipes),
+        *(extensions.commands, extensions.formats, extensions.recipe_folders),
+    ):
+        cached.cache_clear()
+
+
+def test_without_the_recipes_every_component_has_to_be_named(tmp_path, monkeypatch, capsys):
+    """Broken: ddfw would need our own settings, or fail without a way out."""
+    monkeypatch.chdir(tmp_path)
+    components = {"data": "digits", "param": "pixel", "traj": "mtt", "loss": "ratio", "labels": "hard"}
+    components |= {"model": "convnet", "augment": "none", "executor": "cpu"}
+    flags = [word for kind, name in components.items() for word in (f"--{kind}", name)]
+    monkeypatch.setenv("DDFW_DISABLE_PLUGINS", "recipes-ddfw")
+    try:
+        forget_plugins()
+        assert invoke(["run", *flags[:-2], "--print-config"]) == 3
+        assert "has to be named; missing: executor" in capsys.readouterr().err
+        assert invoke(["run", *flags, "--print-config"]) == 0
+        assert 'name = "pixel"' in capsys.readouterr().out
+    finally:
+        monkeypatch.undo()
+        forget_plugins()
 
 
 def test_a_broken_neighbour_is_named_and_harms_nobody(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,10 @@ def _start(start: str | Mapping[str, Any] | None, known: Mapping[str, Recipe]) -
     )
 
 
-def _some(known: Iterable[Recipe]) -> str:
+def _some(known: Collection[Recipe]) -> str:
     """A few names, the most general ones first."""
+    if not known:
+        return "No plugin offers any."
     ordered = [recipe.name for recipe in sorted(known, key=lambda recipe: recipe.tuned)]
     return f"There are {', '.join(ordered[:6])}, …; `ddfw recipes` lists all {len(ordered)}."
 

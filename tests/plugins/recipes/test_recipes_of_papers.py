@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from ddfw.config import layers
+import ddfw_plugins.recipes
 from ddfw.config.layers import gather
 from ddfw.config.load import structured_config
 from ddfw.config.quick import CAPS, scaled
@@ -329,7 +329,7 @@ def test_every_chain_of_recipes_ends():
 
 
 def texts() -> dict[str, str]:
-    folder = Path(layers.__file__).parent / "recipes"
+    folder = Path(ddfw_plugins.recipes.__file__).parent
     return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.toml")}
 
 
