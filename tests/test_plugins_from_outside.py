@@ -179,7 +179,10 @@ def test_an_installed_distribution_adds_a_parameterisation_and_a_trajectory_sour
     assert last["summary"]["rows"][0]["subject"] == "distilled"
     config = (Path(tmp_path / last["directory"]) / "config.toml").read_text()
     assert re.search(r'\[param\]\nname = "mine"\nlr = 10.0', config)
-    listed = json.loads(process("list", "param", "--json", cwd=tmp_path, PYTHONPATH=str(installed)).stdout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(installed)
+        listed = json.loads(ddfw("list", "param", "--json").stdout)
+        forget(installed)
     mine = next(row for row in listed if row["name"] == "mine")
     assert (mine["distribution"], mine["version"], mine["plugin"]) == (
         "ddfw-symmetric",
@@ -190,6 +193,7 @@ def test_an_installed_distribution_adds_a_parameterisation_and_a_trajectory_sour
     assert gone.returncode == 2 and "unknown parameterisation 'mine'" in gone.stderr
 
 
+BRIEF = ("outer.steps=1", "eval.epochs=1", "eval.select_networks=1", "eval.baselines=[]")
 USED = set(
     [
         "param-lss",
@@ -210,7 +214,7 @@ def test_disabling_any_built_in_leaves_the_rest_working(ddfw):
 
     names = [p.name for p in catalog.plugins().plugins if p.distribution == "ddfw"]
     assert set(names) > USED and len(names) > 12
-    run = tiny("--param", "lss", "--traj", "mct", "--set", "param.rank=4", "-q")
+    run = [*tiny("--param", "lss", "--traj", "mct", "-q"), "--set=param.rank=4", *(f"--set={s}" for s in BRIEF)]
     for name in names:
         disabled = {"DDFW_DISABLE_PLUGINS": f"ddfw:{name}"}
         kind, _, component = name.partition("-")

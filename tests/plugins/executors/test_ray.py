@@ -333,7 +333,7 @@ def test_a_running_cluster_is_used_and_left_running(cluster, tmp_path):
 
 @needs_ray
 @needs_proc
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_killed_worker_loses_and_doubles_no_expert_and_leaves_no_process(elsewhere, tmp_path):
     """Broken: a node that goes away would cost an expert, the store's bytes, or leave a cluster running."""
     words = ["experts", "train", "default", "--count", "3", "--set=model.depth=2", "--set=model.width=8"]
