@@ -118,6 +118,7 @@ def ddfw_register_losses():
 '''
 
 
+@pytest.mark.extended
 def test_an_error_on_one_rank_ends_all(tmp_path, torchrun):
     """Broken: the other rank would hang in its next message, or cover the error with one of its own."""
     (tmp_path / "failing.py").write_text(FAILING)
