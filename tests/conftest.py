@@ -10,6 +10,8 @@ import pytest
 
 # The networks of the tests are tiny: sharing an operation between threads costs more than it gains.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where a test has several threads, those that wait leave the cores to the other workers.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -7,9 +7,9 @@ import importlib
 import importlib.metadata
 import inspect
 import json
+import os
 import pkgutil
 import re
-import resource
 import subprocess
 import sys
 import types
@@ -30,8 +30,6 @@ PACKAGES = ("ddfw", "ddfw_registry", "ddfw_plugins")
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
     )
@@ -113,16 +111,16 @@ def test_light_things_do_not_load_torch(code):
 
 
 def test_help_and_plugins_answer_within_half_a_second():
-    """Broken: start-up time. The best of five runs, in seconds of the processor, since machines are noisy."""
+    """Broken: start-up time. The best of five runs, in seconds of a core: tests run beside this one."""
     for argument in ("--help", "plugins"):
         times = []
         for _ in range(5):
-            began = resource.getrusage(resource.RUSAGE_CHILDREN)
+            before = os.times()
             done = subprocess.run([sys.executable, "-m", "ddfw", argument], capture_output=True, timeout=60)
-            ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-            times.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
+            after = os.times()
+            times.append(sum(after[2:4]) - sum(before[2:4]))
             assert done.returncode == 0
-        assert min(times) <= 0.5, times
+        assert 0 < min(times) <= 0.5, times
 
 
 def test_the_public_api_is_complete_and_documented():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +15,6 @@ from pathlib import Path
 import pytest
 
 from ddfw.cli.main import invoke
-from ddfw.config import catalog, extensions
-from ddfw.config.recipes import recipes
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,7 +97,8 @@ TINY = (
 )
 
 
-def ddfw(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, where installed distributions are found as anywhere."""
     return subprocess.run(
         [sys.executable, "-m", "ddfw", *arguments],
         cwd=cwd,
@@ -105,6 +107,42 @@ def ddfw(*arguments: str, cwd: Path, **environment: str) -> subprocess.Completed
         env={**os.environ, **environment},
         timeout=240,
     )
+
+
+def forget(folder: Path) -> None:
+    """Modules of this folder and what was found of plugins, as in a process that begins."""
+    from ddfw.config import catalog, extensions
+    from ddfw.config.recipes import recipes
+
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}"):
+            del sys.modules[name]
+    for cached in (
+        *(catalog.plugins, catalog.catalog, recipes),
+        *(extensions.commands, extensions.formats, extensions.recipe_folders),
+    ):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def ddfw(tmp_path, monkeypatch):
+    """A command in this process and the test's folder, after which nothing of its plugins is left."""
+
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        forget(tmp_path)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = invoke(list(arguments))
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+    monkeypatch.chdir(tmp_path)
+    yield call
+    forget(tmp_path)
 
 
 def tiny(*arguments: str) -> list[str]:
@@ -137,25 +175,29 @@ def installed(tmp_path_factory):
     return target
 
 
-def test_an_installed_distribution_adds_a_parameterisation_and_a_trajectory_source(installed, tmp_path):
+def test_an_installed_distribution_adds_a_parameterisation_and_a_trajectory_source(installed, ddfw, tmp_path):
     """Broken: third parties would have to touch this repository."""
-    done = ddfw(*tiny("--param", "mine", "--traj", "mine", "--json"), cwd=tmp_path, PYTHONPATH=str(installed))
+    done = process(*tiny("--param", "mine", "--traj", "mine", "--json"), cwd=tmp_path, PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["summary"]["rows"][0]["subject"] == "distilled"
     config = (Path(tmp_path / last["directory"]) / "config.toml").read_text()
     assert re.search(r'\[param\]\nname = "mine"\nlr = 10.0', config)
-    listed = json.loads(ddfw("list", "param", "--json", cwd=tmp_path, PYTHONPATH=str(installed)).stdout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(installed)
+        listed = json.loads(ddfw("list", "param", "--json").stdout)
+        forget(installed)
     mine = next(row for row in listed if row["name"] == "mine")
     assert (mine["distribution"], mine["version"], mine["plugin"]) == (
         "ddfw-symmetric",
         "2.5",
         "ddfw-symmetric:symmetric",
     )
-    gone = ddfw("run", "--param", "mine", "--dry-run", cwd=tmp_path)
+    gone = ddfw("run", "--param", "mine", "--dry-run")
     assert gone.returncode == 2 and "unknown parameterisation 'mine'" in gone.stderr
 
 
+BRIEF = ("outer.steps=1", "eval.epochs=1", "eval.select_networks=1", "eval.baselines=[]")
 USED = set(
     [
         "param-lss",
@@ -170,105 +212,84 @@ USED = set(
 )
 
 
-def test_disabling_any_built_in_leaves_the_rest_working(tmp_path, monkeypatch, capsys):
+def test_disabling_any_built_in_leaves_the_rest_working(ddfw):
     """Broken: some part of the program needs a plugin that the run does not use."""
-    monkeypatch.chdir(tmp_path)
+    from ddfw.config import catalog
+
     names = [p.name for p in catalog.plugins().plugins if p.distribution == "ddfw"]
     assert set(names) > USED and len(names) > 12
-    run = tiny("--param", "lss", "--traj", "mct", "--set", "param.rank=4", "-q")
-    try:
-        for name in names:
-            monkeypatch.setenv("DDFW_DISABLE_PLUGINS", f"ddfw:{name}")
-            forget_plugins()
-            kind, _, component = name.partition("-")
-            assert invoke(["list", "--json"]) == 0
-            listed = {(row["kind"], row["name"]) for row in json.loads(capsys.readouterr().out)}
-            assert (kind, component) not in listed and len(listed) == len(names) - 1
-            code = invoke([*run, "--out", name])
-            shown = capsys.readouterr()
-            if kind == "recipes":
-                assert code == 3 and "ships the recipe 'default'" in shown.err
-            elif name in USED:
-                assert code == 2 and component in shown.err and kind in shown.err
-                assert f"note: ddfw:{name} is disabled" in shown.err
-            else:
-                assert code == 0 and "distilled" in shown.out, shown.err
-    finally:
-        monkeypatch.undo()
-        forget_plugins()
+    run = [*tiny("--param", "lss", "--traj", "mct", "-q"), "--set=param.rank=4", *(f"--set={s}" for s in BRIEF)]
+    for name in names:
+        disabled = {"DDFW_DISABLE_PLUGINS": f"ddfw:{name}"}
+        kind, _, component = name.partition("-")
+        done = ddfw("list", "--json", **disabled)
+        listed = {(row["kind"], row["name"]) for row in json.loads(done.stdout)}
+        assert done.returncode == 0 and (kind, component) not in listed and len(listed) == len(names) - 1
+        done = ddfw(*run, "--out", name, **disabled)
+        if kind == "recipes":
+            assert done.returncode == 3 and "ships the recipe 'default'" in done.stderr
+        elif name in USED:
+            assert done.returncode == 2 and component in done.stderr and kind in done.stderr
+            assert f"note: ddfw:{name} is disabled" in done.stderr
+        else:
+            assert done.returncode == 0 and "distilled" in done.stdout, done.stderr
 
 
-def forget_plugins() -> None:
-    """Lets plugins be found anew."""
-    for cached in (
-        *(catalog.plugins, catalog.catalog, recipes),
-        *(extensions.commands, extensions.formats, extensions.recipe_folders),
-    ):
-        cached.cache_clear()
-
-
-def test_without_the_recipes_every_component_has_to_be_named(tmp_path, monkeypatch, capsys):
+def test_without_the_recipes_every_component_has_to_be_named(ddfw):
     """Broken: ddfw would need our own settings, or fail without a way out."""
-    monkeypatch.chdir(tmp_path)
     components = {"data": "digits", "param": "pixel", "traj": "mtt", "loss": "ratio", "labels": "hard"}
     components |= {"model": "convnet", "augment": "none", "executor": "cpu"}
     flags = [word for kind, name in components.items() for word in (f"--{kind}", name)]
-    monkeypatch.setenv("DDFW_DISABLE_PLUGINS", "recipes-ddfw")
-    try:
-        forget_plugins()
-        assert invoke(["run", *flags[:-2], "--print-config"]) == 3
-        assert "has to be named; missing: executor" in capsys.readouterr().err
-        assert invoke(["run", *flags, "--print-config"]) == 0
-        assert 'name = "pixel"' in capsys.readouterr().out
-    finally:
-        monkeypatch.undo()
-        forget_plugins()
+    done = ddfw("run", *flags[:-2], "--print-config", DDFW_DISABLE_PLUGINS="recipes-ddfw")
+    assert done.returncode == 3 and "has to be named; missing: executor" in done.stderr
+    done = ddfw("run", *flags, "--print-config", DDFW_DISABLE_PLUGINS="recipes-ddfw")
+    assert done.returncode == 0 and 'name = "pixel"' in done.stdout
 
 
-def test_a_broken_neighbour_is_named_and_harms_nobody(tmp_path):
+def test_a_broken_neighbour_is_named_and_harms_nobody(ddfw, tmp_path):
     """Broken: one plugin that cannot be imported would end the program."""
     (tmp_path / "broken.py").write_text("raise RuntimeError('no such accelerator')\n")
     (tmp_path / "fine.py").write_text(MODULE)
     both = {"DDFW_PLUGINS": "./broken.py,./fine.py"}
-    done = ddfw("plugins", "--json", cwd=tmp_path, **both)
+    done = ddfw("plugins", "--json", **both)
     status = {row["identity"]: (row["status"], row["error"]) for row in json.loads(done.stdout)}
     assert status["local:fine"][0] == "ok"
     assert status["local:broken"] == ("failed", "RuntimeError: no such accelerator")
-    done = ddfw("run", "--param", "mine", "--dry-run", cwd=tmp_path, **both)
+    done = ddfw("run", "--param", "mine", "--dry-run", **both)
     assert done.returncode == 0 and "digits · convnet · mine" in done.stdout
 
 
-def test_a_plugin_that_was_edited_is_another_plugin(tmp_path):
+def test_a_plugin_that_was_edited_is_another_plugin(ddfw, tmp_path):
     """Broken: a second try at an idea would be answered with the first one's table, or trained on its experts."""
     (tmp_path / "fine.py").write_text(MODULE)
     command = [*tiny("--param", "mine", "-q"), "--out", "run"]
-    assert ddfw(*command, cwd=tmp_path, DDFW_PLUGINS="./fine.py").returncode == 0
-    assert "nothing to do" in ddfw(*command, cwd=tmp_path, DDFW_PLUGINS="./fine.py").stderr
+    assert ddfw(*command, DDFW_PLUGINS="./fine.py").returncode == 0
+    assert "nothing to do" in ddfw(*command, DDFW_PLUGINS="./fine.py").stderr
     (tmp_path / "fine.py").write_text(MODULE + "\n# another idea\n")
-    done = ddfw(*command, cwd=tmp_path, DDFW_PLUGINS="./fine.py")
+    done = ddfw(*command, DDFW_PLUGINS="./fine.py")
     assert done.returncode == 1 and "other code of its plugins" in done.stderr
 
 
 @pytest.mark.parametrize("method", ["decode", "segment"])
-def test_a_fault_inside_a_plugin_is_reported_as_the_plugins(tmp_path, method):
+def test_a_fault_inside_a_plugin_is_reported_as_the_plugins(ddfw, tmp_path, method):
     """Broken: a third party's bug would be called ours, or the run would end without a last report."""
     broken = MODULE.replace(
         f"def {method}(self, ",
         f"def {method}(self, *rest):\n        return rest.nothing\n\n    def old_{method}(self, ",
     )
     (tmp_path / "faulty.py").write_text(broken)
-    done = ddfw(*tiny("--param", "mine", "--traj", "mine", "--json"), cwd=tmp_path, DDFW_PLUGINS="./faulty.py")
+    done = ddfw(*tiny("--param", "mine", "--traj", "mine", "--json"), DDFW_PLUGINS="./faulty.py")
     assert done.returncode == 3 and "Traceback" not in done.stderr
     assert re.search(r"plugin local:faulty \((param|traj) mine\) failed: AttributeError", done.stderr), done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["event"], last["status"]) == ("run_finished", "failed")
 
 
-def test_a_name_that_two_plugins_offer_is_refused_with_both_owners(tmp_path):
+def test_a_name_that_two_plugins_offer_is_refused_with_both_owners(ddfw, tmp_path):
     """Broken: one of two plugins would silently win."""
     (tmp_path / "fine.py").write_text(MODULE)
     (tmp_path / "twin.py").write_text(MODULE)
-    done = ddfw("run", "--param", "mine", "--dry-run", cwd=tmp_path, DDFW_PLUGINS="./fine.py,./twin.py")
+    done = ddfw("run", "--param", "mine", "--dry-run", DDFW_PLUGINS="./fine.py,./twin.py")
     assert done.returncode == 3
     assert "local:fine" in done.stderr and "local:twin" in done.stderr and "DDFW_DISABLE_PLUGINS" in done.stderr
 
@@ -284,16 +305,16 @@ def test_a_name_that_two_plugins_offer_is_refused_with_both_owners(tmp_path):
     ],
     ids=["understates its floats", "decodes to another shape", "leaves the window", "another target", "a group's typo"],
 )
-def test_a_plugin_that_breaks_its_word_is_refused_before_anything_is_learned(tmp_path, old, new, words):
+def test_a_plugin_that_breaks_its_word_is_refused_before_anything_is_learned(ddfw, tmp_path, old, new, words):
     """Broken: a wrong count or shape would be found after hours, or never."""
     assert old in MODULE
     (tmp_path / "wrong.py").write_text(MODULE.replace(old, new))
-    done = ddfw(*tiny("--param", "mine", "--traj", "mine", "-q"), cwd=tmp_path, DDFW_PLUGINS="./wrong.py")
+    done = ddfw(*tiny("--param", "mine", "--traj", "mine", "-q"), DDFW_PLUGINS="./wrong.py")
     assert done.returncode == 3 and words in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
-def test_the_plugin_on_the_page_works_when_pasted(page, tmp_path):
+def test_the_plugin_on_the_page_works_when_pasted(page, ddfw, tmp_path):
     """Broken: the first thing a plugin author tries."""
     text = (ROOT / page).read_text(encoding="utf-8")
     block = re.search(r"<!-- plugin: (\S+) -->\n```python\n(.*?)```", text, re.DOTALL)
@@ -302,7 +323,7 @@ def test_the_plugin_on_the_page_works_when_pasted(page, tmp_path):
     if page == "README.md":
         assert len([line for line in block[2].splitlines() if line.strip()]) <= 15
     (tmp_path / block[1]).write_text(block[2])
-    done = ddfw(*tiny(*command[2].split(), "-q"), cwd=tmp_path, DDFW_PLUGINS=command[1])
+    done = ddfw(*tiny(*command[2].split(), "-q"), DDFW_PLUGINS=command[1])
     assert done.returncode == 0, done.stderr
     assert "distilled" in done.stdout
 
@@ -311,7 +332,7 @@ def test_the_plugin_on_the_page_works_when_pasted(page, tmp_path):
     ("page", "check", "made"),
     [("README.md", "check_loss", "L1()"), ("docs/plugins.md", "check_param", "HalfSize(lr=3.0)")],
 )
-def test_the_plugin_of_a_page_passes_the_check_that_the_page_names(page, check, made, tmp_path):
+def test_the_plugin_of_a_page_passes_the_check_that_the_page_names(page, check, made, ddfw, tmp_path, monkeypatch):
     """Broken: the documented example would fail the documented test."""
     text = (ROOT / page).read_text(encoding="utf-8")
     assert f"{check}({made})" in text
@@ -319,5 +340,5 @@ def test_the_plugin_of_a_page_passes_the_check_that_the_page_names(page, check, 
     code = f"from ddfw.testing import {check}\nfrom {Path(block[1]).stem} import *\n{check}({made})\n"
     (tmp_path / block[1]).write_text(block[2])
     (tmp_path / "try_it.py").write_text(code)
-    done = subprocess.run([sys.executable, "try_it.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.syspath_prepend(tmp_path)
+    runpy.run_path(str(tmp_path / "try_it.py"))

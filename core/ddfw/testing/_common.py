@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 import attrs
@@ -186,11 +187,26 @@ def _generators() -> dict[str, Any]:
     }
 
 
-def _fingerprints() -> dict[str, object]:
-    """The states of the global random generators, in a form that compares fast."""
-    found = _generators()
-    _, key, *rest = found["numpy's"]
-    return {**found, "torch's": found["torch's"].numpy().tobytes(), "numpy's": (key.tobytes(), *rest)}
+def _fingerprints(states: Mapping[str, Any]) -> dict[str, object]:
+    """The states in a form in which == is fast."""
+    _, key, *rest = states["numpy's"]
+    return {**states, "torch's": states["torch's"].numpy().tobytes(), "numpy's": (key.tobytes(), *rest)}
+
+
+@cache
+def _seeded(seed: int) -> dict[str, Any]:
+    """The states of generators with this seed, made once: seeding takes longer than most calls that are checked."""
+    return {
+        "torch's": generator(seed).get_state(),
+        "numpy's": numpy.random.RandomState(seed).get_state(),
+        "Python's": random.Random(seed).getstate(),
+    }
+
+
+def _set_generators(states: Mapping[str, Any]) -> None:
+    torch.random.set_rng_state(states["torch's"])
+    numpy.random.set_state(states["numpy's"])
+    random.setstate(states["Python's"])
 
 
 def _settings() -> dict[str, object]:
@@ -204,9 +220,7 @@ def _settings() -> dict[str, object]:
 
 
 def _put_back(generators: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    torch.random.set_rng_state(generators["torch's"])
-    numpy.random.set_state(generators["numpy's"])
-    random.setstate(generators["Python's"])
+    _set_generators(generators)
     setters: dict[str, Callable[[Any], object]] = {
         "gradient mode": torch.set_grad_enabled,
         "default dtype": torch.set_default_dtype,
@@ -258,14 +272,13 @@ def undisturbed(subject: Checked, what: str, seed: int = 1, *, ignore: tuple[str
         ConformanceError: the block changed a generator or a setting.
     """
     generators, settings = _generators(), _settings()
-    torch.random.set_rng_state(generator(seed).get_state())
-    numpy.random.set_state(numpy.random.RandomState(seed).get_state())
-    random.setstate(random.Random(seed).getstate())
-    seeded, modules = _fingerprints(), len(sys.modules)
+    seeded, modules = _seeded(seed), len(sys.modules)
+    _set_generators(seeded)
     try:
         yield
-        for name, state in _fingerprints().items():
-            if name not in ignore and state != seeded[name]:
+        untouched = _fingerprints(seeded)
+        for name, state in _fingerprints(_generators()).items():
+            if name not in ignore and state != untouched[name]:
                 imported = name == "Python's" and len(sys.modules) > modules
                 raise (_ImportedSomething if imported else ConformanceError)(
                     f"{subject.title}: {what} draws from {name} global generator (or seeds it); draw from the "

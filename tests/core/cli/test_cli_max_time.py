@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from ddfw.cli.main import invoke
 from ddfw.contracts.observer import StepReport
 from ddfw.pipeline.observers import Announcer
 
@@ -186,20 +186,21 @@ def test_a_run_that_is_killed_three_times_ends_as_one_that_was_not(ddfw, tiny, h
     arguments = [*tiny, "--set=outer.steps=60", "--set=eval.every=2", "-q", "--experts-dir", str(finished.experts)]
     assert ddfw(*arguments, "--out", "whole").code == 0
     rng, metrics = random.Random(7), here / "run" / "metrics.jsonl"
+    # Processes of their own, forked from one that has imported what takes long.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["ddfw.cli.main", "torch._dynamo", "sklearn.datasets"])
     for after in (4, 18, 36):
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from ddfw.cli.main import main; main()", *arguments, "--out", "run"],
-            stderr=subprocess.DEVNULL,
-        )
+        process = processes.Process(target=invoke, args=([*arguments, "--out", "run"],))
+        process.start()
         try:
             until = time.monotonic() + 60
             while not metrics.exists() or metrics.read_bytes().count(b'"event": "step"') < after:
-                assert process.poll() is None and time.monotonic() < until, "it ended before it could be killed"
+                assert process.is_alive() and time.monotonic() < until, "it ended before it could be killed"
                 time.sleep(0.002)
             time.sleep(0.05 * rng.random())
         finally:
             process.kill()
-            process.wait()
+            process.join()
         assert not (here / "run" / "summary.json").exists()
     said = ddfw(*arguments, "--out", "run", "--json")
     assert said.code == 0, said.err

@@ -74,7 +74,7 @@ def really():
 
 
 @needs_compiler
-@pytest.mark.slow
+@pytest.mark.extended
 def test_compiled_steps_give_the_numbers_of_uncompiled_ones(really):
     """Broken: what is compiled is another function, or batches of another size or type get stale code."""
     network, steps, said = really
@@ -91,7 +91,7 @@ def test_compiled_steps_give_the_numbers_of_uncompiled_ones(really):
 
 
 @needs_compiler
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("method", ["exact", "tesla"])
 def test_a_meta_gradient_of_compiled_steps_is_the_one_of_held_graphs(really, method):
     """Broken: compiled runs learn something else."""

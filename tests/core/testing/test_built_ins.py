@@ -67,7 +67,8 @@ NEEDS = {
     ("executor", "cuda"): ("a GPU that PyTorch can use", torch.cuda.is_available),
     ("executor", "ray"): ("the package ray", lambda: importlib.util.find_spec("ray") is not None),
 }
-SLOW = {("executor", "ray")}
+#: What starts a cluster or calls a compiler.
+EXTENDED = [("executor", "ray", {}), ("executor", "cpu", {"compile": True})]
 SPECS = {("param", "lss"): ImageSpec(channels=3, height=8, width=8, num_classes=3)}
 
 
@@ -76,7 +77,7 @@ def cases():
     for kind in KINDS:
         for entry in catalog().entries(kind.id):
             for number, options in enumerate([{}, *VARIANTS.get((kind.id, entry.name), [])]):
-                marks = [pytest.mark.slow] if (kind.id, entry.name) in SLOW or "compile" in options else []
+                marks = [pytest.mark.extended] if (kind.id, entry.name, options) in EXTENDED else []
                 yield pytest.param(kind.id, entry.cls, options, id=f"{kind.id}-{entry.name}-{number}", marks=marks)
 
 

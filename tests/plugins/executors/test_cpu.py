@@ -82,7 +82,7 @@ def test_steps_made_by_a_compiler_keep_the_contract(monkeypatch):
     assert len(made) == 3 * 2
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.skipif(
     not any(shutil.which(name) for name in ("g++", "c++", "clang++")), reason="torch.compile needs a C++ compiler"
 )

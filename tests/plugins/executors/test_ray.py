@@ -257,6 +257,7 @@ def test_scattered_payloads_come_back_each_once_also_after_a_worker_was_killed(c
 
 
 @needs_ray
+@pytest.mark.extended
 def test_scattered_work_may_itself_use_ray(cluster):
     """Broken: a sweep on Ray of runs on Ray would wait for CPUs that it holds itself, for ever."""
     found = dict(Ray().scatter("ddfw_elsewhere:farms_out", [{}, {}]))  # as many as the cluster has CPUs
@@ -332,7 +333,7 @@ def test_a_running_cluster_is_used_and_left_running(cluster, tmp_path):
 
 @needs_ray
 @needs_proc
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_killed_worker_loses_and_doubles_no_expert_and_leaves_no_process(elsewhere, tmp_path):
     """Broken: a node that goes away would cost an expert, the store's bytes, or leave a cluster running."""
     words = ["experts", "train", "default", "--count", "3", "--set=model.depth=2", "--set=model.width=8"]
@@ -366,7 +367,7 @@ def test_a_killed_worker_loses_and_doubles_no_expert_and_leaves_no_process(elsew
 
 @needs_ray
 @needs_proc
-@pytest.mark.slow
+@pytest.mark.extended
 def test_an_interrupted_run_ends_and_takes_its_cluster_with_it(tmp_path):
     """Broken: Ctrl-C would hang, print Ray's traceback, or leave a cluster running."""
     words = ["experts", "train", "default", "--count", "2", "--set=experts.epochs=100000", "--executor", "ray"]

@@ -92,6 +92,7 @@ def test_two_ranks_of_one_segment_are_one_process_of_two(tmp_path, torchrun):
     assert not [line for line in done.stderr.splitlines() if "arning" in line], done.stderr
 
 
+@pytest.mark.extended
 def test_two_ranks_of_two_segments_are_one_process_of_four(tmp_path, torchrun):
     """Broken: gradients would be weighed wrongly, or a second start would do the work again or fail on a rank."""
     alone(tmp_path, *PIXEL, outer__segments_per_step=4, param__lr=30)

@@ -42,7 +42,7 @@ def require_clean(folder: Path) -> None:
     assert len(list(folder.glob("experts/*/expert-*.safetensors"))) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, start_torchrun, torchrun):
     """Broken: the others would wait for a dead rank for ever, say something else, or spoil what was there."""
     start = start_torchrun(tmp_path, *command(*LONG))
@@ -64,7 +64,7 @@ def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, start
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["outer_steps"] == 90
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_rank_that_hangs_is_found_by_its_silence(tmp_path, start_torchrun):
     """Broken: a stopped or hanging rank would hold all others for ever."""
     start = start_torchrun(tmp_path, *command("outer.steps=5000", "eval.every=30"))
@@ -123,6 +123,7 @@ def ddfw_register_losses():
 '''
 
 
+@pytest.mark.extended
 def test_an_error_on_one_rank_ends_all(tmp_path, torchrun):
     """Broken: the other rank would hang in its next message, or cover the error with one of its own."""
     (tmp_path / "failing.py").write_text(FAILING)
