@@ -86,8 +86,8 @@ from .options import required_option as required_option
 from .pipeline.evaluation.any_set import evaluate as evaluate
 from .pipeline.loading import load as load
 from .pipeline.prepare import fits as fits
-from .pipeline.report.summary import SUBJECTS as SUBJECTS
 from .pipeline.report.summary import over_seeds as over_seeds
+from .pipeline.report.summary import subject_title as subject_title
 from .pipeline.report.tables import markdown_table as markdown_table
 from .pipeline.report.tables import percent as percent
 from .pipeline.report.tables import text_table as text_table

@@ -14,23 +14,19 @@ Tables: TypeAlias = Mapping[str, Mapping[str, Any] | str]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def require_name(name: str, place: str, what: str) -> None:
-    """Refuses a name that cannot be part of a path.
+def require_name(name: str, place: str) -> None:
+    """Refuses a name that could not be a folder's.
 
     Args:
         name: the name.
         place: where it stands, for the message.
-        what: what it is the name of, `a variant`.
 
     Raises:
         ConfigError: it has other characters than letters, digits, `.`, `_` and `-`, or does not start with a letter or
             digit.
     """
     if not _NAME.fullmatch(name):
-        raise ddfw.config_error(
-            place,
-            f"{name!r} is no name of {what}, which is a folder's name, too: use A-Z 0-9 . _ -, a letter or digit first",
-        )
+        raise ddfw.config_error(place, f"{name!r} names a folder, too: use A-Z a-z 0-9 . _ -, a letter or digit first")
 
 
 def known_recipe(instance: object, attribute: object, value: str) -> None:

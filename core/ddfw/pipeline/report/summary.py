@@ -31,6 +31,15 @@ QUICK_NOTE = "quick: scaled down, not a figure of the recipe"
 SUMMARY_SCHEMA = MANIFEST_SCHEMA = EVAL_SCHEMA = 1
 
 
+def subject_title(subject: str) -> str:
+    """The words for a row of a table.
+
+    Args:
+        subject: `distilled`, `given`, or the name of a baseline; another name is its own title.
+    """
+    return SUBJECTS.get(subject, subject)
+
+
 def eval_record(report: EvaluationReport) -> dict[str, Any]:
     """One file of eval/."""
     return {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -51,13 +52,8 @@ def compare_command(
     if dry_run:
         _dry_run(runner.jobs(chosen, places), as_json)
         return
-
-    def started(job: runner.Job) -> None:
-        if not quiet:
-            seed = job.config.run.seed
-            click.echo(f"\n── {job.number}/{job.count}  {job.variant.title}, seed {seed}", err=True)
-
-    folder, record = runner.run(whole, chosen, places, started, quiet=quiet or as_json, max_seconds=max_time)
+    say: Callable[[str], None] = (lambda line: None) if quiet else partial(click.echo, err=True)
+    folder, record = runner.run(whole, chosen, places, say=say, quiet=quiet or as_json, max_seconds=max_time)
     if as_json:
         click.echo(json.dumps(record, ensure_ascii=False))
         return

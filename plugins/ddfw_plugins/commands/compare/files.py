@@ -101,13 +101,13 @@ def read(name_or_path: str) -> Comparison:
             "comparison", f"no comparison or file {name_or_path!r}.{hint} Known: {', '.join(sorted(known))}"
         )
     file = structured(read_toml(path), _File)
-    require_name(path.stem, str(path), "a comparison")
+    require_name(path.stem, str(path))
     variants = tuple(_variant(key, given, file.comparison.seeds) for key, given in file.variants.items())
     return Comparison(name=path.stem, settings=file.comparison, base=file.base, variants=variants)
 
 
 def _variant(name: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Variant:
-    require_name(name, f"variants.{name}", "a variant")
+    require_name(name, f"variants.{name}")
     own = {key: given[key] for key in ("title", "seeds") if key in given}
     tables = {key: value for key, value in given.items() if key not in own}
     return structured(

@@ -19,8 +19,6 @@ from ddfw import ConfigError, DataError, DirectoryInUseError, config_error
 from ddfw_plugins.commands.compare.files import Comparison, Variant
 from ddfw_plugins.commands.compare.tables import markdown
 
-COMPARISON_SCHEMA = 1
-
 
 def variant_config(comparison: Comparison, variant: Variant, places: ddfw.Places) -> ddfw.RunConfig:
     """A variant's configuration, its outer steps and selections set so that all variants cost the same.
@@ -78,15 +76,11 @@ class Job:
     """One run of a comparison.
 
     Args:
-        number: from 1; 0 for a run that is not to be made.
-        count: how many runs there are to make.
         variant: what is run.
         config: its configuration, with the run's seed.
         places: where; `out` is the run directory.
     """
 
-    number: int = 0
-    count: int = 0
     variant: Variant
     config: ddfw.RunConfig
     places: ddfw.Places
@@ -100,10 +94,11 @@ def jobs(comparison: Comparison, places: ddfw.Places) -> list[Job]:
     """
     configs = {v.name: variant_config(comparison, v, places) for v in comparison.variants}
     seeds = dict.fromkeys(seed for v in comparison.variants for seed in v.seeds)
-    pairs = [(v, seed) for seed in seeds for v in comparison.variants if seed in v.seeds]
     return [
-        evolve(_job(comparison, v, configs[v.name], seed, places), number=number, count=len(pairs))
-        for number, (v, seed) in enumerate(pairs, start=1)
+        _job(comparison, v, configs[v.name], seed, places)
+        for seed in seeds
+        for v in comparison.variants
+        if seed in v.seeds
     ]
 
 
@@ -122,25 +117,20 @@ def folder_of(comparison: Comparison, places: ddfw.Places) -> Path:
 Finished: TypeAlias = dict[tuple[str, int], tuple[Job, "ddfw.RunResult"]]
 
 
-def _finished_before(whole: Comparison, comparison: Comparison, places: ddfw.Places) -> Finished:
+def _finished_before(comparison: Comparison, places: ddfw.Places) -> Finished:
     """The finished runs in the folder, of any variant of the file and any seed; what does not fit is left out."""
-    root, found = folder_of(whole, places), Finished()
-    for variant in whole.variants:
+    root, found = folder_of(comparison, places), Finished()
+    for variant in comparison.variants:
         names = [path.parent.name.removeprefix("seed-") for path in (root / variant.name).glob("seed-*/summary.json")]
         seeds = sorted(int(name) for name in names if name.isascii() and name.isdigit())
-        if not seeds:
-            continue
-        try:
-            config = variant_config(whole, variant, places)
-        except ConfigError:
-            if variant.name in {v.name for v in comparison.variants}:
-                raise
-            continue
-        for seed in seeds:
-            job = _job(whole, variant, config, seed, places)
-            with contextlib.suppress(DataError, DirectoryInUseError):
-                if (result := ddfw.finished(job.config, job.places)) is not None:
-                    found[variant.name, seed] = (job, result)
+        with contextlib.suppress(ConfigError):  # of a variant that is not to be run; the others were checked
+            config = variant_config(comparison, variant, places) if seeds else None
+            for seed in seeds:
+                assert config is not None
+                job = _job(comparison, variant, config, seed, places)
+                with contextlib.suppress(DataError, DirectoryInUseError):
+                    if (result := ddfw.finished(job.config, job.places)) is not None:
+                        found[variant.name, seed] = (job, result)
     return found
 
 
@@ -148,8 +138,8 @@ def run(
     whole: Comparison,
     comparison: Comparison,
     places: ddfw.Places,
-    started: Callable[[Job], None] = lambda job: None,
     *,
+    say: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
     max_seconds: float | None = None,
 ) -> tuple[Path, dict[str, Any]]:
@@ -159,7 +149,7 @@ def run(
         whole: the comparison as its file has it; what is finished of it stands in the table too.
         comparison: what to run of it.
         places: where; `out` is the comparison's folder.
-        started: called before each run.
+        say: called with a line of text before each run.
         quiet: no progress of single runs.
         max_seconds: stop in order when they are over, as `ddfw.run` does.
 
@@ -171,9 +161,9 @@ def run(
     """
     began, root, record, first = monotonic(), folder_of(whole, places), dict[str, Any](), True
     planned = jobs(comparison, places)
-    finished = _finished_before(whole, comparison, places)
-    for job in planned:
-        started(job)
+    finished = _finished_before(whole, places)
+    for number, job in enumerate(planned, start=1):
+        say(f"\n── {number}/{len(planned)}  {job.variant.title}, seed {job.config.run.seed}")
         left = None if max_seconds is None else max_seconds - (monotonic() - began)
         if left is not None and first:
             left = max(left, 1e-3)  # however short the time, a command gets somewhere
@@ -209,7 +199,7 @@ def _record(comparison: Comparison, finished: Finished) -> dict[str, Any]:
         )
     settings = comparison.settings
     return {
-        "schema": COMPARISON_SCHEMA,
+        "schema": 1,
         "comparison": comparison.name,
         "summary": settings.summary,
         "source": settings.source,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ddfw import SUBJECTS, markdown_table, percent, text_table
+from ddfw import markdown_table, percent, subject_title, text_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +27,7 @@ def _lines(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             continue  # variants that share experts and seeds share their baselines, too
         shown.add(baseline)
         if row["subject"] != "distilled":
-            title = f"{SUBJECTS[row['subject']]} ({row['space']})"
+            title = f"{subject_title(row['subject'])} ({row['space']})"
         spread = f" ± {percent(row['std'])}" if row["n"] > 1 else ""
         yield (
             title,

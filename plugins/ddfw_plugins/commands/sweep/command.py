@@ -78,12 +78,7 @@ def _show(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _dry_run(sweep: files.Sweep, places: ddfw.Places, as_json: bool) -> None:
-    if sweep.method == "grid":
-        planned = trials.grid(sweep, places)
-    else:
-        study.require_optuna()
-        trials.probe(sweep, places)
-        planned = study.preview(sweep, places)
+    planned = trials.grid(sweep, places) if sweep.method == "grid" else study.preview(sweep, places)
     rows = [
         {
             "trial": f"{trial.number:04d}",

@@ -163,7 +163,7 @@ def read(path: Path) -> Sweep:
         ConfigError: unreadable, or not a sweep; with the place.
     """
     tables = read_toml(path)
-    require_name(path.stem, str(path), "a sweep")
+    require_name(path.stem, str(path))
     file = structured(tables, _File)
     table, varied = ("space", file.space) if file.space is not None else ("grid", file.grid or {})
     if table == "grid" and (stray := [key for key in _STUDY_ONLY if key in tables.get("sweep", {})]):

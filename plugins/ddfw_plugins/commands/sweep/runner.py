@@ -23,7 +23,6 @@ from ddfw_plugins.commands.sweep.study import Study, require_optuna
 from ddfw_plugins.commands.sweep.tables import markdown, ranked
 from ddfw_plugins.commands.sweep.trials import Trial, folder_of, grid, probe
 
-SWEEP_SCHEMA = 1
 #: The function that an executor calls for each trial, wherever it sends it.
 TASK = "ddfw_plugins.commands.sweep.runner:run_trial"
 #: Paths that a trial is sent with.
@@ -96,10 +95,9 @@ def ended(trial: Trial) -> Outcome | None:
     if (result := ddfw.finished(trial.config, trial.places)) is not None:
         return _finished(result.summary)
     config, manifest = trial.directory / "config.toml", trial.directory / "manifest.json"
-    if config.is_file() and manifest.is_file() and config.read_text(encoding="utf-8") == ddfw.config_text(trial.config):
-        facts = ddfw.read_json(manifest)
-        if facts.get("status") == "diverged":  # it would again
-            return _without_figures("diverged", str(facts.get("reason", "")))
+    facts = ddfw.read_json(manifest) if config.is_file() and manifest.is_file() else {}
+    if facts.get("status") == "diverged" and config.read_text(encoding="utf-8") == ddfw.config_text(trial.config):
+        return _without_figures("diverged", str(facts.get("reason", "")))  # it would diverge again
     return None
 
 
@@ -154,12 +152,11 @@ def _executor(name: str) -> ddfw.AbstractExecutor | None:
         return None
     try:
         found: ddfw.AbstractExecutor = ddfw.component("executor", name)
-    except UnknownComponentError as error:
-        raise error.at("--on") from None
-    try:
         with found.assemble() as crew:
             if crew.size > 1:
                 raise OptionError("every process would run every trial; --on is for an executor that sends them out")
+    except UnknownComponentError as error:
+        raise error.at("--on") from None
     except OptionError as error:
         raise config_error("--on", str(error)) from error
     return found
@@ -246,7 +243,7 @@ class _Running:
         rows = [self.rows[number] for number in sorted(self.rows)]
         best = ranked(rows)[:1]
         record = {
-            "schema": SWEEP_SCHEMA,
+            "schema": 1,
             "sweep": sweep.name,
             "summary": settings.summary,
             "method": sweep.method,

@@ -12,7 +12,7 @@ from typing import Any
 import ddfw
 from ddfw import DirectoryInUseError, config_error
 from ddfw_plugins.commands.sweep.files import Choice, Range, Sweep
-from ddfw_plugins.commands.sweep.trials import Trial, trial_if_possible
+from ddfw_plugins.commands.sweep.trials import Trial, probe, trial_if_possible
 
 #: The sampler tpe draws so many trials at random before it learns.
 STARTUP = 10
@@ -37,14 +37,15 @@ def require_optuna() -> Any:
 
 
 @contextmanager
-def _quietly(optuna: Any) -> Iterator[None]:
-    """Without optuna's lines about each trial and its warnings that something is new; both come back afterwards."""
+def _quietly() -> Iterator[Any]:
+    """Optuna without its lines about each trial and its warnings that something is new; they come back afterwards."""
+    optuna = require_optuna()
     before = optuna.logging.get_verbosity()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
-            yield
+            yield optuna
         finally:
             optuna.logging.set_verbosity(before)
 
@@ -96,16 +97,18 @@ def _next_trial(optuna: Any, sweep: Sweep, history: Sequence[Any]) -> Any:
 
 
 def preview(sweep: Sweep, places: ddfw.Places) -> list[Trial]:
-    """The trials that do not depend on the outcomes of others: all of a random study, the first ones of tpe."""
-    optuna, count = require_optuna(), sweep.count
-    history: list[Any] = []
-    with _quietly(optuna):
-        for _ in range(count if sweep.settings.sampler == "random" else min(count, STARTUP)):
+    """The trials that do not depend on the outcomes of others: all of a random study, the first ones of tpe.
+
+    Raises:
+        ConfigError: optuna is not installed, or a value of the space is impossible.
+    """
+    history, trials = list[Any](), list[Trial]()
+    with _quietly() as optuna:
+        probe(sweep, places)
+        for number in range(sweep.count if sweep.settings.sampler == "random" else min(sweep.count, STARTUP)):
             history.append(_next_trial(optuna, sweep, history))
-    return [
-        trial_if_possible(sweep, number, _parameters(sweep.axes, one.params), places)
-        for number, one in enumerate(history)
-    ]
+            trials.append(trial_if_possible(sweep, number, _parameters(sweep.axes, history[-1].params), places))
+    return trials
 
 
 class Study:
@@ -122,13 +125,13 @@ class Study:
     """
 
     def __init__(self, sweep: Sweep, places: ddfw.Places, journal: Path) -> None:
-        self._optuna, self._sweep, self._places = require_optuna(), sweep, places
+        self._sweep, self._places = sweep, places
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        with _quietly(self._optuna):
+        with _quietly() as optuna:
             storage = JournalStorage(JournalFileBackend(str(journal)))
-            self._study = self._optuna.create_study(
+            self._study = optuna.create_study(
                 study_name=sweep.name, storage=storage, direction="maximize", load_if_exists=True
             )
             there = self._study.user_attrs.get(_IDENTITY)
@@ -147,15 +150,15 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """Those that were asked for before, in their order."""
-        with _quietly(self._optuna):
+        with _quietly():
             return [self._trial(entry) for entry in self._history()]
 
     def ask(self, count: int) -> list[Trial]:
         """As many new trials; fewer or none where the sweep has no more."""
         made = []
-        with _quietly(self._optuna):
+        with _quietly() as optuna:
             for _ in range(min(count, self._sweep.count - len(self._history()))):
-                self._study.add_trial(_next_trial(self._optuna, self._sweep, self._history()))
+                self._study.add_trial(_next_trial(optuna, self._sweep, self._history()))
                 made.append(self._trial(self._history()[-1]))
         return made
 
@@ -164,8 +167,8 @@ class Study:
 
         Telling it again changes nothing.
         """
-        states = self._optuna.trial.TrialState
-        with _quietly(self._optuna):
+        with _quietly() as optuna:
+            states = optuna.trial.TrialState
             if self._history()[number].state != states.RUNNING:
                 return
             if outcome["status"] == "finished":
