@@ -24,12 +24,6 @@ SUBJECTS = {
     "given": "the given set",
 }
 
-#: Stands with every figure of a run that --quick scaled down.
-QUICK_NOTE = "quick: scaled down, not a figure of the recipe"
-
-
-SUMMARY_SCHEMA = MANIFEST_SCHEMA = EVAL_SCHEMA = 1
-
 
 def subject_title(subject: str) -> str:
     """The words for a row of a table.
@@ -38,6 +32,13 @@ def subject_title(subject: str) -> str:
         subject: `distilled`, `given`, or the name of a baseline; another name is its own title.
     """
     return SUBJECTS.get(subject, subject)
+
+
+#: Stands with every figure of a run that --quick scaled down.
+QUICK_NOTE = "quick: scaled down, not a figure of the recipe"
+
+
+SUMMARY_SCHEMA = MANIFEST_SCHEMA = EVAL_SCHEMA = 1
 
 
 def eval_record(report: EvaluationReport) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def _record(comparison: Comparison, finished: Finished) -> dict[str, Any]:
     }
 
 
-def _cost(config: ddfw.RunConfig, summary: Mapping[str, Any], subject: str) -> dict[str, Any]:
+def _cost(config: ddfw.RunConfig, summary: Any, subject: str) -> dict[str, Any]:
     """What a row's training set holds, and what the outer loop spent on it."""
     row = next(r for r in summary["rows"] if r["subject"] == subject)
     steps = config.outer.steps if subject == "distilled" else 0

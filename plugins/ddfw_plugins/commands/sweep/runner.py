@@ -66,7 +66,7 @@ def _payload(trial: Trial, *, quiet: bool) -> dict[str, Any]:
     }
 
 
-def _finished(summary: Mapping[str, Any]) -> dict[str, Any]:
+def _finished(summary: Any) -> dict[str, Any]:
     row = next(row for row in summary["rows"] if row["subject"] == "distilled")
     return {
         "status": "finished",
