@@ -149,17 +149,25 @@ def tiny(*arguments: str) -> list[str]:
     return ["run", *arguments, *(a for s in TINY.split() for a in ("--set", s))]
 
 
+def documented_command() -> str:
+    """The command that docs/plugins.md shows."""
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    return re.search(r"<!-- command: image_counts.py -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A folder with an installed third-party distribution."""
     work = tmp_path_factory.mktemp("third-party")
     (work / "src").mkdir()
     (work / "src" / "symmetric_plugin.py").write_text(MODULE)
+    (work / "src" / "image_counts.py").write_text(documented_command())
     (work / "src" / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
         '[project]\nname = "ddfw-symmetric"\nversion = "2.5"\n'
         '[project.entry-points."ddfw.plugins"]\nsymmetric = "symmetric_plugin"\n'
-        '[tool.hatch.build.targets.wheel]\ninclude = ["symmetric_plugin.py"]\n'
+        'command-images = "image_counts"\n'
+        '[tool.hatch.build.targets.wheel]\ninclude = ["*.py"]\n'
     )
     target = work / "site"
     done = subprocess.run(
@@ -195,6 +203,39 @@ def test_an_installed_distribution_adds_a_parameterisation_and_a_trajectory_sour
     )
     gone = ddfw("run", "--param", "mine", "--dry-run")
     assert gone.returncode == 2 and "unknown parameterisation 'mine'" in gone.stderr
+
+
+def test_an_installed_distribution_adds_a_command(installed, tmp_path):
+    """Broken: a third party's command would have to be part of this repository, or the documented one does not work."""
+    outside = {"PYTHONPATH": str(installed)}
+    listed = process("--help", cwd=tmp_path, **outside)
+    assert re.search(r"images +How many images the budget buys", listed.stdout)
+    settings = ("--set", "labels=hard", "--set", "budget.ipc=2")
+    done = process("images", "pixel", *settings, "--json", cwd=tmp_path, **outside)
+    assert done.returncode == 0, done.stderr
+    # Two 8×8 images of each of ten classes; hard labels cost nothing.
+    assert json.loads(done.stdout) == [{"param": "pixel", "images": 20, "floats": 20 * 8 * 8}]
+    wrong = process("images", "pixle", cwd=tmp_path, **outside)
+    assert wrong.returncode == 2 and "Did you mean 'pixel'?" in wrong.stderr
+    gone = process("images", "pixel", cwd=tmp_path, **outside, DDFW_DISABLE_PLUGINS="ddfw-symmetric:command-images")
+    assert gone.returncode == 2 and "No such command 'images'" in gone.stderr
+
+
+def test_without_the_sweep_command_everything_else_works(tmp_path):
+    """Broken: core or another command needs a command that is only a plugin."""
+    (tmp_path / "two.toml").write_text(
+        '[comparison]\nseeds = [0]\n[base]\ndata = "digits"\nlabels = "hard"\n[variants.one]\nparam = "pixel"\n'
+    )
+    without = {"DDFW_DISABLE_PLUGINS": "ddfw:command-sweep"}
+    listed = process("--help", cwd=tmp_path, **without).stdout
+    assert "\n  compare " in listed and "\n  bench " in listed and "\n  sweep " not in listed
+    assert "\n  sweep " in process("--help", cwd=tmp_path).stdout
+    gone = process("sweep", "two.toml", cwd=tmp_path, **without)
+    assert gone.returncode == 2 and "No such command 'sweep'" in gone.stderr
+    compared = process("compare", "two.toml", "--dry-run", "--json", cwd=tmp_path, **without)
+    assert compared.returncode == 0 and [row["variant"] for row in json.loads(compared.stdout)] == ["one"]
+    done = process(*tiny("--param", "pixel", "--traj", "mtt", "--labels", "hard", "-q"), cwd=tmp_path, **without)
+    assert done.returncode == 0 and "distilled" in done.stdout, done.stderr
 
 
 BRIEF = ("outer.steps=1", "eval.epochs=1", "eval.select_networks=1", "eval.baselines=[]")

@@ -1,7 +1,21 @@
 """The public API of ddfw; every name is loaded when it is first used, so that `from ddfw import hookimpl` is light."""
 
+from .artifacts.atomic import locked as locked
+from .artifacts.atomic import read_json as read_json
+from .artifacts.atomic import write_json as write_json
+from .artifacts.atomic import write_text as write_text
 from .artifacts.image_set import ImageSet as ImageSet
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
+from .cli.duration import max_time_option as max_time_option
+from .cli.output import show_rows as show_rows
+from .cli.output import show_table as show_table
+from .cli.shared import component_flags as component_flags
+from .cli.shared import data_root_option as data_root_option
+from .cli.shared import experts_dir_option as experts_dir_option
+from .cli.shared import flag_tables as flag_tables
+from .cli.shared import quiet_option as quiet_option
+from .cli.shared import seed_numbers as seed_numbers
+from .cli.shared import set_option as set_option
 from .config.catalog import component as component
 from .config.extensions import recipe_folders as recipe_folders
 from .config.files import read_toml as read_toml
@@ -48,6 +62,7 @@ from .contracts.trajectory import AbstractTrajectory as AbstractTrajectory
 from .contracts.trajectory import CompactExpert as CompactExpert
 from .contracts.trajectory import ExpertSource as ExpertSource
 from .contracts.trajectory import Segment as Segment
+from .engine.distill import batch_sizes as batch_sizes
 from .errors import ConfigError as ConfigError
 from .errors import ConfigProblem as ConfigProblem
 from .errors import DataError as DataError
@@ -73,6 +88,7 @@ from .pipeline.evaluation.any_set import evaluate as evaluate
 from .pipeline.loading import load as load
 from .pipeline.prepare import fits as fits
 from .pipeline.report.summary import over_seeds as over_seeds
+from .pipeline.report.summary import subject_title as subject_title
 from .pipeline.report.tables import markdown_table as markdown_table
 from .pipeline.report.tables import percent as percent
 from .pipeline.report.tables import text_table as text_table
@@ -83,4 +99,5 @@ from .pipeline.runner import plan as plan
 from .pipeline.runner import run as run
 from .pipeline.stages import RunResult as RunResult
 from .randomness import Stream as Stream
+from .randomness import derive_seed as derive_seed
 from .randomness import generator as generator

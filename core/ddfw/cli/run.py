@@ -19,6 +19,7 @@ from ddfw.cli.shared import (
     download_option,
     experts_dir_option,
     flag_tables,
+    quiet_option,
     seed_numbers,
     set_option,
 )
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 @set_option
 @max_time_option
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines on standard output, the last with the summary.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+@quiet_option
 @click.option("--print-config", is_flag=True, help="Print the resolved configuration with its origins and stop.")
 @click.option("--dry-run", is_flag=True, help="Check everything, predict time and memory, and stop.")
 def run_command(

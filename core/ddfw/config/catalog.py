@@ -51,19 +51,20 @@ def as_table(value: Any) -> dict[str, Any]:
     return Structurer(catalog()).unstructure(value)
 
 
-def from_table(table: Mapping[str, Any], cls: type[T]) -> T:
+def from_table(table: Mapping[str, Any], cls: type[T], path: str = "") -> T:
     """The component or settings record that a table describes.
 
     Args:
         table: as in a configuration file.
         cls: what it has to be; for a component also the base class of its kind, the table's `name` then chooses.
+        path: where the table stands in its file; the paths of problems start with it.
 
     Raises:
         ConfigError: every problem at once, each with its path.
     """
     from ddfw_registry import Structurer
 
-    return Structurer(catalog()).structure(table, cls)
+    return Structurer(catalog()).structure(table, cls, path)
 
 
 def through_toml(component: T) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,21 +27,23 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise config_error(str(path), f"not a readable TOML file: {error}") from error
 
 
-def structured(text: str, cls: type[T], source: str = "") -> T:
-    """A file that users write, as an object of an attrs class: strictly, with every problem at once.
+def structured(given: str | Mapping[str, Any], cls: type[T], place: str = "") -> T:
+    """A file that users write, or a table of it, as an object of an attrs class: strictly, with every problem at once.
 
     Args:
-        text: TOML; its tables and keys are the fields of the class.
+        given: TOML, or tables that were read from it; their keys are the fields of the class.
         cls: an attrs class with typed, validated fields; a field may be another such class, a list, a mapping, or a
-            component.
-        source: the file's name, for messages.
+            component. An OptionError of its `__attrs_post_init__` is reported at the field that it names.
+        place: what the text is called in messages, the file's name; or where the tables stand in their file.
 
     Raises:
         ConfigError: no TOML, unknown or missing keys, values of the wrong type; each with its place, and the nearest
             known key.
     """
+    if not isinstance(given, str):
+        return from_table(given, cls, place)
     try:
-        tables = tomllib.loads(text)
+        tables = tomllib.loads(given)
     except (ValueError, RecursionError) as error:
-        raise config_error(source, f"not a readable TOML file: {error}") from error
+        raise config_error(place, f"not a readable TOML file: {error}") from error
     return from_table(tables, cls)

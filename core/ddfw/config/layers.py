@@ -31,7 +31,7 @@ class Settings:
 
 def gather(
     start: str | Mapping[str, Any] | None,
-    flags: Mapping[str, Any],
+    flags: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     assignments: Sequence[str],
     *,
     quick: bool = False,
@@ -40,7 +40,8 @@ def gather(
 
     Args:
         start: a recipe's name, a configuration file, complete tables that stand for one, or None.
-        flags: tables that flags set, `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`.
+        flags: tables that flags set, `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`; or several such layers, each
+            laid over the one before it.
         assignments: `key.path=value` texts of --set.
         quick: lay the recipe's quick table over it, below what the user said.
 
@@ -50,7 +51,8 @@ def gather(
     """
     known = recipes()
     file = _start(start, known)
-    layers = [(file.tables, file.origin), (flags, "flag"), (_assigned(assignments), "--set")]
+    said = [flags] if isinstance(flags, Mapping) else flags
+    layers = [(file.tables, file.origin), *((tables, "flag") for tables in said), (_assigned(assignments), "--set")]
     default = known.get(DEFAULT, NO_RECIPE)
     recipe = known[file.recipe] if file.recipe else choose(known.values(), default, [tables for tables, _ in layers])
     quick_layer = [(recipe.quick, QUICK)] if quick else []

@@ -61,7 +61,7 @@ class Configured:
 
 def configure(
     start: str | Mapping[str, Any] | None,
-    flags: Mapping[str, Any],
+    flags: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     assignments: Sequence[str] = (),
     data_root: Path | None = None,
     *,
@@ -71,7 +71,7 @@ def configure(
 
     Args:
         start: a recipe's name, a configuration file, complete tables, or None.
-        flags: tables that flags set.
+        flags: tables that flags set, or several layers of them, each laid over the one before it.
         assignments: texts of --set.
         data_root: where data sets look for their files; scaling down counts the images.
         quick: scale down, as `--quick` does.

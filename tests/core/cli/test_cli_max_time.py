@@ -225,8 +225,8 @@ def test_max_time_holds_for_a_whole_comparison(ddfw, here, monkeypatch):
         return runner.RunResult(directory=places.out, summary={})
 
     (here / "c.toml").write_text('[comparison]\nseeds = [0, 1]\n[variants.one]\nparam = { name = "pixel" }\n')
-    monkeypatch.setattr(runner, "run", run)
-    monkeypatch.setattr("ddfw_plugins.commands.compare.runner.now", lambda: clock[0])
+    monkeypatch.setattr("ddfw.run", run)
+    monkeypatch.setattr("ddfw_plugins.commands.compare.runner.monotonic", lambda: clock[0])
     monkeypatch.setattr("ddfw_plugins.commands.compare.runner._record", lambda *args: {})
     monkeypatch.setattr("ddfw_plugins.commands.compare.runner.markdown", lambda record: "")
     (here / "runs" / "c").mkdir(parents=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
-from ddfw.cli.duration import max_time_option
-from ddfw.cli.shared import data_root_option, experts_dir_option, seed_numbers
+import ddfw
+from ddfw import data_root_option, experts_dir_option, max_time_option, quiet_option
+from ddfw_plugins.commands.compare import files, runner, tables
 
 
 @click.command("compare")
@@ -19,7 +22,7 @@ from ddfw.cli.shared import data_root_option, experts_dir_option, seed_numbers
 @experts_dir_option
 @data_root_option
 @max_time_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+@quiet_option
 @click.option("--dry-run", is_flag=True, help="Check every variant, say what it would cost, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def compare_command(
@@ -43,36 +46,22 @@ def compare_command(
     ddfw compare fashionmnist-ipc1 --data-root DATA
     ddfw compare mine.toml --only pixel-mtt --only lss-mct --seeds 0,1,2
     """
-    from ddfw.pipeline.runner import Places
-    from ddfw_plugins.commands.compare import runner, tables
-
-    whole = runner.read(comparison)
-    chosen = runner.chosen(whole, only, seed_numbers(seeds))
-    places = Places(out=out, experts=experts_dir, data_root=data_root)
+    whole = files.read(comparison)
+    chosen = files.chosen(whole, only, ddfw.seed_numbers(seeds))
+    places = ddfw.Places(out=out, experts=experts_dir, data_root=data_root)
     if dry_run:
         _dry_run(runner.jobs(chosen, places), as_json)
         return
-
-    def started(job: runner.Job) -> None:
-        if not quiet:
-            seed = job.config.run.seed
-            click.echo(f"\n── {job.number}/{job.count}  {job.variant.title}, seed {seed}", err=True)
-
-    folder, record = runner.run(whole, chosen, places, started, quiet=quiet or as_json, max_seconds=max_time)
+    say: Callable[[str], None] = (lambda line: None) if quiet else partial(click.echo, err=True)
+    folder, record = runner.run(whole, chosen, places, say=say, quiet=quiet or as_json, max_seconds=max_time)
     if as_json:
         click.echo(json.dumps(record, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    console = Console()
-    console.print()
-    console.print(tables.table(record))
+    ddfw.show_table(tables.table(record))
     click.echo(f"written: {folder / 'comparison.json'}, {folder / 'comparison.md'}")
 
 
-def _dry_run(jobs: list, as_json: bool) -> None:  # type: ignore[type-arg]
-    from ddfw.cli.output import show_rows
-
+def _dry_run(jobs: Sequence[runner.Job], as_json: bool) -> None:
     rows = [
         {
             "variant": job.variant.name,
@@ -83,4 +72,4 @@ def _dry_run(jobs: list, as_json: bool) -> None:  # type: ignore[type-arg]
         }
         for job in jobs
     ]
-    show_rows(rows, ("variant", "seed", "outer steps", "run"), as_json, "nothing to run")
+    ddfw.show_rows(rows, ("variant", "seed", "outer steps", "run"), as_json, "nothing to run")

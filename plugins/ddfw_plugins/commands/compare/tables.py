@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ddfw.pipeline.report.summary import subject_title
-from ddfw.pipeline.report.tables import markdown_table, percent, text_table
+from ddfw import markdown_table, percent, subject_title, text_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ddfw.cli.shared import data_root_option, experts_dir_option
-
-if TYPE_CHECKING:
-    from ddfw.pipeline.runner import Places
-    from ddfw_plugins.commands.sweep.files import Sweep
+import ddfw
+from ddfw import data_root_option, experts_dir_option, quiet_option
+from ddfw_plugins.commands.sweep import files, runner, study, tables, trials
 
 
 @click.command("sweep")
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, help="How many trials an optuna study asks for at a time."
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+@quiet_option
 @click.option("--dry-run", is_flag=True, help="List the trials, check every configuration, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 @click.pass_context
@@ -50,18 +50,11 @@ def sweep_command(
     ddfw sweep ranks.toml --dry-run
     ddfw sweep ranks.toml --on ray
     """
-    from ddfw.pipeline.runner import Places
-    from ddfw_plugins.commands.sweep import files, runner, tables
-
-    sweep, places = files.read(file), Places(out=out, experts=experts_dir, data_root=data_root)
+    sweep, places = files.read(file), ddfw.Places(out=out, experts=experts_dir, data_root=data_root)
     if dry_run:
         _dry_run(sweep, places, as_json)
         return
-
-    def say(line: str) -> None:
-        if not quiet:
-            click.echo(line, err=True)
-
+    say: Callable[[str], None] = (lambda line: None) if quiet else partial(click.echo, err=True)
     try:
         folder, record = runner.run(sweep, places, on=on, workers=workers, say=say, quiet=quiet or as_json)
     except KeyboardInterrupt:
@@ -70,52 +63,32 @@ def sweep_command(
     if as_json:
         click.echo(json.dumps(record, ensure_ascii=False))
     else:
-        _show(folder, record, tables.table(record))
+        _show(folder, record)
     if record["best"] is None:
         context.exit(1)
 
 
-def _show(folder: Path, record: dict[str, Any], table: Any) -> None:
-    from rich.console import Console
-
-    from ddfw.pipeline.report.tables import percent
-
-    # Wrapped for a reader's terminal only: what is piped has one line a row.
-    console = Console(width=None if Console().is_terminal else 1000)
-    console.print()
-    console.print(table)
+def _show(folder: Path, record: dict[str, Any]) -> None:
+    ddfw.show_table(tables.table(record))
     for row in record["trials"]:
         if row["number"] == record["best"]:
-            click.echo(
-                f"best: {folder / row['directory']} ({percent(row['validation_accuracy'])} % on validation images)"
-            )
+            accuracy = ddfw.percent(row["validation_accuracy"])
+            click.echo(f"best: {folder / row['directory']} ({accuracy} % on validation images)")
     click.echo(f"written: {folder / 'sweep.json'}, {folder / 'sweep.md'}")
 
 
-def _dry_run(sweep: Sweep, places: Places, as_json: bool) -> None:
-    from ddfw.cli.output import show_rows
-    from ddfw_plugins.commands.sweep import runner
-    from ddfw_plugins.commands.sweep.files import words
-    from ddfw_plugins.commands.sweep.trials import grid, probe
-
-    if sweep.method == "grid":
-        trials = grid(sweep, places)
-    else:
-        from ddfw_plugins.commands.sweep.study import preview, require_optuna
-
-        require_optuna()
-        probe(sweep, places)
-        trials = preview(sweep, places)
+def _dry_run(sweep: files.Sweep, places: ddfw.Places, as_json: bool) -> None:
+    planned = trials.grid(sweep, places) if sweep.method == "grid" else study.preview(sweep, places)
     rows = [
         {
             "trial": f"{trial.number:04d}",
-            "parameters": words(trial.parameters) if not as_json else runner.plain(trial.parameters),
+            "parameters": files.words(trial.parameters) if not as_json else runner.plain(trial.parameters),
             "recipe": trial.recipe,
             "run": f"impossible: {trial.reason}" if trial.config is None else trial.config.title(),
             "directory": str(trial.directory),
         }
-        for trial in trials
+        for trial in planned
     ]
-    show_rows(rows, ("trial", "parameters", "recipe", "run"), as_json, "nothing to run")
-    if more := sweep.count - len(trials):
+    ddfw.show_rows(rows, ("trial", "parameters", "recipe", "run"), as_json, "nothing to run")
+    if more := sweep.count - len(planned):
         click.echo(f"and {more} more, which follow from the outcomes of these", err=True)

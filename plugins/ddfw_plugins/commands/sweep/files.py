@@ -3,65 +3,78 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import ge, gt, optional
 
-from ddfw.config.files import read_toml
-from ddfw.config.recipes import recipes
-from ddfw.errors import config_error, did_you_mean
+from ddfw import OptionError, config_error, read_toml, structured
+from ddfw_plugins.commands._files import Tables, known_recipe, require_name
 
-_TABLES = ("sweep", "base", "grid", "space")
-_HEAD = ("recipe", "summary", "method", "trials", "seed", "sampler")
-_OF_OPTUNA = ("trials", "seed", "sampler")
-_METHODS, _SAMPLERS = ("grid", "optuna"), ("tpe", "random")
-_RANGE, _CHOICE = ("low", "high", "log", "step"), ("values",)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: Keys of [sweep] that mean something in a study only.
+_STUDY_ONLY = ("trials", "seed", "sampler")
 
 
 @frozen(kw_only=True)
-class Axis:
-    """A setting and the values that it takes.
+class Choice:
+    """A setting takes one of these values.
 
     Args:
-        path: the setting, `param.rank`; or a whole table, `param`.
-        values: TOML values.
+        values: TOML values, each different from the others.
     """
 
-    path: str
     values: tuple[Any, ...]
 
+    def __attrs_post_init__(self) -> None:
+        if not self.values:
+            raise OptionError("needs at least one value")
+        for index, value in enumerate(self.values):
+            if any(value == other and type(value) is type(other) for other in self.values[:index]):
+                raise OptionError(f"{shown(value)} stands there twice")
+
     @property
-    def edges(self) -> tuple[Any, ...]:
-        """Values that stand for all of them: all."""
+    def probes(self) -> tuple[Any, ...]:
+        """The values that are tried as configurations before a study starts: all of them."""
         return self.values
 
-    def words(self) -> str:
-        """The values, for people."""
-        return ", ".join(shown(value) for value in self.values)
+
+def _finite(instance: object, attribute: object, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}")
 
 
 @frozen(kw_only=True)
 class Range:
-    """A setting and the numbers that it takes; whole ones, if all of these are.
+    """A setting takes a number between two others; a whole one, if `low`, `high` and `step` are whole.
 
     Args:
-        path: the setting.
         low: the least.
         high: the most, included.
-        log: whether equal ratios are equally likely, and not equal differences.
+        log: whether equal ratios are equally likely, instead of equal differences.
         step: the distance between two neighbours, None for none.
     """
 
-    path: str
-    low: float
-    high: float
+    low: int | float = field(validator=_finite)
+    high: int | float = field(validator=_finite)
     log: bool = False
-    step: float | None = None
+    step: int | float | None = field(default=None, validator=optional(gt(0)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.low > self.high:
+            raise OptionError(f"low is {self.low:g} and high is {self.high:g}; exchange them")
+        if self.log and self.low <= 0:
+            raise OptionError(f"log = true needs numbers > 0, got {self.low:g}", "low")
+        if self.step is None:
+            return
+        if self.log:
+            raise OptionError("log = true has no step; leave one of them out", "step")
+        # Decimals, since 0.7 - 0.1 is no multiple of 0.2 for floats.
+        if (Decimal(str(self.high)) - Decimal(str(self.low))) % Decimal(str(self.step)):
+            raise OptionError(f"{self.high:g} is not reached from {self.low:g} in steps of {self.step:g}", "high")
 
     @property
     def whole(self) -> bool:
@@ -69,58 +82,78 @@ class Range:
         return isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.step, int | None)
 
     @property
-    def edges(self) -> tuple[Any, ...]:
-        """Values that stand for all of them: the least and the most."""
+    def probes(self) -> tuple[Any, ...]:
+        """The values that are tried as configurations before a study starts: the least and the most."""
         return (self.low, self.high)
-
-    def words(self) -> str:
-        """The numbers, for people."""
-        step = f", step {self.step:g}" if self.step is not None else ""
-        return f"{self.low:g} to {self.high:g}{step}{', log' if self.log else ''}"
 
 
 @frozen(kw_only=True)
-class Sweep:
-    """A sweep's file.
+class SweepSettings:
+    """`[sweep]`.
 
     Args:
-        name: the file's name without the ending; `run.recipe` of every trial.
+        recipe: what [base] lies over; "" lets every trial's settings choose one, as `ddfw run` does.
         summary: one line.
-        method: every combination, or a study that learns from its trials.
-        recipe: what the base lies over; "" lets every trial's settings choose one, as `ddfw run` does.
-        base: settings that all trials share.
-        grid: what differs, in the order of the file; the last varies fastest.
-        space: what differs in a study.
+        method: every combination, or a study of optuna's; None follows from the table that is there.
         trials: how many a study has.
         seed: of the study's sampler.
         sampler: of the study.
     """
 
-    name: str
-    method: Literal["grid", "optuna"]
+    recipe: str = field(default="", validator=known_recipe)
     summary: str = ""
-    recipe: str = ""
-    base: Mapping[str, Any]
-    grid: tuple[Axis, ...] = ()
-    space: tuple[Axis | Range, ...] = ()
-    trials: int = 20
-    seed: int = 0
+    method: Literal["grid", "optuna"] | None = None
+    trials: int = field(default=20, validator=ge(1))
+    seed: int = field(default=0, validator=ge(0))
     sampler: Literal["tpe", "random"] = "tpe"
 
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The settings that differ."""
-        return tuple(part.path for part in self.grid or self.space)
+
+@frozen(kw_only=True)
+class _File:
+    """The tables of a sweep's file."""
+
+    sweep: SweepSettings = field(factory=SweepSettings)
+    base: Tables = field(factory=dict)
+    grid: Mapping[str, Any] | None = None
+    space: Mapping[str, Any] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.grid is not None and self.space is not None:
+            raise OptionError("a sweep has a [grid] or a [space], not both; leave one of them out", "space")
+        if self.grid is None and self.space is None:
+            raise OptionError("missing: name what differs in a [grid] of values, or in a [space] for optuna", "grid")
+        table, other = ("grid", "space") if self.space is None else ("space", "grid")
+        if self.sweep.method not in (None, "grid" if table == "grid" else "optuna"):
+            raise OptionError(f"{self.sweep.method!r} needs a table [{other}], and there is [{table}]", "sweep.method")
+        if "recipe" in self.base.get("run", {}):
+            raise OptionError("is the file's name; what [base] lies over is sweep.recipe", "base.run.recipe")
+
+
+@frozen(kw_only=True)
+class Sweep:
+    """A sweep.
+
+    Args:
+        name: the file's name without the ending; `run.recipe` of every trial.
+        method: every combination, or a study that learns from its trials.
+        settings: the table [sweep].
+        base: settings that all trials share.
+        axes: what differs: paths of settings, `param.rank`, or of whole tables, `param`, with what they take; in the
+            order of the file. In a grid the last one varies fastest.
+    """
+
+    name: str
+    method: Literal["grid", "optuna"]
+    settings: SweepSettings
+    base: Tables
+    axes: Mapping[str, Choice | Range]
 
     @property
     def count(self) -> int:
         """How many trials there will be."""
         if self.method == "optuna":
-            return self.trials
-        count = 1
-        for axis in self.grid:
-            count *= len(axis.values)
-        return count
+            return self.settings.trials
+        return math.prod(len(axis.probes) for axis in self.axes.values())
 
 
 def read(path: Path) -> Sweep:
@@ -130,193 +163,48 @@ def read(path: Path) -> Sweep:
         ConfigError: unreadable, or not a sweep; with the place.
     """
     tables = read_toml(path)
-    if not _NAME.fullmatch(path.stem):
-        raise config_error(
-            str(path), f"the file's name is the name of its runs, too; {path.stem!r} is none: use A-Z 0-9 . _ -"
-        )
-    for key in tables:
-        if key not in _TABLES:
-            hint = did_you_mean(key, _TABLES) or " What all trials share stands in [base]."
-            raise config_error(key, f"unknown table {key!r}.{hint} Known: {', '.join(_TABLES)}")
-        if not isinstance(tables[key], Mapping):
-            raise config_error(key, f"expected a table, got {tables[key]!r}")
-    head = tables.get("sweep", {})
-    require_known(head, _HEAD, "sweep", "key")
-    method = _method(head, tables)
-    run = tables.get("base", {}).get("run", {})
-    if isinstance(run, Mapping) and "recipe" in run:
-        raise config_error(
-            "base.run.recipe", "is the file's name; name the recipe that the base lies over in sweep.recipe"
-        )
-    sweep = Sweep(
-        name=path.stem,
-        method=method,
-        summary=_text(head, "summary"),
-        recipe=_recipe(head),
-        base=tables.get("base", {}),
-        grid=tuple(_axes(tables["grid"], "grid", "")) if method == "grid" else (),
-        space=tuple(_parts(tables["space"], "space", "")) if method == "optuna" else (),
-        trials=_count(head, "trials", 1, 20),
-        seed=_count(head, "seed", 0, 0),
-        sampler=_one_of(head, "sampler", _SAMPLERS, "tpe"),
-    )
-    table = "grid" if method == "grid" else "space"
-    if not sweep.paths:
-        raise config_error(table, "names nothing that differs between trials")
-    for path_ in sweep.paths:
-        if sweep.paths.count(path_) > 1:
-            raise config_error(f"{table}.{path_}", "stands there twice; keep one")
+    require_name(path.stem, str(path))
+    file = structured(tables, _File)
+    table, varied = ("space", file.space) if file.space is not None else ("grid", file.grid or {})
+    if table == "grid" and (stray := [key for key in _STUDY_ONLY if key in tables.get("sweep", {})]):
+        words = "a grid has as many as combinations" if stray[0] == "trials" else "nothing is drawn in a grid"
+        raise config_error(f"sweep.{stray[0]}", f"is optuna's; {words}: leave it out, or write a [space]")
+    axes: dict[str, Choice | Range] = {}
+    for path_, axis in _axes(varied, table, ""):
+        place = f"{table}.{path_}"
+        if not all(key.strip() == key and key for key in path_.split(".")):
+            raise config_error(place, f"{path_!r} is no path of a setting, such as param.rank")
+        if path_ in axes:
+            raise config_error(place, "stands there twice; keep one")
         if path_ == "run.recipe":
-            raise config_error(f"{table}.{path_}", "is the file's name in every trial; leave it out")
-    return sweep
+            raise config_error(place, "is the file's name in every trial; leave it out")
+        axes[path_] = axis
+    if not axes:
+        raise config_error(table, "names nothing that differs between trials")
+    method: Literal["grid", "optuna"] = "grid" if table == "grid" else "optuna"
+    return Sweep(name=path.stem, method=method, settings=file.sweep, base=file.base, axes=axes)
 
 
-def _method(head: Mapping[str, Any], tables: Mapping[str, Any]) -> Any:
-    """The head's, or the one whose table is there."""
-    if "grid" in tables and "space" in tables:
-        raise config_error("space", "a sweep has a [grid] or a [space], not both; leave one of them out")
-    if "grid" not in tables and "space" not in tables:
-        raise config_error("grid", "missing: name what differs in a [grid] of values, or in a [space] for optuna")
-    there = "grid" if "grid" in tables else "optuna"
-    method = _one_of(head, "method", _METHODS, there)
-    if method != there:
-        table = "grid" if method == "grid" else "space"
-        raise config_error(
-            "sweep.method",
-            f"{method!r} needs a table [{table}], and there is [{next(iter({'grid', 'space'} & set(tables)))}]",
-        )
-    if method == "grid":
-        for key in _OF_OPTUNA:
-            if key in head:
-                words = "a grid has as many as combinations" if key == "trials" else "nothing is drawn in a grid"
-                raise config_error(f"sweep.{key}", f"is optuna's; {words}: leave it out, or write a [space]")
-    return method
-
-
-def _one_of(head: Mapping[str, Any], key: str, offered: tuple[str, ...], default: str) -> Any:
-    value = head.get(key, default)
-    if value not in offered:
-        hint = did_you_mean(value, offered) if isinstance(value, str) else ""
-        raise config_error(f"sweep.{key}", f"expected {' or '.join(map(repr, offered))}, got {value!r}.{hint}")
-    return value
-
-
-def _recipe(head: Mapping[str, Any]) -> str:
-    given = head.get("recipe", "")
-    if "recipe" in head and given not in (known := recipes()):
-        hint = (isinstance(given, str) and did_you_mean(given, known)) or " `ddfw recipes list` lists all."
-        raise config_error("sweep.recipe", f"unknown recipe {given!r}.{hint}")
-    return str(given)
-
-
-def _text(head: Mapping[str, Any], key: str) -> str:
-    given = head.get(key, "")
-    if not isinstance(given, str):
-        raise config_error(f"sweep.{key}", f"expected a text, got {given!r}")
-    return given
-
-
-def _count(head: Mapping[str, Any], key: str, least: int, default: int) -> int:
-    given = head.get(key, default)
-    if type(given) is not int or given < least:
-        raise config_error(f"sweep.{key}", f"expected a whole number >= {least}, got {given!r}")
-    return given
-
-
-def _axes(table: Mapping[str, Any], place: str, path: str) -> Iterator[Axis]:
-    """Lists below a table, whatever way their paths are written."""
-    for key, value in table.items():
+def _axes(given: Mapping[str, Any], place: str, path: str) -> Iterator[tuple[str, Choice | Range]]:
+    """Paths below [grid] or [space], dotted or nested, with the values of each."""
+    grid = place.split(".")[0] == "grid"
+    for key, value in given.items():
         at, here = f"{place}.{key}", f"{path}.{key}" if path else key
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (grid or not {"low", "high", "values"} & set(value)):
             yield from _axes(value, at, here)
+        elif isinstance(value, Mapping):
+            cls: type[Choice | Range] = Choice if "values" in value else Range
+            yield here, structured(value, cls, at)
+        elif not grid:
+            raise config_error(at, f"expected {{low = …, high = …}} or {{values = […]}}, got {value!r}")
         elif not isinstance(value, list):
             raise config_error(at, f"expected a list of values, got {value!r}; what all trials share stands in [base]")
         else:
-            yield _axis(value, at, here)
-
-
-def _axis(values: list[Any], place: str, path: str) -> Axis:
-    _require_path(path, place)
-    if not values:
-        raise config_error(place, "needs at least one value")
-    for index, value in enumerate(values):
-        if any(value == other and type(value) is type(other) for other in values[:index]):
-            raise config_error(place, f"{shown(value)} stands there twice")
-    return Axis(path=path, values=tuple(values))
-
-
-def _parts(table: Mapping[str, Any], place: str, path: str) -> Iterator[Axis | Range]:
-    """Ranges and choices below a table, whatever way their paths are written."""
-    for key, value in table.items():
-        at, here = f"{place}.{key}", f"{path}.{key}" if path else key
-        if not isinstance(value, Mapping):
-            raise config_error(at, f"expected {{low = …, high = …}} or {{values = […]}}, got {value!r}")
-        if not {"low", "high", "values"} & set(value):
-            yield from _parts(value, at, here)
-        elif "values" in value:
-            require_known(value, _CHOICE, at, "key")
-            if not isinstance(value["values"], list):
-                raise config_error(f"{at}.values", f"expected a list of values, got {value['values']!r}")
-            yield _axis(value["values"], at, here)
-        else:
-            yield _range(value, at, here)
-
-
-def _range(given: Mapping[str, Any], place: str, path: str) -> Range:
-    _require_path(path, place)
-    require_known(given, _RANGE, place, "key")
-    for key in ("low", "high", "step"):
-        value = given.get(key)
-        if value is None and key != "step":
-            raise config_error(f"{place}.{key}", "missing, expected a number")
-        if value is not None and (type(value) not in (int, float) or not abs(value) < float("inf")):
-            raise config_error(f"{place}.{key}", f"expected a finite number, got {value!r}")
-    if type(given.get("log", False)) is not bool:
-        raise config_error(f"{place}.log", f"expected true or false, got {given['log']!r}")
-    made = Range(path=path, low=given["low"], high=given["high"], log=given.get("log", False), step=given.get("step"))
-    if made.low > made.high:
-        raise config_error(place, f"low is {made.low:g} and high is {made.high:g}; exchange them")
-    if made.log and made.low <= 0:
-        raise config_error(f"{place}.low", f"log = true needs numbers > 0, got {made.low:g}")
-    if made.step is not None:
-        if made.log:
-            raise config_error(f"{place}.step", "log = true has no step; leave one of them out")
-        if made.step <= 0:
-            raise config_error(f"{place}.step", f"expected a number > 0, got {made.step:g}")
-        if (Decimal(str(made.high)) - Decimal(str(made.low))) % Decimal(str(made.step)):
-            raise config_error(
-                f"{place}.high", f"{made.high:g} is not reached from {made.low:g} in steps of {made.step:g}"
-            )
-    return made
-
-
-def _require_path(path: str, place: str) -> None:
-    if not all(key.strip() == key and key for key in path.split(".")):
-        raise config_error(place, f"{path!r} is no path of a setting, such as param.rank")
-
-
-def require_known(given: Iterable[str], offered: Iterable[str], path: str, what: str) -> None:
-    """Refuses a key that nobody reads, with the nearest one that somebody does.
-
-    Args:
-        given: the keys of a table.
-        offered: those that it may have.
-        path: where the table stands, "" for the whole file.
-        what: what a key is called.
-
-    Raises:
-        ConfigError: a key is not among them.
-    """
-    names = tuple(offered)
-    for key in given:
-        if key not in names:
-            hint = did_you_mean(key, names)
-            place = f"{path}.{key}" if path else key
-            raise config_error(place, f"unknown {what} {key!r}.{hint} Known: {', '.join(names)}")
+            yield here, structured({"values": value}, Choice, at)
 
 
 def shown(value: Any) -> str:
-    """A value in few words; figures are rounded."""
+    """A value in few words; numbers are rounded."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):

@@ -6,38 +6,29 @@ many test accuracies is no test accuracy any more.
 
 from __future__ import annotations
 
-import itertools
 import math
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
-from ddfw.artifacts import atomic, checkpoint
-from ddfw.artifacts.run_dir import MANIFEST, RunDirectory
-from ddfw.config.catalog import component
-from ddfw.config.layers import Settings
-from ddfw.config.load import config_text, structured_config
-from ddfw.contracts.records import Summary
-from ddfw.errors import ConfigError, DivergedError, OptionError, ResumeError, UnknownComponentError, config_error
-from ddfw.pipeline import runner
-from ddfw.pipeline.report.tables import percent
+import ddfw
+from ddfw import ConfigError, DivergedError, OptionError, ResumeError, UnknownComponentError, config_error
 from ddfw_plugins.commands.sweep import files
 from ddfw_plugins.commands.sweep.files import Sweep, words
-from ddfw_plugins.commands.sweep.tables import markdown
+from ddfw_plugins.commands.sweep.study import Study, require_optuna
+from ddfw_plugins.commands.sweep.tables import markdown, ranked
 from ddfw_plugins.commands.sweep.trials import Trial, folder_of, grid, probe
 
-if TYPE_CHECKING:
-    from ddfw.contracts.executor import AbstractExecutor
-
-SWEEP_SCHEMA = 1
-#: What an executor is asked to scatter.
+#: The function that an executor calls for each trial, wherever it sends it.
 TASK = "ddfw_plugins.commands.sweep.runner:run_trial"
-OBJECTIVE = "validation accuracy of the selected step"
-NOTE = "test accuracies were not used for choosing"
+#: Paths that a trial is sent with.
+_PLACES = ("out", "experts", "data_root")
 
+#: How a trial ended, as sweep.json says it: `status`, accuracies, seconds, and a `reason` where there are none.
 Outcome = Mapping[str, Any]
 
 
@@ -50,38 +41,32 @@ def run_trial(payload: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         Its outcome. A run that diverges or turns out to be impossible has one, too.
     """
-    config = structured_config(Settings(tables=payload["config"]))
-    places = runner.Places(
-        out=Path(payload["out"]),
-        experts=Path(payload["experts"]),
-        data_root=None if payload["data_root"] is None else Path(payload["data_root"]),
-    )
+    config = ddfw.configure(payload["config"], {}, ()).config
+    places = ddfw.structured({key: payload[key] for key in _PLACES}, ddfw.Places)
     try:
         try:
-            result = runner.run(config, places, quiet=payload["quiet"])
-        except ResumeError:  # begun with other threads or versions, on another node perhaps: from the start, then
-            checkpoint.remove(RunDirectory(Path(payload["out"])).checkpoints)
-            result = runner.run(config, places, quiet=payload["quiet"])
+            result = ddfw.run(config, places, quiet=payload["quiet"])
+        except ResumeError:  # begun with other threads or versions, on another node perhaps: it starts over
+            shutil.rmtree(Path(payload["out"]) / "checkpoints", ignore_errors=True)
+            result = ddfw.run(config, places, quiet=payload["quiet"])
         return _finished(result.summary)
     except DivergedError as error:
-        return _without("diverged", str(error))
+        return _without_figures("diverged", str(error))
     except (ConfigError, OptionError) as error:
-        return _without("impossible", str(error))
+        return _without_figures("impossible", str(error))
 
 
-def _payload(one: Trial, *, quiet: bool) -> dict[str, Any]:
-    assert one.config is not None
-    root = one.places.data_root
+def _payload(trial: Trial, *, quiet: bool) -> dict[str, Any]:
+    assert trial.config is not None
+    places: dict[str, Path | None] = {key: getattr(trial.places, key) for key in _PLACES}
     return {
-        "config": tomllib.loads(config_text(one.config)),
-        "out": str(one.directory.resolve()),
-        "experts": str(one.places.experts.resolve()),
-        "data_root": None if root is None else str(root.resolve()),
+        "config": tomllib.loads(ddfw.config_text(trial.config)),
+        **{key: None if path is None else str(path.resolve()) for key, path in places.items()},
         "quiet": quiet,
     }
 
 
-def _finished(summary: Summary) -> dict[str, Any]:
+def _finished(summary: Any) -> dict[str, Any]:
     row = next(row for row in summary["rows"] if row["subject"] == "distilled")
     return {
         "status": "finished",
@@ -92,67 +77,33 @@ def _finished(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _without(status: str, reason: str = "") -> dict[str, Any]:
-    """The outcome of a trial that has no figures."""
+def _without_figures(status: str, reason: str = "") -> dict[str, Any]:
+    """The outcome of a trial that did not finish."""
     figures = {"validation_accuracy": None, "selected_step": None, "test": None, "seconds": None}
     return {"status": status, **({"reason": " ".join(reason.split())} if reason else {}), **figures}
 
 
-def ended(one: Trial) -> Outcome | None:
-    """How a trial ended before, as its directory tells it; None if it did not.
+def ended(trial: Trial) -> Outcome | None:
+    """How a trial ended in an earlier call, from its directory; None if it did not.
 
     Raises:
         DataError: it is finished, but what it wrote was changed.
         DirectoryInUseError: its directory holds something else.
     """
-    if one.config is None:
-        return _without("impossible", one.reason)
-    if (result := runner.finished(one.config, one.places)) is not None:
+    if trial.config is None:
+        return _without_figures("impossible", trial.reason)
+    if (result := ddfw.finished(trial.config, trial.places)) is not None:
         return _finished(result.summary)
-    directory = RunDirectory(one.directory)
-    if (directory.path / MANIFEST).is_file() and directory.config.is_file():
-        manifest = atomic.read_json(directory.path / MANIFEST)
-        same = directory.config.read_text(encoding="utf-8") == config_text(one.config)
-        if same and manifest.get("status") == "diverged":  # it would again
-            return _without("diverged", str(manifest.get("reason", "")))
+    config, manifest = trial.directory / "config.toml", trial.directory / "manifest.json"
+    facts = ddfw.read_json(manifest) if config.is_file() and manifest.is_file() else {}
+    if facts.get("status") == "diverged" and config.read_text(encoding="utf-8") == ddfw.config_text(trial.config):
+        return _without_figures("diverged", str(facts.get("reason", "")))  # it would diverge again
     return None
-
-
-class Source(Protocol):
-    """Where trials come from."""
-
-    def known(self) -> list[Trial]:
-        """Those that were asked for before, in their order."""
-        ...
-
-    def ask(self, count: int) -> list[Trial]:
-        """As many new ones, or fewer, or none: then all are there."""
-        ...
-
-    def tell(self, number: int, outcome: Outcome) -> None:
-        """How one ended; telling it twice changes nothing."""
-        ...
-
-
-@frozen
-class _Grid:
-    """All trials at once."""
-
-    trials: list[Trial]
-
-    def known(self) -> list[Trial]:
-        return self.trials
-
-    def ask(self, count: int) -> list[Trial]:
-        return []
-
-    def tell(self, number: int, outcome: Outcome) -> None:
-        return None
 
 
 def run(
     sweep: Sweep | str | Path,
-    places: runner.Places | None = None,
+    places: ddfw.Places | None = None,
     *,
     on: str = "",
     workers: int = 1,
@@ -166,7 +117,7 @@ def run(
         places: where; `out` is the sweep's folder.
         on: the executor that scatters whole trials; "" runs one after another, here.
         workers: how many trials a study asks for at a time, with `on`.
-        say: told what happens, in lines.
+        say: called with a line of text whenever something happens.
         quiet: no progress of single runs.
 
     Returns:
@@ -174,9 +125,10 @@ def run(
 
     Raises:
         ConfigError: the file, or a trial of a grid, is wrong; nothing was run then.
-        DataError, DirectoryInUseError: see there.
+        DataError: the data set is missing or damaged, or the files of a finished trial were changed.
+        DirectoryInUseError: another process runs this sweep, or the folder holds another one.
     """
-    places = places or runner.Places()
+    places = places or ddfw.Places()
     sweep = sweep if isinstance(sweep, Sweep) else files.read(Path(sweep))
     if workers < 1 or (workers > 1 and (not on or sweep.method == "grid")):
         raise config_error(
@@ -184,150 +136,139 @@ def run(
         )
     executor = _executor(on)
     root = folder_of(sweep, places)
-    source: Source
-    if sweep.method == "grid":
-        source = _Grid(grid(sweep, places))
-    else:
-        from ddfw_plugins.commands.sweep.study import Study, require_optuna
-
+    trials = grid(sweep, places) if sweep.method == "grid" else []
+    if sweep.method == "optuna":
         require_optuna()
         probe(sweep, places)
     root.mkdir(parents=True, exist_ok=True)
-    with atomic.locked(root, "the sweep's folder", wait=False):
-        if sweep.method == "optuna":
-            source = Study(sweep, places, root / "study.journal")
-        return root, _Board(sweep, root).filled(source, executor, workers, say, quiet=quiet)
+    with ddfw.locked(root, "the sweep's folder", wait=False):
+        study = Study(sweep, places, root / "study.journal") if sweep.method == "optuna" else None
+        running = _Running(sweep=sweep, root=root, study=study, executor=executor, say=say, quiet=quiet)
+        return root, running.run(trials if study is None else study.trials(), workers)
 
 
-def _executor(name: str) -> AbstractExecutor | None:
+def _executor(name: str) -> ddfw.AbstractExecutor | None:
     if not name:
         return None
     try:
-        found: AbstractExecutor = component("executor", name)
-    except UnknownComponentError as error:
-        raise error.at("--on") from None
-    try:
+        found: ddfw.AbstractExecutor = ddfw.component("executor", name)
         with found.assemble() as crew:
             if crew.size > 1:
                 raise OptionError("every process would run every trial; --on is for an executor that sends them out")
+    except UnknownComponentError as error:
+        raise error.at("--on") from None
     except OptionError as error:
         raise config_error("--on", str(error)) from error
     return found
 
 
-def _each(
-    executor: AbstractExecutor | None,
-    trials: Sequence[Trial],
-    count: int,
-    say: Callable[[str], None],
-    *,
-    quiet: bool,
-) -> Iterator[tuple[Trial, Outcome]]:
-    """Trials with their outcomes, as they end."""
-    if executor is None:
-        for one in trials:
-            say(f"\n{_title(one, count)}")
-            yield one, run_trial(_payload(one, quiet=quiet))
-        return
-    # Progress of several runs at a time could not be read.
-    results = executor.scatter(TASK, [_payload(one, quiet=True) for one in trials])
-    try:
-        for position, outcome in results:
-            yield trials[position], outcome
-    finally:
-        close = getattr(results, "close", None)  # an interrupt has to reach the other machines
-        if close is not None:
-            close()
+@frozen(kw_only=True)
+class _Running:
+    """A sweep that is being run; keeps sweep.json and sweep.md.
 
+    Args:
+        sweep: what is run.
+        root: its folder.
+        study: the study that proposes trials and learns from their outcomes, None for a grid.
+        executor: where trials are sent, None to run them here.
+        say: called with a line of text whenever something happens.
+        quiet: no progress of single runs.
+        rows: the rows of sweep.json so far, by the trial's number.
+    """
 
-def _title(one: Trial, count: int) -> str:
-    return f"── {one.number + 1}/{count}  {words(one.parameters)}"
+    sweep: Sweep
+    root: Path
+    study: Study | None
+    executor: ddfw.AbstractExecutor | None
+    say: Callable[[str], None]
+    quiet: bool
+    rows: dict[int, dict[str, Any]] = field(factory=dict)
 
-
-def _verdict(outcome: Outcome) -> str:
-    if outcome["status"] == "finished":
-        return f"validation {percent(outcome['validation_accuracy'])} %"
-    return f"{outcome['status']}: {outcome['reason']}" if outcome.get("reason") else str(outcome["status"])
-
-
-class _Board:
-    """What is known of all trials; keeps sweep.json and sweep.md."""
-
-    def __init__(self, sweep: Sweep, root: Path) -> None:
-        self._sweep, self._root = sweep, root
-        self._rows: dict[int, dict[str, Any]] = {}
-
-    def filled(
-        self,
-        source: Source,
-        executor: AbstractExecutor | None,
-        workers: int,
-        say: Callable[[str], None],
-        *,
-        quiet: bool,
-    ) -> dict[str, Any]:
-        """Runs what has not ended; returns the record."""
-        count, todo = self._sweep.count, list[Trial]()
-        for one in source.known():
-            outcome = ended(one)
-            self._put(one, outcome)
+    def run(self, trials: Sequence[Trial], workers: int) -> dict[str, Any]:
+        """Runs those of the trials that have not ended, then those that the study asks for; returns the record."""
+        waiting: list[Trial] = []
+        for trial in trials:
+            outcome = ended(trial)
+            self._put(trial, outcome)
             if outcome is None:
-                todo.append(one)
-            else:
-                source.tell(one.number, outcome)
-        if before := len(self._rows) - len(todo):
-            say(f"{before} of {count} trials ended before, and are not run again")
-        while todo or (todo := source.ask(workers)):
-            for one in todo:
-                self._put(one, None)
+                waiting.append(trial)
+        if before := len(trials) - len(waiting):
+            self.say(f"{before} of {self.sweep.count} trials ended before, and are not run again")
+        while waiting or (self.study is not None and (waiting := self.study.ask(workers))):
+            for trial in waiting:
+                self._put(trial, None)
             self._write()
-            impossible = [(one, _without("impossible", one.reason)) for one in todo if one.config is None]
-            possible = [one for one in todo if one.config is not None]
-            outcomes = _each(executor, possible, count, say, quiet=quiet)
-            for one, outcome in itertools.chain(impossible, outcomes):
-                source.tell(one.number, outcome)
-                self._put(one, outcome)
+            for trial, outcome in self._outcomes(waiting):
+                self._put(trial, outcome)
                 self._write()
-                here = executor is None and one.config is not None  # then its title was said before it ran
-                say(f"   {_verdict(outcome)}" if here else f"{_title(one, count)}  {_verdict(outcome)}")
-            todo = []
+                here = self.executor is None and trial.config is not None  # its title was said before it ran
+                self.say(f"{' ' if here else self._title(trial)}  {_outcome_words(outcome)}")
+            waiting = []
         return self._write()
 
-    def _put(self, one: Trial, outcome: Outcome | None) -> None:
-        self._rows[one.number] = {
-            "number": one.number,
-            "parameters": plain(one.parameters),
-            **(_without("waiting") if outcome is None else outcome),
-            "directory": str(one.directory.relative_to(self._root)),
+    def _outcomes(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome]]:
+        """Runs trials and gives each with its outcome, as they end."""
+        possible = [trial for trial in trials if trial.config is not None]
+        yield from ((trial, _without_figures("impossible", trial.reason)) for trial in trials if trial.config is None)
+        if self.executor is None:
+            for trial in possible:
+                self.say(f"\n{self._title(trial)}")
+                yield trial, run_trial(_payload(trial, quiet=self.quiet))
+            return
+        # Quiet, since the progress of several runs at a time could not be read.
+        results = self.executor.scatter(TASK, [_payload(trial, quiet=True) for trial in possible])
+        try:
+            for position, outcome in results:
+                yield possible[position], outcome
+        finally:
+            getattr(results, "close", lambda: None)()  # an interrupt has to reach the other machines
+
+    def _title(self, trial: Trial) -> str:
+        return f"── {trial.number + 1}/{self.sweep.count}  {words(trial.parameters)}"
+
+    def _put(self, trial: Trial, outcome: Outcome | None) -> None:
+        """Notes how a trial ended, for the study too; None if it still has to run."""
+        if self.study is not None and outcome is not None:
+            self.study.tell(trial.number, outcome)
+        self.rows[trial.number] = {
+            "number": trial.number,
+            "parameters": plain(trial.parameters),
+            **(_without_figures("waiting") if outcome is None else outcome),
+            "directory": str(trial.directory.relative_to(self.root)),
         }
 
     def _write(self) -> dict[str, Any]:
-        sweep = self._sweep
-        rows = [self._rows[number] for number in sorted(self._rows)]
-        done = [row for row in rows if row["status"] == "finished"]
-        best = max(done, key=lambda row: (row["validation_accuracy"], -row["number"]), default=None)
-        drawn = {"sampler": sweep.sampler, "seed": sweep.seed} if sweep.method == "optuna" else {}
+        """Writes both files and returns what sweep.json says."""
+        sweep, settings = self.sweep, self.sweep.settings
+        rows = [self.rows[number] for number in sorted(self.rows)]
+        best = ranked(rows)[:1]
         record = {
-            "schema": SWEEP_SCHEMA,
+            "schema": 1,
             "sweep": sweep.name,
-            "summary": sweep.summary,
+            "summary": settings.summary,
             "method": sweep.method,
-            **drawn,
-            "recipe": sweep.recipe or None,
-            "objective": OBJECTIVE,
-            "note": NOTE,
-            "paths": list(sweep.paths),
+            **({"sampler": settings.sampler, "seed": settings.seed} if sweep.method == "optuna" else {}),
+            "recipe": settings.recipe or None,
+            "objective": "validation accuracy of the selected step",
+            "note": "test accuracies were not used for choosing",
+            "paths": list(sweep.axes),
             "count": sweep.count,
-            "best": None if best is None else best["number"],
+            "best": best[0]["number"] if best and best[0]["status"] == "finished" else None,
             "trials": rows,
         }
-        atomic.write_json(self._root / "sweep.json", record)
-        atomic.write_text(self._root / "sweep.md", markdown(record))
+        ddfw.write_json(self.root / "sweep.json", record)
+        ddfw.write_text(self.root / "sweep.md", markdown(record))
         return record
 
 
+def _outcome_words(outcome: Outcome) -> str:
+    if outcome["status"] == "finished":
+        return f"validation {ddfw.percent(outcome['validation_accuracy'])} %"
+    return f"{outcome['status']}: {outcome['reason']}" if outcome.get("reason") else str(outcome["status"])
+
+
 def plain(value: Any) -> Any:
-    """A TOML value as JSON has it: no infinities."""
+    """A TOML value as JSON can hold it: infinities and NaN as text."""
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -7,19 +7,19 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ddfw.errors import DirectoryInUseError, config_error
-from ddfw.randomness import Stream, derive_seed
-from ddfw_plugins.commands.sweep.files import Axis, Range, Sweep
-from ddfw_plugins.commands.sweep.trials import Trial, trial_if_possible
+import ddfw
+from ddfw import DirectoryInUseError, config_error
+from ddfw_plugins.commands.sweep.files import Choice, Range, Sweep
+from ddfw_plugins.commands.sweep.trials import Trial, probe, trial_if_possible
 
-if TYPE_CHECKING:
-    from ddfw.pipeline.runner import Places
-
-#: So many trials are drawn at random before a study of tpe learns.
+#: The sampler tpe draws so many trials at random before it learns.
 STARTUP = 10
-_KEY = "ddfw"
+#: The attribute of a study that says what it is a study of.
+_IDENTITY = "ddfw"
+
+Axes = Mapping[str, Choice | Range]
 
 
 def require_optuna() -> Any:
@@ -37,83 +37,82 @@ def require_optuna() -> Any:
 
 
 @contextmanager
-def _quietly(optuna: Any) -> Iterator[None]:
-    """Without optuna's lines about each trial and its warnings that something is new; both come back afterwards."""
+def _quietly() -> Iterator[Any]:
+    """Optuna without its lines about each trial and its warnings that something is new; they come back afterwards."""
+    optuna = require_optuna()
     before = optuna.logging.get_verbosity()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
-            yield
+            yield optuna
         finally:
             optuna.logging.set_verbosity(before)
 
 
-def _labels(axis: Axis) -> tuple[Any, ...]:
-    """What stands for an axis's values in a journal, which has no lists and tables."""
-    plain = all(isinstance(value, str | int | float) for value in axis.values)
-    return axis.values if plain else tuple(json.dumps(value) for value in axis.values)
+def _labels(axis: Choice) -> tuple[Any, ...]:
+    """A label for each value of a choice: a journal has no lists and tables."""
+    scalars = all(isinstance(value, str | int | float) for value in axis.values)
+    return axis.values if scalars else tuple(json.dumps(value) for value in axis.values)
 
 
-def _distributions(optuna: Any, space: Sequence[Axis | Range]) -> dict[str, Any]:
+def _distributions(optuna: Any, axes: Axes) -> dict[str, Any]:
+    kinds = optuna.distributions
     found: dict[str, Any] = {}
-    for part in space:
-        if isinstance(part, Axis):
-            found[part.path] = optuna.distributions.CategoricalDistribution(_labels(part))
-        elif part.whole:
-            found[part.path] = optuna.distributions.IntDistribution(part.low, part.high, part.log, part.step or 1)
+    for path, axis in axes.items():
+        if isinstance(axis, Choice):
+            found[path] = kinds.CategoricalDistribution(_labels(axis))
+        elif axis.whole:
+            found[path] = kinds.IntDistribution(axis.low, axis.high, axis.log, axis.step or 1)
         else:
-            found[part.path] = optuna.distributions.FloatDistribution(part.low, part.high, part.log, part.step)
+            found[path] = kinds.FloatDistribution(axis.low, axis.high, axis.log, axis.step)
     return found
 
 
-def _parameters(space: Sequence[Axis | Range], drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from what a journal holds."""
+def _parameters(axes: Axes, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a journal's entry stands for."""
     return {
-        part.path: part.values[_labels(part).index(drawn[part.path])] if isinstance(part, Axis) else drawn[part.path]
-        for part in space
+        path: axis.values[_labels(axis).index(drawn[path])] if isinstance(axis, Choice) else drawn[path]
+        for path, axis in axes.items()
     }
 
 
-def _draw(optuna: Any, sweep: Sweep, history: Sequence[Any]) -> dict[str, Any]:
-    """What the next trial after these should be: a function of the sweep's seed, their number and their outcomes.
+def _next_trial(optuna: Any, sweep: Sweep, history: Sequence[Any]) -> Any:
+    """The trial after these: a function of the sweep's seed, their number and their outcomes.
 
-    It is drawn beside the journal, which gets the whole trial at once; so whatever stands there is whole.
+    It is drawn in a study beside the journal, which gets the whole trial at once: no half a trial ever stands there.
     """
-    seed = derive_seed(sweep.seed, Stream.SWEEP, len(history)) % 2**32
-    if sweep.sampler == "random":
-        sampler = optuna.samplers.RandomSampler(seed=seed)
+    seed = ddfw.derive_seed(sweep.settings.seed, ddfw.Stream.SWEEP, len(history)) % 2**32
+    samplers, distributions = optuna.samplers, _distributions(optuna, sweep.axes)
+    if sweep.settings.sampler == "random":
+        sampler = samplers.RandomSampler(seed=seed)
     else:
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, constant_liar=True)
+        sampler = samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, constant_liar=True)
     beside = optuna.create_study(direction="maximize", sampler=sampler)
     beside.add_trials(history)
-    drawn: dict[str, Any] = beside.ask(fixed_distributions=_distributions(optuna, sweep.space)).params
-    return drawn
-
-
-def preview(sweep: Sweep, places: Places) -> list[Trial]:
-    """The trials that do not depend on the outcomes of others: all of a random study, the first ones of tpe."""
-    optuna = require_optuna()
-    count = sweep.trials if sweep.sampler == "random" else min(sweep.trials, STARTUP)
-    distributions, history = _distributions(optuna, sweep.space), list[Any]()
-    with _quietly(optuna):
-        for _ in range(count):
-            drawn = _draw(optuna, sweep, history)
-            history.append(_running(optuna, drawn, distributions))
-    return [
-        trial_if_possible(sweep, number, _parameters(sweep.space, one.params), places)
-        for number, one in enumerate(history)
-    ]
-
-
-def _running(optuna: Any, drawn: Mapping[str, Any], distributions: Mapping[str, Any]) -> Any:
+    drawn = beside.ask(fixed_distributions=distributions).params
     return optuna.trial.create_trial(
-        state=optuna.trial.TrialState.RUNNING, params=dict(drawn), distributions=dict(distributions)
+        state=optuna.trial.TrialState.RUNNING, params=dict(drawn), distributions=distributions
     )
 
 
+def preview(sweep: Sweep, places: ddfw.Places) -> list[Trial]:
+    """The trials that do not depend on the outcomes of others: all of a random study, the first ones of tpe.
+
+    Raises:
+        ConfigError: optuna is not installed, or a value of the space is impossible.
+    """
+    history, trials = list[Any](), list[Trial]()
+    with _quietly() as optuna:
+        probe(sweep, places)
+        for number in range(sweep.count if sweep.settings.sampler == "random" else min(sweep.count, STARTUP)):
+            history.append(_next_trial(optuna, sweep, history))
+            trials.append(trial_if_possible(sweep, number, _parameters(sweep.axes, history[-1].params), places))
+    return trials
+
+
 class Study:
-    """A study in a journal file; see `ddfw_plugins.commands.sweep.runner.Source`.
+    """A study in a journal file.
 
     Args:
         sweep: what differs, how many trials, which sampler.
@@ -125,54 +124,52 @@ class Study:
         DirectoryInUseError: the journal holds another study.
     """
 
-    def __init__(self, sweep: Sweep, places: Places, journal: Path) -> None:
-        self._optuna, self._sweep, self._places = require_optuna(), sweep, places
+    def __init__(self, sweep: Sweep, places: ddfw.Places, journal: Path) -> None:
+        self._sweep, self._places = sweep, places
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        with _quietly(self._optuna):
+        with _quietly() as optuna:
             storage = JournalStorage(JournalFileBackend(str(journal)))
-            self._study = self._optuna.create_study(
+            self._study = optuna.create_study(
                 study_name=sweep.name, storage=storage, direction="maximize", load_if_exists=True
             )
-            there = self._study.user_attrs.get(_KEY)
+            there = self._study.user_attrs.get(_IDENTITY)
             if there is None:
-                self._study.set_user_attr(_KEY, _identity(sweep))
+                self._study.set_user_attr(_IDENTITY, _identity(sweep))
         if there is not None and there != _identity(sweep):
             raise DirectoryInUseError(
                 f"{journal} holds a study of another [space], seed or sampler; choose another --out, or remove it"
             )
 
-    def _all(self) -> list[Any]:
+    def _history(self) -> list[Any]:
         return list(self._study.get_trials(deepcopy=False))
 
-    def _trial(self, frozen_trial: Any) -> Trial:
-        parameters = _parameters(self._sweep.space, frozen_trial.params)
-        return trial_if_possible(self._sweep, frozen_trial.number, parameters, self._places)
+    def _trial(self, entry: Any) -> Trial:
+        return trial_if_possible(self._sweep, entry.number, _parameters(self._sweep.axes, entry.params), self._places)
 
-    def known(self) -> list[Trial]:
-        """The journal's."""
-        with _quietly(self._optuna):
-            return [self._trial(one) for one in self._all()]
+    def trials(self) -> list[Trial]:
+        """Those that were asked for before, in their order."""
+        with _quietly():
+            return [self._trial(entry) for entry in self._history()]
 
     def ask(self, count: int) -> list[Trial]:
-        """New ones, until there are as many as the sweep has."""
+        """As many new trials; fewer or none where the sweep has no more."""
         made = []
-        with _quietly(self._optuna):
-            for _ in range(count):
-                there = self._all()
-                if len(there) >= self._sweep.trials:
-                    break
-                drawn = _draw(self._optuna, self._sweep, there)
-                self._study.add_trial(_running(self._optuna, drawn, _distributions(self._optuna, self._sweep.space)))
-                made.append(self._trial(self._all()[-1]))
+        with _quietly() as optuna:
+            for _ in range(min(count, self._sweep.count - len(self._history()))):
+                self._study.add_trial(_next_trial(optuna, self._sweep, self._history()))
+                made.append(self._trial(self._history()[-1]))
         return made
 
     def tell(self, number: int, outcome: Mapping[str, Any]) -> None:
-        """Finished trials count by their validation accuracy; the others as worse than all of these."""
-        states = self._optuna.trial.TrialState
-        with _quietly(self._optuna):
-            if self._all()[number].state != states.RUNNING:
+        """How a trial ended. A finished one counts by its validation accuracy, any other as worse than all of these.
+
+        Telling it again changes nothing.
+        """
+        with _quietly() as optuna:
+            states = optuna.trial.TrialState
+            if self._history()[number].state != states.RUNNING:
                 return
             if outcome["status"] == "finished":
                 self._study.tell(number, outcome["validation_accuracy"])
@@ -183,9 +180,9 @@ class Study:
 def _identity(sweep: Sweep) -> dict[str, Any]:
     """What makes a study what it is; how many trials it has may grow."""
     space = [
-        {"path": part.path, "values": [json.dumps(value) for value in part.values]}
-        if isinstance(part, Axis)
-        else {"path": part.path, "low": part.low, "high": part.high, "log": part.log, "step": part.step}
-        for part in sweep.space
+        {"path": path, "values": [json.dumps(value) for value in axis.values]}
+        if isinstance(axis, Choice)
+        else {"path": path, "low": axis.low, "high": axis.high, "log": axis.log, "step": axis.step}
+        for path, axis in sweep.axes.items()
     ]
-    return {"space": space, "seed": sweep.seed, "sampler": sweep.sampler}
+    return {"space": space, "seed": sweep.settings.seed, "sampler": sweep.settings.sampler}

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ddfw.pipeline.report.tables import markdown_table, percent, text_table
+from ddfw import markdown_table, percent, text_table
 from ddfw_plugins.commands.sweep.files import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-#: So many trials that did not end well are explained below a table; sweep.json explains all.
-_EXPLAINED = 8
-#: Cells of more characters are broken where room is short.
-_BROKEN = 12
+#: The table's notes give the reasons of at most so many trials that did not finish; sweep.json has them all.
+_MOST_REASONS = 8
+#: Columns without longer cells (in characters) are never broken over two lines.
+_SHORT_CELL = 12
 _FIGURES = ("validation %", "test %", "step", "seconds")
 
 
-def ranked(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def ranked(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Finished trials, the best first and the earlier first among equals; then the others by number."""
-    done = [row for row in record["trials"] if row["status"] == "finished"]
-    others = [row for row in record["trials"] if row["status"] != "finished"]
-    return [*sorted(done, key=lambda row: (-row["validation_accuracy"], row["number"])), *others]
+    return sorted(
+        rows, key=lambda row: (row["status"] != "finished", -(row["validation_accuracy"] or 0), row["number"])
+    )
 
 
 def _columns(paths: Iterable[str]) -> list[str]:
@@ -30,7 +30,7 @@ def _columns(paths: Iterable[str]) -> list[str]:
 
 
 def _short(paths: Sequence[str]) -> Iterator[str]:
-    """The ends of paths, as long as it takes to tell them apart."""
+    """The shortest end of each path that no other path has: `rank` for `param.rank`."""
     for path in paths:
         keys = path.split(".")
         ends = (".".join(keys[start:]) for start in reversed(range(len(keys))))
@@ -38,7 +38,7 @@ def _short(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[list[str]]:
-    for row in ranked(record):
+    for row in ranked(record["trials"]):
         parameters = [shown(row["parameters"][path]) for path in record["paths"]]
         figures = ["–"] * 4
         if row["status"] == "finished":
@@ -58,9 +58,9 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
     if waiting:
         notes.append(f"{waiting} of {record['count']} trials are still to be run; the same command goes on")
     failed = [row for row in record["trials"] if row.get("reason")]
-    notes += [f"trial {row['number']:04d} {row['status']}: {row['reason']}" for row in failed[:_EXPLAINED]]
-    if len(failed) > _EXPLAINED:
-        notes.append(f"… and {len(failed) - _EXPLAINED} more; sweep.json has every reason")
+    notes += [f"trial {row['number']:04d} {row['status']}: {row['reason']}" for row in failed[:_MOST_REASONS]]
+    if len(failed) > _MOST_REASONS:
+        notes.append(f"… and {len(failed) - _MOST_REASONS} more; sweep.json has every reason")
     return notes
 
 
@@ -73,5 +73,5 @@ def markdown(record: Mapping[str, Any]) -> str:
 def table(record: Mapping[str, Any]) -> RenderableType:
     """The same as rich renders it."""
     columns, lines = _columns(_short(record["paths"])), list(_lines(record))
-    whole = [c for k, c in enumerate(columns) if all(len(line[k]) <= _BROKEN for line in lines)]
+    whole = [c for k, c in enumerate(columns) if all(len(line[k]) <= _SHORT_CELL for line in lines)]
     return text_table(columns, lines, _notes(record), ("trial", "status"), whole)

@@ -6,23 +6,16 @@ import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import evolve, frozen
 
-from ddfw.config.layers import gather
-from ddfw.config.load import config_text, structured_config
-from ddfw.config.merge import merge
-from ddfw.errors import ConfigError, ConfigProblem, config_error
-from ddfw.pipeline import runner
-from ddfw.pipeline.prepare import fits
+import ddfw
+from ddfw import ConfigError, ConfigProblem, config_error
 from ddfw_plugins.commands.sweep.files import Sweep, shown, words
 
-if TYPE_CHECKING:
-    from ddfw.config.run_config import RunConfig
-
-#: So many trials of a study are looked at before it starts, to see whether its ranges can be right at all.
-_PROBES = 256
+#: At most so many combinations of a study's probes are tried before it starts.
+_MOST_PROBED = 256
 
 
 @frozen(kw_only=True)
@@ -31,18 +24,18 @@ class Trial:
 
     Args:
         number: from 0; its directory's name.
-        parameters: what differs, by path.
-        config: its configuration, None if there can be none.
-        recipe: what its settings lie over.
+        parameters: the values that differ, by the path of the setting.
+        config: its configuration, None if these parameters do not go together.
+        recipe: the recipe below its settings.
         places: where it runs.
         reason: why there is no configuration.
     """
 
     number: int
     parameters: Mapping[str, Any]
-    config: RunConfig | None
+    config: ddfw.RunConfig | None
     recipe: str = ""
-    places: runner.Places
+    places: ddfw.Places
     reason: str = ""
 
     @property
@@ -52,96 +45,90 @@ class Trial:
         return self.places.out
 
 
-def folder_of(sweep: Sweep, places: runner.Places) -> Path:
-    """Where a sweep's trials and tables lie."""
+def folder_of(sweep: Sweep, places: ddfw.Places) -> Path:
+    """The folder of a sweep's trials and tables."""
     return places.out or Path("runs") / sweep.name
 
 
-def trial(sweep: Sweep, number: int, parameters: Mapping[str, Any], places: runner.Places) -> Trial:
-    """A trial that can be run: its configuration is whole and fits its data and budget.
+def _places_of(sweep: Sweep, number: int, places: ddfw.Places) -> ddfw.Places:
+    return evolve(places, out=folder_of(sweep, places) / "trials" / f"{number:04d}")
+
+
+def make_trial(
+    sweep: Sweep, number: int, parameters: Mapping[str, Any], places: ddfw.Places, *, fits: bool = True
+) -> Trial:
+    """A trial whose configuration is whole.
+
+    Args:
+        sweep: what all trials share.
+        number: from 0.
+        parameters: the values that differ, by the path of the setting.
+        places: the sweep's.
+        fits: check, too, that it fits its data and its budget, for which the data set is loaded.
 
     Raises:
-        ConfigError: it is not, or does not.
+        ConfigError: the settings are wrong, or do not fit.
         DataError: the data set is missing or damaged.
     """
-    made = _structured(sweep, number, parameters, places)
-    assert made.config is not None
-    fits(made.config, places.data_root)
-    return made
-
-
-def _structured(sweep: Sweep, number: int, parameters: Mapping[str, Any], places: runner.Places) -> Trial:
-    """A trial whose configuration is whole; whether it fits the data is not looked at."""
-    flags: dict[str, Any] = {}
-    merge(flags, sweep.base, "", "", {})
+    layers: list[Any] = [sweep.base]
     for path in sorted(parameters, key=lambda p: p.count(".")):  # a whole table first, then what is below it
         value: Any = parameters[path]
         for key in reversed(path.split(".")):
             value = {key: value}
-        merge(flags, value, "", "", {})
-    settings = gather(sweep.recipe or None, flags, ())
-    run = settings.tables["run"]
-    tables = {**settings.tables, "run": {**run, "recipe": sweep.name} if isinstance(run, Mapping) else run}
-    return Trial(
-        number=number,
-        parameters=parameters,
-        config=structured_config(evolve(settings, tables=tables)),
-        recipe=settings.recipe,
-        places=evolve(places, out=folder_of(sweep, places) / "trials" / f"{number:04d}"),
-    )
+        layers.append(value)
+    made = ddfw.configure(sweep.settings.recipe or None, layers, ())
+    config = evolve(made.config, run=evolve(made.config.run, recipe=sweep.name))
+    if fits:
+        ddfw.fits(config, places.data_root)
+    own = _places_of(sweep, number, places)
+    return Trial(number=number, parameters=parameters, config=config, recipe=made.settings.recipe, places=own)
 
 
-def trial_if_possible(sweep: Sweep, number: int, parameters: Mapping[str, Any], places: runner.Places) -> Trial:
+def trial_if_possible(sweep: Sweep, number: int, parameters: Mapping[str, Any], places: ddfw.Places) -> Trial:
     """A trial; without a configuration, but with the reason, where these parameters do not go together."""
     try:
-        return trial(sweep, number, parameters, places)
+        return make_trial(sweep, number, parameters, places)
     except ConfigError as error:
-        directory = folder_of(sweep, places) / "trials" / f"{number:04d}"
-        reason = "; ".join(map(str, error.problems))
-        return Trial(
-            number=number, parameters=parameters, config=None, places=evolve(places, out=directory), reason=reason
-        )
+        reason, own = "; ".join(map(str, error.problems)), _places_of(sweep, number, places)
+        return Trial(number=number, parameters=parameters, config=None, places=own, reason=reason)
 
 
-def grid(sweep: Sweep, places: runner.Places) -> list[Trial]:
+def grid(sweep: Sweep, places: ddfw.Places) -> list[Trial]:
     """Every combination, the file's last setting varying fastest.
 
     Raises:
         ConfigError: everything that is wrong with any trial, with its number.
         DataError: the data set is missing or damaged.
     """
-    made: list[Trial] = []
+    made: dict[str, Trial] = {}
     wrong: dict[tuple[str, str], list[str]] = {}
     causes: list[Any] = []
-    for number, values in enumerate(itertools.product(*(axis.values for axis in sweep.grid))):
-        parameters = dict(zip(sweep.paths, values, strict=True))
+    twins = ""
+    for number, values in enumerate(itertools.product(*(axis.probes for axis in sweep.axes.values()))):
+        parameters = dict(zip(sweep.axes, values, strict=True))
         try:
-            made.append(trial(sweep, number, parameters, places))
+            one = make_trial(sweep, number, parameters, places)
         except ConfigError as error:
             causes += error.causes
             for found in error.problems:
                 wrong.setdefault((found.path, found.message), []).append(f"trial {number} ({words(parameters)})")
-    if wrong:
-        raise ConfigError(
-            tuple(
-                ConfigProblem(
-                    path=f"{path} in {who[0]}{f' and {len(who) - 1} more' if len(who) > 1 else ''}", message=message
-                )
-                for (path, message), who in wrong.items()
-            ),
-            tuple(causes),
-        )
-    there: dict[str, Trial] = {}
-    for one in made:
+            continue
         assert one.config is not None
-        twin = there.setdefault(config_text(one.config), one)
+        twin = made.setdefault(ddfw.config_text(one.config), one)
         if twin is not one:
-            both = f"trials {twin.number} ({words(twin.parameters)}) and {one.number} ({words(one.parameters)})"
-            raise config_error("grid", f"{both} are the same run; leave one of them out")
-    return made
+            twins = twins or f"trials {twin.number} ({words(twin.parameters)}) and {number} ({words(parameters)})"
+    if wrong:
+        problems = []
+        for (path, message), trials in wrong.items():
+            others = f" and {len(trials) - 1} more" if len(trials) > 1 else ""
+            problems.append(ConfigProblem(path=f"{path} in {trials[0]}{others}", message=message))
+        raise ConfigError(tuple(problems), tuple(causes))
+    if twins:
+        raise config_error("grid", f"{twins} are the same run; leave one of them out")
+    return list(made.values())
 
 
-def probe(sweep: Sweep, places: runner.Places) -> None:
+def probe(sweep: Sweep, places: ddfw.Places) -> None:
     """Tries the ends of a study's ranges and all of its choices, before anything runs.
 
     A combination may be impossible, and is a failed trial then. A value that is impossible in every combination is a
@@ -150,32 +137,31 @@ def probe(sweep: Sweep, places: runner.Places) -> None:
     Raises:
         ConfigError: such a value, with its path.
     """
-    edges = [part.edges for part in sweep.space]
-    if math.prod(len(values) for values in edges) <= _PROBES:
-        combinations = list(itertools.product(*edges))
-    else:  # each value at least once, beside others that change, too
-        longest = max(len(values) for values in edges)
+    paths, probes = list(sweep.axes), [axis.probes for axis in sweep.axes.values()]
+    if math.prod(len(values) for values in probes) <= _MOST_PROBED:
+        combinations = list(itertools.product(*probes))
+    else:  # each value several times, beside different values of the other settings
+        longest = max(len(values) for values in probes)
         combinations = [
-            tuple(values[(i + shift * k) % len(values)] for k, values in enumerate(edges))
+            tuple(values[(i + shift * k) % len(values)] for k, values in enumerate(probes))
             for shift in range(4)
             for i in range(longest)
         ]
     failed: dict[tuple[int, int], ConfigError] = {}
-    fine: set[tuple[int, int]] = set()
-    for values in combinations:
-        keys = [(k, edges[k].index(value)) for k, value in enumerate(values)]
+    possible: set[tuple[int, int]] = set()
+    for combination in combinations:
+        keys = [(k, probes[k].index(value)) for k, value in enumerate(combination)]
         try:
-            _structured(sweep, 0, dict(zip(sweep.paths, values, strict=True)), places)
-            fine.update(keys)
+            make_trial(sweep, 0, dict(zip(paths, combination, strict=True)), places, fits=False)
+            possible.update(keys)
         except ConfigError as error:
             for key in keys:
                 failed.setdefault(key, error)
-    bad = [key for key in failed if key not in fine]
+    bad = [key for key in failed if key not in possible]
     if not bad:
         return
-    first = failed[bad[0]]
-    if not fine:  # it is no value in particular
+    (k, index), first = bad[0], failed[bad[0]]
+    if not possible:  # it is no value in particular
         raise first
-    k, index = bad[0]
-    message = f"{shown(edges[k][index])} is impossible: {'; '.join(map(str, first.problems))}"
-    raise ConfigError((ConfigProblem(path=f"space.{sweep.paths[k]}", message=message),), first.causes)
+    message = f"{shown(probes[k][index])} is impossible: {'; '.join(map(str, first.problems))}"
+    raise ConfigError((ConfigProblem(path=f"space.{paths[k]}", message=message),), first.causes)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from ddfw.pipeline.runner import Places, plan
-from ddfw_plugins.commands.compare import runner
+from ddfw_plugins.commands.compare import files, runner
 
 #: Two ways that differ in images per inner step: pixels have 1 image of each class, lss of rank 3 has more.
 TEXT = """
@@ -113,7 +113,7 @@ param = "pixel"
 labels = "hard"
 outer = {{ {changes} }}
 """
-    comparison = runner.read(str(write(here, text)))
+    comparison = files.read(str(write(here, text)))
     (job,) = runner.jobs(comparison, Places())
     assert job.config.outer.steps == round(10000 / each)
     assert job.places.out.parts == ("runs", "mine", "a", "seed-0")
@@ -135,7 +135,7 @@ def test_selections_are_equally_many_whatever_the_number_of_steps(here):
         text = TEXT.replace("image_gradients = 240", f"image_gradients = {gradients}").replace(
             "selections = 2", "selections = 4"
         )
-        job = runner.jobs(runner.read(str(write(here, text))), Places())[0]
+        job = runner.jobs(files.read(str(write(here, text))), Places())[0]
         steps, every = job.config.outer.steps, job.config.eval.every
         counts.append(sum(step % every == 0 or step == steps for step in range(1, steps + 1)))
     assert counts == [4, 4, 4, 3]
@@ -279,21 +279,24 @@ def test_a_file_without_costs_takes_the_steps_as_they_are(here):
     text = TEXT.replace("image_gradients = 240\nselections = 2\n", "").replace(
         "syn_steps = 3", "syn_steps = 3, steps = 11"
     )
-    comparison = runner.read(str(write(here, text)))
-    assert (comparison.image_gradients, comparison.selections) == (None, None)
+    comparison = files.read(str(write(here, text)))
+    assert (comparison.settings.image_gradients, comparison.settings.selections) == (None, None)
     for job in runner.jobs(comparison, Places()):
         assert (job.config.outer.steps, job.config.eval.every) == (11, 50)
 
 
 MISTAKES = {
     "no toml": ("[comparison", ["not a readable TOML file"]),
-    "no head": ("[variants.a]\n", ["not a comparison", "comparison"]),
-    "no seeds": (TEXT.replace("seeds = [0, 1]\n", ""), ["not a comparison", "seeds"]),
-    "empty seeds": (TEXT.replace("seeds = [0, 1]\n", "seeds = []\n"), ["not a comparison", "seeds"]),
-    "seed below 0": (TEXT.replace("seeds = [0, 1]\n", "seeds = [-1]\n"), ["not a comparison", "seeds"]),
-    "no variants": (TEXT.split("[variants")[0], ["not a comparison", "variants"]),
-    "unknown key": (TEXT.replace("selections = 2", "selection = 2"), ["unknown 'selection'", "mean 'selections'?"]),
-    "unknown table": (TEXT + "\n[variant.b]\n", ["unknown 'variant'", "Did you mean 'variants'?"]),
+    "no head": ("[variants.a]\n", ["comparison: missing, expected a table"]),
+    "no seeds": (TEXT.replace("seeds = [0, 1]\n", ""), ["comparison.seeds: missing, expected a list of integers"]),
+    "empty seeds": (TEXT.replace("seeds = [0, 1]\n", "seeds = []\n"), ["comparison.seeds: must have at least 1"]),
+    "seed below 0": (TEXT.replace("seeds = [0, 1]\n", "seeds = [-1]\n"), ["comparison.seeds[0]: must be >= 0, got -1"]),
+    "no variants": (TEXT.split("[variants")[0], ["variants: missing, expected a table"]),
+    "unknown key": (
+        TEXT.replace("selections = 2", "selection = 2"),
+        ["comparison.selection: unknown", "Did you mean 'selections'?"],
+    ),
+    "unknown table": (TEXT + "\n[variant.b]\n", ["variant: unknown", "Did you mean 'variants'?"]),
     "steps and gradients": (
         TEXT.replace("batch_syn = 5", "batch_syn = 5, steps = 9"),
         ["variants.spaces.outer.steps", "comparison.image_gradients"],
@@ -304,12 +307,12 @@ MISTAKES = {
     "unknown option": (TEXT.replace("rank = 3", "ranks = 3"), ["variants.spaces.param.ranks", "rank"]),
     "unknown component": (TEXT.replace('"pixel", lr', '"pixels", lr'), ["variants.pixels.param", "'pixel'"]),
     "folder's name": (TEXT.replace("[variants.once]", '[variants."../once"]'), ["../once"]),
-    "head is no table": ("comparison = 3\n", ["not a comparison"]),
-    "variant is no table": (TEXT + "\n[variants]\nb = 3\n", ["not a comparison"]),
+    "head is no table": ("comparison = 3\n", ["comparison: expected a table, got 3"]),
+    "variant is no table": (TEXT + "\n[variants]\nb = 3\n", ["variants.b: expected a table, got 3"]),
     "base is no table": ("base = 3\n" + TEXT.split("[base]")[0] + "[variants.a]\n", ["base"]),
     "outer is no table": (TEXT.replace("outer = { segments_per_step = 2, batch_syn = 5 }", "outer = 3"), ["outer"]),
     "run is no table": (TEXT.replace("[base]", "[base]\nrun = 3"), ["run"]),
-    "seed is no whole number": (TEXT.replace("seeds = [0, 1]\n", "seeds = [0.5]\n"), ["seeds"]),
+    "seed is no whole number": (TEXT.replace("seeds = [0, 1]\n", "seeds = [0.5]\n"), ["comparison.seeds[0]: ", "0.5"]),
     "parent's name": (TEXT.replace("[variants.once]", '[variants.".."]'), [".."]),
     "title is no text": (TEXT.replace('title = "pixels on checkpoints"', "title = 3"), ["title"]),
 }  # fmt: skip
@@ -334,17 +337,17 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(ddfw, here):
     assert [p.name for p in here.iterdir()] == ["mine.toml"]
 
 
-@pytest.mark.parametrize("name", sorted(runner.known()))
+@pytest.mark.parametrize("name", sorted(files.shipped()))
 def test_the_comparisons_that_ship_are_comparisons(name):
     """Broken: `ddfw compare NAME` would fail before its first run."""
-    comparison = runner.read(name)
-    assert comparison.name == name and comparison.summary and comparison.source
-    assert len(comparison.variants) >= 2 and len(comparison.seeds) >= 2
+    comparison = files.read(name)
+    assert comparison.name == name and comparison.settings.summary and comparison.settings.source
+    assert len(comparison.variants) >= 2 and len(comparison.settings.seeds) >= 2
     if comparison.base.get("data") != "digits":
         return
     spent = set()
-    for job in runner.jobs(comparison, Places()):
-        images = plan(job.config).layout.num_images if job.number <= len(comparison.variants) else 0
+    for number, job in enumerate(runner.jobs(comparison, Places())):
+        images = plan(job.config).layout.num_images if number < len(comparison.variants) else 0
         if images:
             spent.add(job.config.outer.steps * runner.image_gradients_per_step(job.config, images))
             assert job.config.outer.steps % job.config.eval.every == 0

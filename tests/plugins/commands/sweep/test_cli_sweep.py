@@ -9,8 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from ddfw.pipeline import runner
-
 needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="optuna is not installed")
 
 TEXT = """
@@ -76,7 +74,7 @@ def test_programs_get_the_record_and_nothing_runs_twice(ddfw, done, monkeypatch)
     def forbidden(*args, **kwargs):
         raise AssertionError("it computes again")
 
-    monkeypatch.setattr(runner, "run", forbidden)
+    monkeypatch.setattr("ddfw.run", forbidden)
     said = ddfw(*done.arguments, "--json")
     assert said.code == 0 and json.loads(said.out) == done.record
     assert "3 of 3 trials ended before" in said.err
@@ -125,7 +123,7 @@ def test_an_interrupt_says_that_the_command_goes_on(ddfw, here, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "run", interrupted)
+    monkeypatch.setattr("ddfw.run", interrupted)
     (here / "mine.toml").write_text(TEXT)
     said = ddfw("sweep", "mine.toml", "-q")
     assert said.code == 130 and "trials that ended are kept; the same command goes on" in said.err

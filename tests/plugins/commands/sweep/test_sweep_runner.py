@@ -13,10 +13,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ddfw import Crew
+import ddfw
+from ddfw import Crew, Places
 from ddfw.errors import DirectoryInUseError, ResumeError
-from ddfw.pipeline import runner
-from ddfw.pipeline.runner import Places
 from ddfw_plugins.commands.sweep import files as sweep_files
 from ddfw_plugins.commands.sweep import runner as sweeps
 from ddfw_plugins.commands.sweep import tables as sweep_tables
@@ -88,7 +87,7 @@ def same_schema(record):
 @pytest.fixture
 def runs(monkeypatch):
     """The directories that were really run; `runs.limit` interrupts before the run after so many."""
-    real = runner.run
+    real = ddfw.run
 
     class Runs(list):
         limit = math.inf
@@ -101,7 +100,7 @@ def runs(monkeypatch):
         made.append(places.out.name)
         return real(config, places, **options)
 
-    monkeypatch.setattr(runner, "run", counted)
+    monkeypatch.setattr("ddfw.run", counted)
     return made
 
 
@@ -138,7 +137,7 @@ def test_a_grid_goes_on_where_it_was_interrupted(tmp_path, places, runs):
 
 def test_a_trial_that_cannot_go_on_starts_anew(tmp_path, places, monkeypatch):
     """Broken: one trial that another node began, with other threads, ends the whole sweep, each time."""
-    real, asked = runner.run, []
+    real, asked = ddfw.run, []
 
     def other_node(config, places, **options):
         asked.append(places.out.name)
@@ -151,7 +150,7 @@ def test_a_trial_that_cannot_go_on_starts_anew(tmp_path, places, monkeypatch):
         return real(config, places, **options)
 
     sweep = written(tmp_path, GRID)
-    monkeypatch.setattr(runner, "run", other_node)
+    monkeypatch.setattr("ddfw.run", other_node)
     _, record = sweeps.run(sweep, places, quiet=True)
     assert [t["status"] for t in record["trials"]] == ["finished"] * 4
     assert asked == ["0000", "0000", "0001", "0002", "0003"]
@@ -180,7 +179,7 @@ def row(number, validation, test, status="finished"):
 def test_the_table_is_ranked_by_validation_accuracy_and_never_by_the_test_split():
     """Broken: the best of many test accuracies would pass for a test accuracy."""
     rows = [row(0, 0.5, 0.99), row(1, 0.7, 0.1), row(2, 0.7, 0.9), row(3, None, None, "waiting")]
-    assert [r["number"] for r in sweep_tables.ranked({"trials": rows})] == [1, 2, 0, 3]
+    assert [r["number"] for r in sweep_tables.ranked(rows)] == [1, 2, 0, 3]
 
 
 def test_a_whole_table_and_one_of_its_settings_go_together(tmp_path, places):
@@ -192,6 +191,19 @@ def test_a_whole_table_and_one_of_its_settings_go_together(tmp_path, places):
     found = [(t.config.param.name, t.config.param.lr, t.config.outer.step_size) for t in trials]
     assert found == [("pixel", 7.0, 0.01), ("pixel", 7.0, 0.02), ("lss", 7.0, 0.01), ("lss", 7.0, 0.02)]
     assert trials[2].config.param.rank == 3
+
+
+def test_a_setting_of_the_base_stays_where_a_trial_names_the_same_component(tmp_path, places):
+    """Broken: what all trials share would be lost in those trials that name the recipe's component."""
+    text = GRID.replace('param = { name = "pixel", lr = 10.0 }', "param.lr = 7.0\nlabels = 'hard'").replace(
+        'labels = "hard"\n', "", 1
+    )
+    text = text.replace('recipe = "digits"', 'recipe = "digits-ipc1-pixel-mct"').replace(
+        "param.lr = [1.0, 1000.0]", 'param = ["pixel", {name = "lss", rank = 3}]'
+    )
+    pixel, _, lss, _ = sweep_trials.grid(written(tmp_path, text), places)
+    other = lss.config.param
+    assert pixel.config.param.lr == 7.0 and other.lr != 7.0 and other == type(other)(rank=3)
 
 
 def test_lists_are_values_too(tmp_path, places):
@@ -262,7 +274,7 @@ class Elsewhere:
 @pytest.fixture
 def elsewhere(monkeypatch):
     found = Elsewhere()
-    monkeypatch.setattr(sweeps, "named_component", lambda kind, name: {("executor", "there"): found}[kind, name])
+    monkeypatch.setattr("ddfw.component", lambda kind, name: {("executor", "there"): found}[kind, name])
     return found
 
 
@@ -347,7 +359,7 @@ MISTAKES = {
     "empty grid": (grid(), ["grid: names nothing"]),
     "grid and space": (grid("param.lr = [1.0]") + "\n[space]\n", ["space: ", "not both"]),
     "unknown table": (grid("param.lr = [1.0]") + "\n[spaces]\n", ["spaces: ", "Did you mean 'space'?"]),
-    "table of settings": (grid("param.lr = [1.0]") + "\n[outer]\n", ["outer: ", "[base]"]),
+    "table of settings": (grid("param.lr = [1.0]") + "\n[outer]\n", ["outer: ", "Known: sweep, base, grid, space"]),
     "no table": ("grid = 3", ["grid: expected a table, got 3"]),
     "unknown key": (f"[sweep]\ntrial = 3\n{space()}", ["sweep.trial: ", "Did you mean 'trials'?"]),
     "unknown method": (f"[sweep]\nmethod = 'optun'\n{space()}", ["sweep.method: ", "Did you mean 'optuna'?"]),
@@ -357,7 +369,7 @@ MISTAKES = {
     "trials of a grid": (f"[sweep]\ntrials = 3\n{grid('param.lr = [1.0]')}", ["sweep.trials: ", "[space]"]),
     "no trials": (f"[sweep]\ntrials = 0\n{space()}", ["sweep.trials: ", ">= 1, got 0"]),
     "no seed": (f"[sweep]\nseed = -1\n{space()}", ["sweep.seed: ", ">= 0, got -1"]),
-    "summary": (f"[sweep]\nsummary = 3\n{space()}", ["sweep.summary: expected a text"]),
+    "summary": (f"[sweep]\nsummary = 3\n{space()}", ["sweep.summary: expected text, got 3"]),
     "recipe in the base": (grid("a.b = [1]") + "\n[base.run]\nrecipe = 'x'\n", ["base.run.recipe", "sweep.recipe"]),
     "recipe in the grid": (grid("run.recipe = ['x']"), ["grid.run.recipe: "]),
     "no list": (grid("param.lr = 1.0"), ["grid.param.lr: expected a list", "[base]"]),
@@ -367,16 +379,16 @@ MISTAKES = {
     "no path": (grid('"param..lr" = [1.0]'), ["'param..lr' is no path"]),
     "scalar in a space": (space("param.lr = [1.0]"), ["space.param.lr: expected {low", "values"]),
     "key of a range": (space("param.lr = {low = 1, hig = 3}"), ["space.param.lr.hig: ", "Did you mean 'high'?"]),
-    "key of a choice": (space("param.lr = {values = [1], log = true}"), ["space.param.lr.log: unknown key"]),
+    "key of a choice": (space("param.lr = {values = [1], log = true}"), ["space.param.lr.log: unknown option"]),
     "choice is no list": (space("param.lr = {values = 3}"), ["space.param.lr.values: expected a list"]),
     "half a range": (space("param.lr = {low = 1}"), ["space.param.lr.high: missing"]),
-    "range of texts": (space("param.lr = {low = 'a', high = 3}"), ["space.param.lr.low: expected a finite number"]),
+    "range of texts": (space("param.lr = {low = 'a', high = 3}"), ["space.param.lr.low: expected an integer or a num"]),
     "endless range": (space("param.lr = {low = 1, high = inf}"), ["space.param.lr.high: expected a finite number"]),
     "range upside down": (space("param.lr = {low = 3, high = 1}"), ["space.param.lr: low is 3"]),
     "log of nothing": (space("param.lr = {low = 0, high = 1, log = true}"), ["space.param.lr.low: ", "> 0"]),
     "log is no truth": (space("param.lr = {low = 1, high = 2, log = 1}"), ["space.param.lr.log: expected true"]),
     "log with steps": (space("param.lr = {low = 1, high = 2, log = true, step = 1}"), ["space.param.lr.step: "]),
-    "step back": (space("param.lr = {low = 1, high = 2, step = -1}"), ["space.param.lr.step: expected a number > 0"]),
+    "step back": (space("param.lr = {low = 1, high = 2, step = -1}"), ["space.param.lr.step: must be > 0, got -1"]),
     "steps that miss": (space("param.lr = {low = 0.1, high = 0.4, step = 0.2}"), ["space.param.lr.high: 0.4"]),
 }  # fmt: skip
 
@@ -394,7 +406,7 @@ def test_a_mistake_in_the_file_is_named_with_its_place(tmp_path, mistake):
 
 def test_steps_that_fit_are_taken_though_floats_do_not_add_up(tmp_path):
     """Broken: 0.1 to 0.7 in steps of 0.2 would be refused, since floats say 0.7 - 0.1 is no multiple of 0.2."""
-    (part,) = written(tmp_path, space("param.lr = {low = 0.1, high = 0.7, step = 0.2}")).space
+    (part,) = written(tmp_path, space("param.lr = {low = 0.1, high = 0.7, step = 0.2}")).axes.values()
     assert (part.low, part.high, part.step, part.whole) == (0.1, 0.7, 0.2, False)
 
 
@@ -496,7 +508,7 @@ def played(monkeypatch):
             raise KeyboardInterrupt
         size = payload["config"]["outer"]["step_size"]
         if 0.05 < size < 0.06:
-            outcome = sweeps._without("diverged", "far too large")
+            outcome = sweeps._without_figures("diverged", "far too large")
         else:
             figures = {"validation_accuracy": 1 / (1 + abs(math.log(size / 0.02))), "selected_step": 1}
             outcome = {"status": "finished", **figures, "seconds": 0.0, "test": {}}
@@ -507,7 +519,7 @@ def played(monkeypatch):
     real = sweeps.ended
     monkeypatch.setattr(sweeps, "run_trial", run_trial)
     monkeypatch.setattr(sweeps, "ended", lambda t: real(t) if t.config is None else done.get(str(t.directory)))
-    monkeypatch.setattr(sweep_trials, "check", lambda config, root: None)  # the data need not be loaded so often
+    monkeypatch.setattr("ddfw.fits", lambda config, root: None)  # the data need not be loaded so often
     return done
 
 
