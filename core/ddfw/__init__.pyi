@@ -2,6 +2,12 @@
 
 from .artifacts.image_set import ImageSet as ImageSet
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
+from .cli.output import show_rows as show_rows
+from .cli.shared import component_flags as component_flags
+from .cli.shared import data_root_option as data_root_option
+from .cli.shared import experts_dir_option as experts_dir_option
+from .cli.shared import flag_tables as flag_tables
+from .cli.shared import set_option as set_option
 from .config.catalog import component as component
 from .config.extensions import recipe_folders as recipe_folders
 from .config.files import read_toml as read_toml
@@ -28,6 +34,7 @@ from .contracts.executor import GradientSettings as GradientSettings
 from .contracts.executor import LabelledImages as LabelledImages
 from .contracts.executor import MetaGradient as MetaGradient
 from .contracts.executor import Problem as Problem
+from .contracts.executor import Schedule as Schedule
 from .contracts.executor import TrainingSettings as TrainingSettings
 from .contracts.extensions import Command as Command
 from .contracts.extensions import Format as Format
@@ -69,7 +76,11 @@ from .markers import hookimpl as hookimpl
 from .options import option as option
 from .options import required_option as required_option
 from .pipeline.evaluation.any_set import evaluate as evaluate
+from .pipeline.initial_run import InitialRun as InitialRun
+from .pipeline.initial_run import initial_run as initial_run
 from .pipeline.loading import load as load
+from .pipeline.prepare import Plan as Plan
+from .pipeline.prepare import fits as fits
 from .pipeline.report.summary import over_seeds as over_seeds
 from .pipeline.report.tables import markdown_table as markdown_table
 from .pipeline.report.tables import percent as percent
@@ -77,7 +88,6 @@ from .pipeline.report.tables import text_table as text_table
 from .pipeline.runner import Places as Places
 from .pipeline.runner import distill as distill
 from .pipeline.runner import finished as finished
-from .pipeline.prepare import fits as fits
 from .pipeline.runner import plan as plan
 from .pipeline.runner import run as run
 from .pipeline.stages import RunResult as RunResult

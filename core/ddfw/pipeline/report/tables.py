@@ -125,7 +125,7 @@ def _escaped(text: str) -> str:
 
 def text_table(
     columns: Sequence[str],
-    lines: Iterable[Sequence[str]],
+    lines: Iterable[Sequence[RenderableType]],
     notes: list[str],
     left: Collection[str],
     whole: Collection[str] = (),
@@ -134,7 +134,7 @@ def text_table(
 
     Args:
         columns: the headings.
-        lines: the cells.
+        lines: the cells; a `rich.text.Text` keeps its style.
         notes: a line each.
         left: columns that are aligned on their left.
         whole: columns whose cells are not broken where room is short.
@@ -147,5 +147,5 @@ def text_table(
     for column in columns:
         grid.add_column(column, justify="left" if column in left else "right", overflow="fold", no_wrap=column in whole)
     for cells in lines:
-        grid.add_row(*(Text(cell) for cell in cells))
+        grid.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     return Group(grid, Text(""), *(Text(note) for note in notes))
