@@ -195,9 +195,10 @@ def test_scaling_draws_what_it_prints(example, monkeypatch, tmp_path, capsys):
         assert lines == {script.WHO["ddfw"][0]: [2.0, 4.0], script.WHO["yardstick"][0]: [6.0, 12.0]}
 
 
-def test_the_profile_has_a_row_for_every_part(example, capsys):
+def test_the_profile_has_a_row_for_every_part(example, monkeypatch, capsys):
     """Broken: time of an outer step would be lost between the parts, or a column be missing."""
     script = example("step_profile")
+    monkeypatch.setitem(BENCH_SHAPES, "digits", evolve(BENCH_SHAPES["digits"], steps=2, width=8))
     assert script.main(["--shape", "digits", "--repeats", "1"]) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert head.startswith("| digits, ipc 1") and head.count("ddfw, ") == 2 and "plain loop" in head

@@ -2,11 +2,15 @@
 
 from .artifacts.image_set import ImageSet as ImageSet
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
+from .cli.duration import max_time_option as max_time_option
 from .cli.output import show_rows as show_rows
+from .cli.output import show_table as show_table
 from .cli.shared import component_flags as component_flags
 from .cli.shared import data_root_option as data_root_option
 from .cli.shared import experts_dir_option as experts_dir_option
 from .cli.shared import flag_tables as flag_tables
+from .cli.shared import quiet_option as quiet_option
+from .cli.shared import seed_numbers as seed_numbers
 from .cli.shared import set_option as set_option
 from .config.catalog import component as component
 from .config.extensions import recipe_folders as recipe_folders

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 #: Columns of at most this width are not folded where there is room; wider ones get this much at least.
 _SHORT, _FOLDED = 14, 20
@@ -40,5 +43,22 @@ def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: b
         grid.add_column(column, overflow="fold", no_wrap=whole or column == columns[0])
     for row in rows:
         grid.add_row(*(str(row[column]) for column in columns))
-    # Wrapped for a reader's terminal only: what is piped has one line a row.
-    console.print(grid, markup=False, highlight=False, width=None if console.is_terminal else 1000, crop=False)
+    console.print(grid, markup=False, highlight=False, width=_width(console), crop=False)
+
+
+def show_table(table: RenderableType) -> None:
+    """Prints a table such as `text_table` makes, below an empty line.
+
+    Args:
+        table: what rich can print.
+    """
+    from rich.console import Console
+
+    console = Console()
+    console.print()
+    console.print(table, width=_width(console))
+
+
+def _width(console: Console) -> int | None:
+    """Of a table: wrapped for a reader's terminal only; what is piped has one line a row."""
+    return None if console.is_terminal else 1000

@@ -32,6 +32,7 @@ cross_option = click.option(
     metavar="MODEL",
     help="Another network to evaluate on, besides --model (may be given several times; [cross] in a file).",
 )
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="One setting; wins over all else."
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ddfw import OptionError, component_flags, did_you_mean, flag_tables, option_errors_at, set_option
+from ddfw import OptionError, component_flags, did_you_mean, flag_tables, option_errors_at, quiet_option, set_option
 from ddfw_plugins.commands.bench.shapes import BENCH_GROUPS, BENCH_SHAPES
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--shape", "shapes", multiple=True, metavar="NAME", help="Only this shape (of --only outer).")
 @click.option("--pairs", type=click.IntRange(min=1), default=9, show_default=True, help="Interleaved pairs per ratio.")
 @set_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+@quiet_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def bench_command(
     executor: str | None,
@@ -48,7 +48,7 @@ def bench_command(
             raise click.UsageError(f"unknown shape {name!r}.{hint} Known: {', '.join(BENCH_SHAPES)}")
     if strange := [text for text in assignments if not text.startswith("executor.")]:
         raise click.UsageError(f"bench has its own work; --set takes executor.… alone, not {strange[0]}")
-    from ddfw import configure
+    from ddfw import configure, show_table
     from ddfw_plugins.commands.bench.suite import BENCH_SCHEMA, Benchmarks, machine
 
     def tick(words: str) -> None:
@@ -67,11 +67,7 @@ def bench_command(
         record = {"schema": BENCH_SCHEMA, **about, "rows": [row.record() for row in rows]}
         click.echo(json.dumps(record, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    console = Console()
-    console.print()
-    console.print(_table(rows, about), width=None if console.is_terminal else 120, crop=False)
+    show_table(_table(rows, about))
 
 
 def _table(rows: list[BenchRow], about: dict[str, Any]) -> RenderableType:

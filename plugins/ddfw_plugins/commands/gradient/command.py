@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ddfw import component_flags, data_root_option, experts_dir_option, flag_tables, set_option
+from ddfw import component_flags, data_root_option, experts_dir_option, flag_tables, quiet_option, set_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: Figures of a row: key in JSON, heading, decimals.
@@ -45,7 +45,7 @@ def _numbers_option(flag: str, kind: type[int] | type[float], default: str, abou
 @experts_dir_option
 @data_root_option
 @set_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+@quiet_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def gradient_command(
     recipe: str | None,
@@ -67,7 +67,7 @@ def gradient_command(
     \b
     ddfw gradient --data digits --param pixel --traj mtt --labels hard
     """
-    from ddfw import Places, configure, plan, text_table
+    from ddfw import Places, configure, plan, show_table, text_table
     from ddfw_plugins.commands.gradient.measure import compare_gradients
 
     config = configure(recipe, flag_tables(components), assignments).config
@@ -76,13 +76,10 @@ def gradient_command(
     if as_json:
         click.echo(json.dumps(record, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    console = Console()
-    console.print(f"{record['run']}: TESLA's gradient over {record['images']} images against the exact one, float64")
-    console.print(f"{record['experts']} experts of {record['epochs']} epochs; means over {draws} segments")
+    click.echo(f"{record['run']}: TESLA's gradient over {record['images']} images against the exact one, float64")
+    click.echo(f"{record['experts']} experts of {record['epochs']} epochs; means over {draws} segments")
     headings = ("start", "N", "a", *(heading for _, heading, _ in _FIGURES), "∂a sign wrong")
-    console.print(text_table(headings, [_cells(row, draws) for row in record["rows"]], [], ("start",)))
+    show_table(text_table(headings, [_cells(row, draws) for row in record["rows"]], [], ("start",)))
 
 
 def _cells(row: Mapping[str, Any], draws: int) -> Sequence[str]:

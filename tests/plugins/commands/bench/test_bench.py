@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import statistics
 
 import pytest
 import torch
 from attrs import evolve
+from rich.console import Console
 
 from ddfw.cli.main import invoke
-from ddfw_plugins.commands.bench import suite, timing
+from ddfw_plugins.commands.bench import command, suite, timing
 from ddfw_plugins.commands.bench.shapes import BENCH_GROUPS, BENCH_SHAPES
 from ddfw_plugins.executors.cpu import Cpu
 
@@ -75,6 +77,19 @@ def test_the_command_prints_a_table_or_json(capsys):
     assert invoke(["bench", "--only", "augment", "--pairs", "1"]) == 0
     out = capsys.readouterr()
     assert "measuring augmentation, scale" in out.err and "quartiles" in out.out and "torch" in out.out
+
+
+def test_a_broken_bound_is_said_and_shown_in_red():
+    """Broken: people have to compare ratio and bound themselves, or bytes are shown as seconds."""
+    row = suite.BenchRow(**{**NOTHING, "bench": "memory", "bytes": (3 * 2**20, 2**22)}, bound=0.7)
+    about = {"device": {"threads": 1}, "cores": 2, "processor": "x86", "torch": "2", "python": "3"}
+    lines = {}
+    for bound in (0.7, 0.8):
+        console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=120)
+        console.print(command._table([evolve(row, bound=bound)], about))
+        lines[bound] = next(line for line in console.file.getvalue().splitlines() if "MB" in line)
+    assert "0.750" in lines[0.7] and "not ≤ 0.7" in lines[0.7] and "3 MB" in lines[0.7] and "4 MB" in lines[0.7]
+    assert "\x1b[31m" in lines[0.7] and "\x1b[31m" not in lines[0.8] and "not" not in lines[0.8]
 
 
 @pytest.mark.parametrize(
