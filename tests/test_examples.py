@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from PIL import Image
 
 import ddfw
+from ddfw_plugins.commands.bench.shapes import BENCH_SHAPES
+from ddfw_plugins.commands.bench.work import bench_work
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 TINY = {
@@ -160,3 +163,43 @@ def test_the_memories_print_what_their_json_holds(incremental, tmp_path, capsys)
         assert len({curve[0] for curve in entry["accuracies"].values()}) == 1
     with Image.open(tmp_path / "c.png") as drawn:
         assert drawn.size == (760, 400)
+
+
+def test_memory_grows_for_the_plain_loop_alone(example):
+    """Broken: an outer step without held graphs keeps something of every step besides its point on the path."""
+    small = evolve(BENCH_SHAPES["digits"], steps=3, width=8)
+    rows = example("scaling").measured(ddfw.component("executor", "cpu", threads=1), small, [5, 10, 20], 1)
+    size = {(row["who"], row["steps"]): row["bytes"] for row in rows}
+    parameters = bench_work(small).segment.start.numel() * 4
+    grown = size["ddfw", 20] - size["ddfw", 5]
+    assert grown <= 15 * parameters * 1.1
+    assert size["yardstick", 20] - size["yardstick", 5] > 10 * grown
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_scaling_draws_what_it_prints(example, monkeypatch, tmp_path, capsys):
+    """Broken: the picture would show other figures than the output, or the lines would be swapped."""
+    script = example("scaling")
+    rows = [
+        {"who": who, "steps": n, "seconds": factor * n, "bytes": factor * n * 2**20}
+        for n in (2, 4)
+        for who, factor in (("ddfw", 1.0), ("yardstick", 3.0))
+    ]
+    monkeypatch.setattr(script, "measured", lambda executor, shape, steps, repeats: rows)
+    assert script.main(["--steps", "2,4", "--shape", "digits", "--out", str(tmp_path / "s.png")]) == 0
+    assert json.loads(capsys.readouterr().out) == rows
+    with Image.open(tmp_path / "s.png") as drawn:
+        assert drawn.size == (760, 360)
+    for axes in script.picture(rows, [2, 4], "").axes:
+        lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+        assert lines == {script.WHO["ddfw"][0]: [2.0, 4.0], script.WHO["yardstick"][0]: [6.0, 12.0]}
+
+
+def test_the_profile_has_a_row_for_every_part(example, monkeypatch, capsys):
+    """Broken: time of an outer step would be lost between the parts, or a column be missing."""
+    script = example("step_profile")
+    monkeypatch.setitem(BENCH_SHAPES, "digits", evolve(BENCH_SHAPES["digits"], steps=2, width=8))
+    assert script.main(["--shape", "digits", "--repeats", "1"]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.startswith("| digits, ipc 1") and head.count("ddfw, ") == 2 and "plain loop" in head
+    assert [row.split(" | ")[0] for row in rows] == [f"| {part}" for part in (*script.PARTS, script.REST, "in all")]

@@ -39,6 +39,7 @@ from .contracts.executor import ExecutorContext as ExecutorContext
 from .contracts.executor import LabelledImages as LabelledImages
 from .contracts.executor import MetaGradient as MetaGradient
 from .contracts.executor import Problem as Problem
+from .contracts.executor import Schedule as Schedule
 from .contracts.extensions import Command as Command
 from .contracts.extensions import Format as Format
 from .contracts.labels import AbstractLabels as AbstractLabels
@@ -85,7 +86,10 @@ from .markers import offers as offers
 from .options import option as option
 from .options import required_option as required_option
 from .pipeline.evaluation.any_set import evaluate as evaluate
+from .pipeline.initial_run import InitialRun as InitialRun
+from .pipeline.initial_run import initial_run as initial_run
 from .pipeline.loading import load as load
+from .pipeline.prepare import Plan as Plan
 from .pipeline.prepare import fits as fits
 from .pipeline.report.summary import over_seeds as over_seeds
 from .pipeline.report.summary import subject_title as subject_title

@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from charts import COLOURS, GREY, Axis, Chart, Panel
+from charts import COLOURS, DOTS, GREY, in_percent, named, panels
+from matplotlib.figure import Figure
 from scipy.stats import rankdata, spearmanr
 
 import ddfw
@@ -182,31 +183,38 @@ def random_std(row: Mapping[str, Any]) -> float:
     return statistics.stdev(means) if len(means) > 1 else 0.0
 
 
-def picture(found: Mapping[str, Any]) -> Chart:
+def picture(found: Mapping[str, Any]) -> Figure:
     """Two scatters: accuracy on the real data across, on the small set up; numbers are those of the table."""
     rows = found["rows"]
     real = [row["real"]["mean"] for row in rows]
-    panels = {
-        f"distilled set, Spearman {found['distilled']['spearman']:.2f}": [[row["distilled"]["mean"]] for row in rows],
-        f"random real images, Spearman {statistics.fmean(draw['spearman'] for draw in found['random']):.2f} "
-        f"(mean of {len(found['random'])} draws)": [
-            [random_mean(row), *(draw["mean"] for draw in row["random"])] for row in rows
-        ],
-    }
-    chart = Chart(width=820, height=400)
-    across = Axis.percent(real, "test accuracy % of networks trained on all real images")
-    for number, (title, columns) in enumerate(panels.items()):
-        up = Axis.percent([v for values in columns for v in values], "test accuracy %, trained on the small set")
-        panel = Panel(chart, 45 + 405 * number, 62, 350, 285, across, up)
-        panel.frame(title)
-        for at, values in zip(real, columns, strict=True):
-            for value in values[1:]:
-                chart.dot(*panel.at(at, value), 2.5, GREY)
-        for place, i in enumerate(best_first(found), start=1):
-            x, y = panel.at(real[i], columns[i][0])
-            chart.dot(x, y, 7, COLOURS[4] if number == 0 else COLOURS[1])
-            chart.text(x, y, str(place), 9, "white" if number == 0 else "black")
-    return chart
+    ranks = {i: place for place, i in enumerate(best_first(found), start=1)}
+    mean = statistics.fmean(draw["spearman"] for draw in found["random"])
+    random_title = f"random real images, Spearman {mean:.2f} (mean of {len(found['random'])} draws)"
+    figure, (left, right) = panels(820, 400, 2)
+    for axes, title, values, colour, ink in (
+        (
+            left,
+            f"distilled set, Spearman {found['distilled']['spearman']:.2f}",
+            [row["distilled"]["mean"] for row in rows],
+            COLOURS[4],
+            "white",
+        ),
+        (right, random_title, [random_mean(row) for row in rows], COLOURS[1], "black"),
+    ):
+        named(
+            axes,
+            title,
+            "test accuracy % of networks trained on all real images",
+            "test accuracy %, trained on the small set",
+        )
+        in_percent(axes.xaxis, axes.yaxis)
+        axes.plot(real, values, linestyle="", color=colour, markersize=13, **DOTS)
+        for i, (x, y) in enumerate(zip(real, values, strict=True)):
+            axes.annotate(str(ranks[i]), (x, y), ha="center", va="center", fontsize=7, color=ink)
+    for x, row in zip(real, rows, strict=True):
+        draws = [draw["mean"] for draw in row["random"]]
+        right.plot([x] * len(draws), draws, linestyle="", color=GREY, markersize=4, zorder=1, **DOTS)
+    return figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -228,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.png:
-        picture(found).finished().save(args.png, optimize=True)
+        picture(found).savefig(args.png)
 
 
 if __name__ == "__main__":

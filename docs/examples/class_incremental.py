@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from charts import COLOURS, Axis, Chart, Panel
+from charts import COLOURS, DOTS, in_percent, named, panels
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -276,34 +277,31 @@ def table(found: Mapping[str, Any]) -> str:
     )
 
 
-def picture(found: Mapping[str, Any]) -> Chart:
+def picture(found: Mapping[str, Any]) -> Figure:
     """A line for each memory: accuracy after each task."""
-    chart = Chart(width=760, height=400)
-    tasks = len(found["tasks"])
-    curves = {name: [v["mean"] for v in memory["after_task"]] for name, memory in found["memories"].items()}
-    across = Axis(0.9, tasks + 0.1, tuple(range(1, tasks + 1)), "tasks learned, two classes each")
-    up = Axis.percent([v for curve in curves.values() for v in curve], "test accuracy % over all classes seen so far")
-    panel = Panel(chart, 45, 62, 480, 285, across, up)
-    panel.frame("A memory of classes that are gone", [str(k) for k in range(1, tasks + 1)])
-    places = spaced([panel.at(tasks, curve[-1])[1] for curve in curves.values()], 17)
-    for (name, curve), place, colour in zip(curves.items(), places, COLOURS, strict=False):
-        points = [panel.at(k, value) for k, value in enumerate(curve, start=1)]
-        chart.line(points, colour, 2.2)
-        for point, value in zip(points, found["memories"][name]["after_task"], strict=True):
-            low, high = (panel.at(1, value["mean"] + sign * value["std"])[1] for sign in (-1, 1))
-            chart.line([(point[0], low), (point[0], high)], colour, 1)
-            chart.dot(*point, 4, colour)
-        chart.text(538, place, found["memories"][name]["title"], 12, colour, "lm")
-    return chart
-
-
-def spaced(heights: Sequence[float], apart: float) -> list[float]:
-    """The heights moved down where they would lie too near to one above."""
-    placed: dict[int, float] = {}
-    last = float("-inf")
-    for i in sorted(range(len(heights)), key=heights.__getitem__):
-        placed[i] = last = max(heights[i], last + apart)
-    return [placed[i] for i in range(len(heights))]
+    figure, (axes,) = panels(760, 400, 1)
+    named(
+        axes,
+        "A memory of classes that are gone",
+        "tasks learned, two classes each",
+        "test accuracy % over all classes seen so far",
+    )
+    in_percent(axes.yaxis)
+    tasks = list(range(1, len(found["tasks"]) + 1))
+    axes.set_xticks(tasks)
+    for memory, colour in zip(found["memories"].values(), COLOURS, strict=True):
+        means, errors = ([value[key] for value in memory["after_task"]] for key in ("mean", "std"))
+        axes.errorbar(tasks, means, errors, label=memory["title"], color=colour, linewidth=2, elinewidth=1, **DOTS)
+    handles, titles = axes.get_legend_handles_labels()
+    order = sorted(range(len(handles)), key=lambda i: -list(found["memories"].values())[i]["after_task"][-1]["mean"])
+    figure.legend(
+        [handles[i] for i in order],
+        [titles[i] for i in order],
+        loc="outside right center",
+        frameon=False,
+        labelcolor="linecolor",
+    )
+    return figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -331,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.png:
-        picture(found).finished().save(args.png, optimize=True)
+        picture(found).savefig(args.png)
 
 
 if __name__ == "__main__":

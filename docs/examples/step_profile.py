@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 
 from torch.profiler import ProfilerActivity, profile
 
-from ddfw.config.catalog import component
-from ddfw_plugins.commands.bench.shapes import SHAPES, work
-from ddfw_plugins.commands.bench.suite import modes
+from ddfw import component
+from ddfw_plugins.commands.bench.shapes import BENCH_SHAPES
+from ddfw_plugins.commands.bench.suite import executor_modes
+from ddfw_plugins.commands.bench.work import bench_work
 
 #: Parts of a step, by words in the names of PyTorch's operations; the first that fits takes it.
 PARTS = {
@@ -43,20 +44,20 @@ def shares(work: Callable[[], object], repeats: int) -> tuple[dict[str, float], 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="cifar-ipc1")
+    parser.add_argument("--shape", choices=sorted(BENCH_SHAPES), default="cifar-ipc1")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args(arguments)
-    shape, columns = SHAPES[given.shape], {}
+    shape, columns = BENCH_SHAPES[given.shape], {}
     executor = component("executor", "cpu")
     for mode in ("all graphs held", "no graph held"):
-        plain, memory = modes(executor)[mode]
-        made = work(shape, memory=memory)
+        plain, memory = executor_modes(executor)[mode]
+        made = bench_work(shape, memory=memory)
         with plain.open(made.context) as session:
             columns[f"ddfw, {mode}"] = shares(
                 lambda: session.meta_gradient(made.problem, [made.segment]),  # noqa: B023
                 given.repeats,
             )
-    columns["plain loop"] = shares(work(shape).yardstick(), given.repeats)
+    columns["plain loop"] = shares(bench_work(shape).plain_gradient, given.repeats)
     write = sys.stdout.write
     write(f"| {shape.title}: ms of one outer step | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n")
     for part in [*PARTS, REST]:

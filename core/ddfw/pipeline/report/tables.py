@@ -10,6 +10,7 @@ from ddfw.pipeline.report.summary import over_seeds, subject_title
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
     from ddfw.contracts.observer import EvaluationReport
 
@@ -39,7 +40,7 @@ def _escaped(text: str) -> str:
 
 def text_table(
     columns: Sequence[str],
-    lines: Iterable[Sequence[str]],
+    lines: Iterable[Sequence[str | Text]],
     notes: Sequence[str] = (),
     left: Collection[str] = (),
     whole: Collection[str] = (),
@@ -49,7 +50,7 @@ def text_table(
 
     Args:
         columns: the headings.
-        lines: the cells.
+        lines: the cells; a `rich.text.Text` keeps its style.
         notes: lines below the table.
         left: columns that are aligned on their left.
         whole: columns whose cells are not broken where room is short.
@@ -63,7 +64,7 @@ def text_table(
     for column in columns:
         grid.add_column(column, justify="left" if column in left else "right", overflow="fold", no_wrap=column in whole)
     for cells in lines:
-        grid.add_row(*(Text(cell) for cell in cells), style="bold" if cells[0] in bold else "")
+        grid.add_row(*(Text(c) if isinstance(c, str) else c for c in cells), style="bold" if cells[0] in bold else "")
     return Group(grid, Text(""), *(Text(note) for note in notes)) if notes else grid
 
 

@@ -1,6 +1,6 @@
-"""What `ddfw bench` measures, and the table that it prints.
+"""What `ddfw bench` measures.
 
-Every row is a ratio to the yardstick or to a plain loop on the same work; below 1 ddfw is faster, or smaller.
+Every row is a ratio of ddfw to the plain loop on the same work; below 1 ddfw is faster, or takes less memory.
 """
 
 from __future__ import annotations
@@ -9,85 +9,36 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from attrs import asdict, evolve, frozen
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-from ddfw.config.catalog import component
-from ddfw.contracts.executor import AbstractExecutor, ExecutorContext, LabelledImages, MetaGradient
-from ddfw.contracts.settings import TrainingSettings
+from ddfw import AbstractExecutor, LabelledImages, TrainingSettings, component
+from ddfw.contracts.executor import ExecutorSession
 from ddfw.engine.budget import peak_bytes
-from ddfw_plugins.commands.bench import yardstick
-from ddfw_plugins.commands.bench.measure import Ratio, pairs, seconds
-from ddfw_plugins.commands.bench.shapes import CLASSES, SHAPES, Shape, Work, work
+from ddfw_plugins.commands.bench.shapes import BENCH_GROUPS, BENCH_SHAPES, BenchShape
+from ddfw_plugins.commands.bench.timing import TimeRatio, time_pairs
+from ddfw_plugins.commands.bench.work import NUM_CLASSES, BenchWork, bench_work
+from ddfw_plugins.commands.bench.yardstick import plain_training
 
 BENCH_SCHEMA = 1
+Call = Callable[[], Any]
 #: Bytes of `gradient.memory` that hold every graph, whatever the machine.
-EVERYTHING = 2**62
-#: Inner steps of the comparison of memory.
+HOLD_ALL = 2**62
+#: Inner steps N of the comparison of memory.
 MEMORY_STEPS = 80
-#: Images of the augmentation's and of the epoch's comparison.
-AUGMENTED, EPOCH = 500, 1_000
-
-Tick = Callable[[str], None]
-
-
-@frozen(kw_only=True)
-class Row:
-    """One line of the table.
-
-    Args:
-        bench: what is measured.
-        shape: on which work.
-        mode: how ddfw did it.
-        ratio: times, or None where bytes are compared.
-        bytes: ddfw's extra peak of live bytes, and the yardstick's.
-        bound: what the ratio should not exceed, None where nothing was promised.
-        error: the largest relative difference of the image gradient to the yardstick's, in the measured precision.
-        note: what there is to say.
-    """
-
-    bench: str
-    shape: str
-    mode: str
-    ratio: Ratio | None = None
-    bytes: tuple[int, int] | None = None
-    bound: float | None = None
-    error: float | None = None
-    note: str = ""
-
-    @property
-    def value(self) -> float:
-        """The ratio of times or of bytes; NaN where nothing was measured."""
-        if self.ratio is not None:
-            return self.ratio.median
-        return math.nan if self.bytes is None else self.bytes[0] / self.bytes[1]
-
-    @property
-    def kept(self) -> bool | None:
-        """Whether the bound is kept, None without one."""
-        return None if self.bound is None or math.isnan(self.value) else self.value <= self.bound
-
-    def record(self) -> dict[str, Any]:
-        """As JSON."""
-        value = None if math.isnan(self.value) else self.value
-        facts = {key: field for key, field in asdict(self, recurse=False).items() if key not in ("ratio", "bytes")}
-        return {
-            **facts,
-            "value": value,
-            "kept": self.kept,
-            "ratio": None if self.ratio is None else self.ratio.record(),
-            "bytes": None if self.bytes is None else list(self.bytes),
-        }
-
-
-#: Bounds on a CPU, by (bench, shape, mode); they are promises about a CPU alone.
+#: Images of the augmentation's comparison, and of the experts' training set.
+AUGMENTED, TRAINED = 500, 1_000
+#: One epoch of an expert.
+EPOCH = TrainingSettings(epochs=1, lr=0.01, momentum=0.0, weight_decay=0.0, batch_size=256)
+#: Largest ratios that are promised on a CPU, by (bench, shape, mode).
 BOUNDS: Mapping[tuple[str, str, str], float] = {
-    **{("outer step", shape, "all graphs held"): 1.05 for shape in SHAPES},
-    **{("outer step", shape, "no graph held"): 1.4 for shape in SHAPES},
+    **{("outer step", shape, "all graphs held"): 1.05 for shape in BENCH_SHAPES},
+    **{("outer step", shape, "no graph held"): 1.4 for shape in BENCH_SHAPES},
     ("outer step", "digits", "compiled"): 0.7,
     ("memory", "cifar-ipc1", "no graph held"): 1 / 8,
     **{
@@ -97,110 +48,201 @@ BOUNDS: Mapping[tuple[str, str, str], float] = {
     },
     ("expert epoch", "cifar-ipc1", "one network"): 1.05,
 }
-GROUPS = ("outer", "memory", "augment", "expert", "ensemble")
 
 
-def run(
-    executor: AbstractExecutor,
-    shapes: Sequence[Shape],
-    groups: Sequence[str],
-    count: int,
-    tick: Tick = lambda words: None,
-) -> Iterator[Row]:
-    """Measures, and yields each row as it is there.
+@frozen(kw_only=True)
+class BenchRow:
+    """One line of the table.
 
     Args:
-        executor: whose sessions are measured; its compiled variant besides, where it has one.
-        shapes: of the outer steps.
-        groups: of `GROUPS`.
-        count: interleaved pairs of each ratio.
-        tick: told what is going on.
+        bench: what is measured.
+        shape: on which work.
+        mode: how ddfw did it.
+        ratio: of times, None where bytes are compared.
+        bytes: the most bytes that ddfw adds to what is alive, and that the plain loop adds; None where times are.
+        bound: what the ratio should not exceed, None where nothing was promised.
+        error: the largest difference between both sides' results, relative to the plain one's largest value, in the
+            measured precision; None where the results are not the same thing.
+        note: what there is to say.
     """
-    found: list[Iterator[Row]] = []
-    if "outer" in groups:
-        found += [_outer(executor, shape, count, tick) for shape in shapes]
-    if "memory" in groups:
-        found.append(_memory(executor, SHAPES["cifar-ipc1"], tick))
-    if "augment" in groups:
-        found.append(_augment(executor, count, tick))
-    if "expert" in groups:
-        found.append(_expert(executor, SHAPES["cifar-ipc1"], count, tick))
-    if "ensemble" in groups:
-        found.append(_ensemble(executor, SHAPES["digits"], count, tick))
-    for rows in found:
-        for row in rows:
-            bound = BOUNDS.get((row.bench, row.shape, row.mode)) if _device(executor).type == "cpu" else None
-            yield evolve(row, bound=bound)
+
+    bench: str
+    shape: str
+    mode: str
+    bound: float | None = None
+    error: float | None = None
+    note: str = ""
+    ratio: TimeRatio | None = None
+    bytes: tuple[int, int] | None = None
+
+    @property
+    def value(self) -> float:
+        """The ratio of times or of bytes."""
+        if self.ratio is not None:
+            return self.ratio.median
+        assert self.bytes is not None
+        return self.bytes[0] / self.bytes[1]
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the bound is kept, None without one."""
+        return None if self.bound is None else self.value <= self.bound
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**asdict(self), "value": self.value, "kept": self.kept}
 
 
-def modes(executor: AbstractExecutor) -> dict[str, tuple[AbstractExecutor, int]]:
-    """What is measured of an executor: (itself or its variant, bytes of held graphs) by name."""
-    ways = [name for name in ("compile", "graphs") if hasattr(executor, name)]
+@frozen(kw_only=True)
+class Benchmarks:
+    """The measurements of one executor, a method for each of `BENCH_GROUPS`.
 
-    def variant(*on: str) -> AbstractExecutor:
+    Args:
+        executor: whose sessions are measured; its compiled variants besides, where it has them.
+        device: where these compute.
+        shapes: of the outer steps.
+        pairs: interleaved pairs of each ratio of times.
+        tick: told what is measured next.
+    """
+
+    executor: AbstractExecutor
+    device: torch.device
+    shapes: Sequence[BenchShape] = tuple(BENCH_SHAPES.values())
+    pairs: int
+    tick: Callable[[str], None] = lambda words: None
+
+    def rows(self, groups: Sequence[str]) -> Iterator[BenchRow]:
+        """Measures some of `BENCH_GROUPS`, and yields each row as soon as it is there."""
+        methods = (self.outer, self.memory, self.augment, self.expert, self.ensemble)
+        for group, method in zip(BENCH_GROUPS, methods, strict=True):
+            for row in method() if group in groups else ():
+                bound = BOUNDS.get((row.bench, row.shape, row.mode))
+                yield evolve(row, bound=bound if self.device.type == "cpu" else None)
+
+    def outer(self) -> Iterator[BenchRow]:
+        """One outer step: its meta-gradient."""
+        for shape in self.shapes:
+            for mode, (variant, memory) in executor_modes(self.executor).items():
+                work = bench_work(shape, memory=memory, device=self.device)
+                with variant.open(work.context) as session:
+                    row = self._timed(
+                        ("outer step", shape.name, mode),
+                        lambda: session.meta_gradient(work.problem, [work.segment]).images,  # noqa: B023
+                        lambda: work.plain_gradient().images,  # noqa: B023
+                    )
+                    held = session.describe().get("held_steps")
+                    yield evolve(row, note=f"{held} held" if held else "")
+
+    def memory(self) -> Iterator[BenchRow]:
+        """The most bytes that one outer step adds at N = 80."""
+        # On a CPU tensors are counted as operations are dispatched, which those of compiled steps are not.
+        wanted = ("no graph held", "compiled") if self.device.type == "cuda" else ("no graph held",)
+        modes = executor_modes(self.executor)
+        for mode in (mode for mode in wanted if mode in modes):
+            variant, memory = modes[mode]
+            work = bench_work(BENCH_SHAPES["cifar-ipc1"], steps=MEMORY_STEPS, memory=memory, device=self.device)
+            self.tick(f"memory, cifar-ipc1, {mode}")
+            with variant.open(work.context) as session:
+                ours = partial(session.meta_gradient, work.problem, [work.segment])
+                ours()  # what is made once does not count
+                size = live_bytes(ours, self.device), live_bytes(work.plain_gradient, self.device)
+            note = f"N = {MEMORY_STEPS}, extra peak"
+            yield BenchRow(bench="memory", shape="cifar-ipc1", mode=mode, bytes=size, note=note)
+
+    def augment(self) -> Iterator[BenchRow]:
+        """DSA's matrices, and its whole warps, against loops over images."""
+        rng = torch.Generator().manual_seed(0)
+        for family in ("scale", "rotate"):
+            augmentation = component("augment", "dsa", families=(family,))
+            draws = augmentation.draw((AUGMENTED, 3, 32, 32), rng).to(self.device)
+            make = augmentation.scales if family == "scale" else augmentation.rotations
+            matrices = make(draws.values)
+            yield self._timed(
+                ("augmentation", f"{family} matrices", "vectorised"),
+                lambda: make(draws.values),  # noqa: B023
+                lambda: matrices_in_a_loop(family, draws.values),  # noqa: B023
+                f"{AUGMENTED} images, against a list of numbers for each",
+            )
+            for channels, side in ((1, 8), (3, 32)):
+                images = torch.randn(AUGMENTED, channels, side, side, generator=rng).to(self.device)
+                yield self._timed(
+                    ("augmentation", f"{family} {side}×{side}", "vectorised"),
+                    lambda: augmentation.apply(images, draws),  # noqa: B023
+                    lambda: warps_in_a_loop(images, matrices),  # noqa: B023
+                    f"{AUGMENTED} images, against a warp of each",
+                )
+
+    def expert(self) -> Iterator[BenchRow]:
+        """An expert's epoch with its snapshot and validation, against a loop with torch.optim.SGD and neither."""
+        work, data = self._training("cifar-ipc1")
+        one = LabelledImages(images=data.images[:1], targets=data.targets[:1])
+        rng = torch.Generator().manual_seed(0)
+
+        def augment(images: Tensor) -> Tensor:
+            b, c, h, w = images.shape
+            augmentation = work.context.augmentation
+            return augmentation.apply(images, augmentation.draw((b, c, h, w), rng).to(images.device))
+
+        def plain() -> None:
+            plain_training(work.plain, data.images, data.targets, 1, EPOCH.lr, EPOCH.batch_size, augment, rng)
+
+        with self.executor.open(work.context) as session:
+            yield self._timed(
+                ("expert epoch", "cifar-ipc1", "one network"),
+                lambda: list(session.train_experts(EPOCH, data, one, [0], lambda position, epoch: None)),
+                plain,
+                f"{TRAINED} images, batches of {EPOCH.batch_size}",
+                compared=False,
+            )
+
+    def ensemble(self) -> Iterator[BenchRow]:
+        """Four experts at a time against one after another, where the executor can."""
+        if not hasattr(self.executor, "together"):
+            return
+        work, data = self._training("digits")
+        options: list[dict[str, Any]] = [{"together": 4}, {"together": 1}]
+        many, one = (evolve(self.executor, **changed) for changed in options)
+
+        def train(session: ExecutorSession) -> Call:
+            return lambda: list(session.train_experts(EPOCH, data, data, [0, 1, 2, 3], lambda position, epoch: None))
+
+        with many.open(work.context) as together, one.open(work.context) as alone:
+            names = ("experts", "digits", "four at a time")
+            yield self._timed(names, train(together), train(alone), "against one after another", compared=False)
+
+    def _training(self, name: str) -> tuple[BenchWork, LabelledImages]:
+        """A shape's network, and labelled noise to train it on."""
+        shape, rng = BENCH_SHAPES[name], torch.Generator().manual_seed(1)
+        images = torch.randn(TRAINED, shape.channels, shape.side, shape.side, generator=rng)
+        labels = torch.arange(TRAINED) % NUM_CLASSES
+        data = LabelledImages(images=images.to(self.device), targets=labels.to(self.device))
+        return bench_work(shape, device=self.device), data
+
+    def _timed(
+        self, names: tuple[str, str, str], ours: Call, plain: Call, note: str = "", *, compared: bool = True
+    ) -> BenchRow:
+        """Times both sides; where they are `compared`, says how far the tensors that they return are apart."""
+        self.tick(", ".join(names))
+        error = None
+        if compared:
+            found, wanted = ours(), plain()
+            error = float((found - wanted).abs().max() / wanted.abs().max())
+        ratio = time_pairs(ours, plain, self.pairs, self.device)
+        bench, shape, mode = names
+        return BenchRow(bench=bench, shape=shape, mode=mode, ratio=ratio, error=error, note=note)
+
+
+def executor_modes(executor: AbstractExecutor) -> dict[str, tuple[AbstractExecutor, int]]:
+    """The ways to compute an outer step that an executor has: itself or its variant, and bytes of held graphs."""
+    ways = {name for name in ("compile", "graphs") if hasattr(executor, name)}
+
+    def variant(on: set[str]) -> AbstractExecutor:
         chosen: dict[str, Any] = {name: name in on for name in ways}
         return evolve(executor, **chosen)
 
-    found = {"all graphs held": (variant(), EVERYTHING), "no graph held": (variant(), 0)}
-    if "compile" in ways:
-        found["compiled"] = (variant("compile"), 0)
-    if "graphs" in ways:
-        found["CUDA graphs"] = (variant("graphs"), 0)
-    if len(ways) == 2:
-        found["compiled, CUDA graphs"] = (variant(*ways), 0)
-    return found
-
-
-def _outer(executor: AbstractExecutor, shape: Shape, count: int, tick: Tick) -> Iterator[Row]:
-    for mode, (variant, memory) in modes(executor).items():
-        made = work(shape, memory=memory)
-        with variant.open(made.context) as session:
-            there = made.to(session.device)
-            reference = there.yardstick()
-
-            def ours(session: Any = session, there: Work = there) -> MetaGradient:
-                found: MetaGradient = session.meta_gradient(there.problem, [there.segment])
-                return found
-
-            tick(f"outer step, {shape.name}, {mode}")
-            error = _difference(ours().images, reference().images)
-            ratio = pairs(ours, reference, count, session.device)
-            yield Row(
-                bench="outer step",
-                shape=shape.name,
-                mode=mode,
-                ratio=ratio,
-                error=error,
-                note=_held(session.describe()),
-            )
-
-
-def _held(facts: Mapping[str, object]) -> str:
-    return f"{facts['held_steps']} held" if facts.get("held_steps") else ""
-
-
-def _difference(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max())
-
-
-def _memory(executor: AbstractExecutor, shape: Shape, tick: Tick) -> Iterator[Row]:
-    """Extra live bytes at N = 80: what operations allocate on top of the problem."""
-    for mode in ("no graph held", "compiled"):
-        if mode not in modes(executor):
-            continue
-        variant, memory = modes(executor)[mode]
-        made = work(shape, steps=MEMORY_STEPS, memory=memory)
-        with variant.open(made.context) as session:
-            if mode == "compiled" and session.device.type != "cuda":
-                continue  # tensors are counted on a CPU as operations are dispatched, and compiled ones are not
-            there = made.to(session.device)
-            tick(f"memory, {shape.name}, {mode}")
-            session.meta_gradient(there.problem, [there.segment])
-            mine = live_bytes(lambda: session.meta_gradient(there.problem, [there.segment]), session.device)  # noqa: B023
-            theirs = live_bytes(there.yardstick(), session.device)
-        yield Row(
-            bench="memory", shape=shape.name, mode=mode, bytes=(mine, theirs), note=f"N = {MEMORY_STEPS}, extra peak"
-        )
+    found = {"all graphs held": (variant(set()), HOLD_ALL), "no graph held": (variant(set()), 0)}
+    names = {"compiled": {"compile"}, "CUDA graphs": {"graphs"}, "compiled, CUDA graphs": {"compile", "graphs"}}
+    return found | {name: (variant(on), 0) for name, on in names.items() if on <= ways}
 
 
 def live_bytes(work: Callable[[], object], device: torch.device) -> int:
@@ -215,45 +257,7 @@ def live_bytes(work: Callable[[], object], device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _augment(executor: AbstractExecutor, count: int, tick: Tick) -> Iterator[Row]:
-    """DSA's matrices, and its whole warps, against loops over images."""
-    device = _device(executor)
-    rng = torch.Generator().manual_seed(0)
-    for family in ("scale", "rotate"):
-        augmentation = component("augment", "dsa", families=(family,))
-        draws = augmentation.draw((AUGMENTED, 3, 32, 32), rng).to(device)
-        make = augmentation.scales if family == "scale" else augmentation.rotations
-        matrices = make(draws.values)
-        tick(f"augmentation, {family}")
-        ratio = pairs(lambda: make(draws.values), lambda: in_a_loop(family, draws.values), count, device)  # noqa: B023
-        error = _difference(matrices, in_a_loop(family, draws.values))
-        yield Row(
-            bench="augmentation",
-            shape=f"{family} matrices",
-            mode="vectorised",
-            ratio=ratio,
-            error=error,
-            note=f"{AUGMENTED} images, against a list of numbers for each",
-        )
-        for channels, side in ((1, 8), (3, 32)):
-            images = torch.randn(AUGMENTED, channels, side, side, generator=rng).to(device)
-            ratio = pairs(
-                lambda: augmentation.apply(images, draws),  # noqa: B023
-                lambda: one_by_one(images, matrices),  # noqa: B023
-                count,
-                device,
-            )
-            yield Row(
-                bench="augmentation",
-                shape=f"{family} {side}×{side}",
-                mode="vectorised",
-                ratio=ratio,
-                error=_difference(augmentation.apply(images, draws), one_by_one(images, matrices)),
-                note=f"{AUGMENTED} images, against a warp of each",
-            )
-
-
-def in_a_loop(family: str, values: Mapping[str, Tensor]) -> Tensor:
+def matrices_in_a_loop(family: str, values: Mapping[str, Tensor]) -> Tensor:
     """DSA's matrices [B, 2, 2] image by image, as a list of numbers that becomes a tensor."""
     if family == "scale":
         low, high = 1 / 1.2, 1.2
@@ -268,7 +272,7 @@ def in_a_loop(family: str, values: Mapping[str, Tensor]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32, device=next(iter(values.values())).device)
 
 
-def one_by_one(images: Tensor, matrices: Tensor) -> Tensor:
+def warps_in_a_loop(images: Tensor, matrices: Tensor) -> Tensor:
     """Warps images [B, C, H, W] by matrices [B, 2, 2], one after another."""
     found = []
     for image, matrix in zip(images, pad(matrices, (0, 1)), strict=True):
@@ -277,107 +281,12 @@ def one_by_one(images: Tensor, matrices: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _expert(executor: AbstractExecutor, shape: Shape, count: int, tick: Tick) -> Iterator[Row]:
-    """An expert's epoch with its snapshot and validation, against a loop with torch.optim.SGD and neither."""
-    made = work(shape)
-    with executor.open(made.context) as session:
-        data = random_images(shape, EPOCH, session.device)
-        nothing = LabelledImages(images=data.images[:1], targets=data.targets[:1])
-        settings = TrainingSettings(epochs=1, lr=0.01, momentum=0.0, weight_decay=0.0, batch_size=256)
-        tick(f"expert epoch, {shape.name}")
-        ratio = pairs(
-            lambda: list(session.train_experts(settings, data, nothing, [0], lambda position, epoch: None)),
-            plain_epoch(made.context, made.plain.to(session.device), data, settings),
-            count,
-            session.device,
-        )
-    yield Row(
-        bench="expert epoch", shape=shape.name, mode="one network", ratio=ratio, note=f"{EPOCH} images, batches of 256"
-    )
-
-
-def random_images(shape: Shape, count: int, device: torch.device) -> LabelledImages:
-    """Labelled noise."""
-    rng = torch.Generator().manual_seed(1)
-    images = torch.randn(count, shape.channels, shape.side, shape.side, generator=rng)
-    return LabelledImages(images=images.to(device), targets=(torch.arange(count) % CLASSES).to(device))
-
-
-def plain_epoch(
-    context: ExecutorContext, module: nn.Module, data: LabelledImages, settings: TrainingSettings
-) -> Callable[[], object]:
-    """One epoch of the plain loop, with the same augmentation."""
-    rng = torch.Generator().manual_seed(0)
-
-    def augment(images: Tensor) -> Tensor:
-        b, c, h, w = images.shape
-        return context.augmentation.apply(images, context.augmentation.draw((b, c, h, w), rng).to(images.device))
-
-    return lambda: yardstick.train(
-        module, data.images, data.targets, settings.epochs, settings.lr, settings.batch_size, augment, rng
-    )
-
-
-def _ensemble(executor: AbstractExecutor, shape: Shape, count: int, tick: Tick) -> Iterator[Row]:
-    """Four experts at a time against one after another, where the executor can."""
-    if not hasattr(executor, "together"):
-        return
-    made = work(shape)
-    four: dict[str, Any] = {"together": 4}
-    many, one = evolve(executor, **four), evolve(executor, **{**four, "together": 1})
-    settings = TrainingSettings(epochs=1, lr=0.01, momentum=0.0, weight_decay=0.0, batch_size=256)
-    with many.open(made.context) as together, one.open(made.context) as alone:
-        data = random_images(shape, EPOCH, together.device)
-
-        def train(session: Any) -> Callable[[], object]:
-            return lambda: list(session.train_experts(settings, data, data, [0, 1, 2, 3], lambda at, epoch: None))
-
-        tick(f"experts, {shape.name}, four at a time")
-        ratio = pairs(train(together), train(alone), count, together.device)
-    yield Row(bench="experts", shape=shape.name, mode="four at a time", ratio=ratio, note="against one after another")
-
-
-def scaling(
-    executor: AbstractExecutor, shape: Shape, steps: Sequence[int], repeats: int, tick: Tick = lambda words: None
-) -> list[dict[str, Any]]:
-    """Seconds and extra live bytes of one outer step for several N: no graph held, and the yardstick.
-
-    Args:
-        executor: whose session is measured; steps are not compiled.
-        shape: of the work.
-        steps: the Ns.
-        repeats: the median of so many times is taken.
-        tick: told what is going on.
-    """
-    plain, memory = modes(executor)["no graph held"]
-    rows = []
-    for count in steps:
-        made = work(shape, steps=count, memory=memory)
-        with plain.open(made.context) as session:
-            there = made.to(session.device)
-            sides: dict[str, Callable[[], object]] = {
-                "ddfw": lambda: session.meta_gradient(there.problem, [there.segment]),  # noqa: B023
-                "yardstick": there.yardstick(),
-            }
-            tick(f"N = {count}")
-            for name, side in sides.items():
-                size = live_bytes(side, session.device)
-                times = sorted(seconds(side, session.device) for _ in range(repeats))
-                rows.append({"who": name, "steps": count, "seconds": times[len(times) // 2], "bytes": size})
-    return rows
-
-
-def _device(executor: AbstractExecutor) -> torch.device:
-    return torch.device(getattr(executor, "device", "cpu"))
-
-
-def surroundings(executor: AbstractExecutor) -> dict[str, Any]:
-    """Where figures come from: device and versions."""
-    made = work(SHAPES["digits"])
-    with executor.open(made.context) as session:
-        device = session.describe()
-    return {
-        "device": device,
+def machine(executor: AbstractExecutor) -> tuple[torch.device, dict[str, Any]]:
+    """An executor's device, and what the figures come from: the session's description, the machine and versions."""
+    with executor.open(bench_work(BENCH_SHAPES["digits"]).context) as session:
+        device, described = session.device, session.describe()
+    return device, {
+        "device": described,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": platform.system(),

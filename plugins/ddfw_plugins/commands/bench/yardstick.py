@@ -1,7 +1,7 @@
-"""The yardstick: the plain trajectory-matching loop, autograd through everything.
+"""The yardstick: plain trajectory matching, with autograd through all inner steps.
 
-It is written from the method's equations alone and shares no code with the engine, so that what it computes is a second
-opinion and what it costs is what such a loop costs: every inner step keeps its graph until the one backward pass.
+It is written from the method's equations alone and shares no code with the engine. So its results check those of the
+engine, and its cost is that of such a loop: every inner step keeps its graph until the one backward pass.
 
 Shapes: n images, b of them in a batch, C channels, H rows, W columns, m classes, N inner steps, P parameters.
 """
@@ -18,15 +18,21 @@ from torch.nn.functional import cross_entropy
 
 
 @frozen(kw_only=True)
-class Found:
-    """What one outer step of the plain loop finds: the loss and its gradients."""
+class PlainGradient:
+    """One outer step of the plain loop: the matching loss and its gradients.
+
+    Args:
+        loss: scalar.
+        images: ∂L/∂images [n, C, H, W].
+        step_size: ∂L/∂a, scalar.
+    """
 
     loss: Tensor
     images: Tensor
     step_size: Tensor
 
 
-def meta_gradient(
+def plain_meta_gradient(
     module: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -35,7 +41,7 @@ def meta_gradient(
     target: Tensor,
     batches: Sequence[Tensor],
     augment: Callable[[Tensor, int], Tensor],
-) -> Found:
+) -> PlainGradient:
     """Unrolls a student and differentiates the matching loss through all of its steps.
 
     Args:
@@ -44,7 +50,7 @@ def meta_gradient(
         labels: [n] classes or [n, m] probabilities.
         step_size: a, scalar.
         start: [P], the expert's parameters from which the student starts.
-        target: [P], those where it should land.
+        target: [P], the parameters that it should reach.
         batches: rows of `images` for each of the N steps.
         augment: (batch, number of the step) → augmented batch.
     """
@@ -63,10 +69,10 @@ def meta_gradient(
     matching = (student - target).square().sum() / (start - target).square().sum()
     matching.backward()
     assert images.grad is not None and step_size.grad is not None
-    return Found(loss=matching.detach(), images=images.grad, step_size=step_size.grad)
+    return PlainGradient(loss=matching.detach(), images=images.grad, step_size=step_size.grad)
 
 
-def train(
+def plain_training(
     module: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -77,6 +83,16 @@ def train(
     rng: torch.Generator,
 ) -> list[float]:
     """A plain training loop with torch.optim.SGD; the module is trained in place.
+
+    Args:
+        module: the network.
+        images: [n, C, H, W].
+        labels: [n] classes or [n, m] probabilities.
+        epochs: passes over the images.
+        lr: learning rate.
+        batch_size: images of a step; the last batch of an epoch may be smaller.
+        augment: batch → augmented batch.
+        rng: shuffles the images.
 
     Returns:
         The mean loss of each epoch.

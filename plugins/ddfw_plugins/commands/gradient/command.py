@@ -4,28 +4,53 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from ddfw.cli.shared import component_flags, data_root_option, experts_dir_option, flag_tables, set_option
+from ddfw import component_flags, data_root_option, experts_dir_option, flag_tables, quiet_option, set_option
+
+F = TypeVar("F", bound=Callable[..., Any])
+#: Figures of a row: key in JSON, heading, decimals.
+_FIGURES = (
+    *(("loss", "loss", 3), ("cosine", "cosine", 3), ("norm_ratio", "norm ratio", 2)),
+    *(("relative_error", "relative error", 2), ("step_size_ratio", "∂a ratio", 2)),
+)
+
+
+def _numbers_option(flag: str, kind: type[int] | type[float], default: str, about: str) -> Callable[[F], F]:
+    """An option whose value is numbers above 0 with commas between them."""
+
+    def parse(context: click.Context, parameter: click.Parameter, text: str) -> list[float]:
+        try:
+            found = [kind(part) for part in text.split(",")]
+        except ValueError:
+            found = []
+        if not found or not all(0 < number < math.inf for number in found):
+            whole = "whole " if kind is int else ""
+            raise click.BadParameter(f"expected {whole}numbers above 0 such as {default}, got {text!r}")
+        return found
+
+    return click.option(flag, default=default, show_default=True, callback=parse, help=about)
 
 
 @click.command("gradient")
 @click.argument("recipe", required=False, metavar="[RECIPE|FILE]")
 @component_flags("data", "model", "augment", "param", "traj", "labels", "loss", "executor")
-@click.option("--steps", default="10,20,50", show_default=True, help="Numbers of student steps N.")
-@click.option("--step-sizes", default="0.01,0.05,0.1", show_default=True, help="Step sizes a.")
+@_numbers_option("--steps", int, "10,20,50", "Numbers of student steps N.")
+@_numbers_option("--step-sizes", float, "0.01,0.05,0.1", "Step sizes a.")
 @click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Segments of each row.")
 @experts_dir_option
 @data_root_option
 @set_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+@quiet_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def gradient_command(
     recipe: str | None,
-    steps: str,
-    step_sizes: str,
+    steps: list[int],
+    step_sizes: list[float],
     draws: int,
     experts_dir: Path,
     data_root: Path | None,
@@ -42,45 +67,22 @@ def gradient_command(
     \b
     ddfw gradient --data digits --param pixel --traj mtt --labels hard
     """
-    from ddfw.config.layers import gather
-    from ddfw.config.load import structured_config
-    from ddfw_plugins.commands.gradient.measure import COLUMNS, compare, lines
+    from ddfw import Places, configure, plan, show_table, text_table
+    from ddfw_plugins.commands.gradient.measure import compare_gradients
 
-    config = structured_config(gather(recipe, flag_tables(components), assignments))
-    numbers = [int(n) for n in _numbers("--steps", steps)]
-    record = compare(
-        config,
-        experts_dir,
-        data_root,
-        numbers,
-        _numbers("--step-sizes", step_sizes),
-        draws,
-        quiet=quiet or as_json,
-    )
+    config = configure(recipe, flag_tables(components), assignments).config
+    made = plan(config, Places(experts=experts_dir, data_root=data_root))
+    record = compare_gradients(made, steps, step_sizes, draws, quiet=quiet or as_json)
     if as_json:
         click.echo(json.dumps(record, ensure_ascii=False))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in COLUMNS:
-        grid.add_column(column, justify="right")
-    for cells in lines(record):
-        grid.add_row(*cells)
-    console = Console()
-    console.print(f"{record['run']}: TESLA's gradient over {record['images']} images against the exact one, float64")
-    console.print(f"{record['experts']} experts of {record['epochs']} epochs; means over {draws} segments")
-    console.print(grid)
+    click.echo(f"{record['run']}: TESLA's gradient over {record['images']} images against the exact one, float64")
+    click.echo(f"{record['experts']} experts of {record['epochs']} epochs; means over {draws} segments")
+    headings = ("start", "N", "a", *(heading for _, heading, _ in _FIGURES), "∂a sign wrong")
+    show_table(text_table(headings, [_cells(row, draws) for row in record["rows"]], [], ("start",)))
 
 
-def _numbers(flag: str, text: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    whole = flag == "--steps"
-    if not found or not all(math.isfinite(n) and n > 0 and (not whole or n == int(n)) for n in found):
-        kind = "whole numbers such as 10,20,50" if whole else "numbers such as 0.01,0.1"
-        raise click.UsageError(f"{flag} wants {kind}, all above 0; got {text!r}")
-    return found
+def _cells(row: Mapping[str, Any], draws: int) -> Sequence[str]:
+    figures = ("–" if row[key] is None else f"{row[key]:.{digits}f}" for key, _, digits in _FIGURES)
+    wrong = "–" if row["step_size_wrong_sign"] is None else f"{row['step_size_wrong_sign']}/{draws}"
+    return row["start"], str(row["N"]), f"{row['a']:g}", *figures, wrong

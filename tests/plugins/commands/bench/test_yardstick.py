@@ -10,7 +10,8 @@ from ddfw import ImageSpec
 from ddfw.engine.inner import Network
 from ddfw.engine.metagradient import meta_gradient
 from ddfw_plugins.commands.bench import yardstick
-from ddfw_plugins.commands.bench.shapes import SHAPES, work
+from ddfw_plugins.commands.bench.shapes import BENCH_SHAPES
+from ddfw_plugins.commands.bench.work import bench_work
 from ddfw_plugins.models.convnet import ConvNet
 
 
@@ -36,7 +37,7 @@ def test_the_yardstick_computes_what_the_public_loop_does(golden, case):
         first_padding=int(d["first_conv_padding"]),
     ).build(spec)
     rows = [torch.from_numpy(r[:k]) for r, k in zip(d["step_indices"], d["step_sizes"], strict=True)]
-    found = yardstick.meta_gradient(
+    found = yardstick.plain_meta_gradient(
         module,
         *(torch.from_numpy(d[key]) for key in ("images", "labels")),
         torch.from_numpy(d["lr"]).clone(),
@@ -52,12 +53,12 @@ def test_the_yardstick_computes_what_the_public_loop_does(golden, case):
 @pytest.mark.parametrize("held", [0, 3, 1000])
 def test_both_sides_of_the_benchmark_do_the_same_work(held):
     """Broken: ddfw is faster than the plain loop because it computes something else."""
-    made = work(SHAPES["digits"], torch.float64, steps=6)
+    made = bench_work(BENCH_SHAPES["digits"], torch.float64, steps=6)
     context = made.context
     found = meta_gradient(
         Network(context.module), context.augmentation, context.loss, made.problem, [made.segment], held_steps=held
     )
-    wanted = made.yardstick()()
+    wanted = made.plain_gradient()
     assert relative(found.images, wanted.images) < 1e-12
     assert relative(found.step_size, wanted.step_size) < 1e-12
     assert relative(found.loss, wanted.loss) < 1e-12
@@ -65,14 +66,14 @@ def test_both_sides_of_the_benchmark_do_the_same_work(held):
 
 def test_the_closed_forms_of_large_maps_do_the_same_work():
     """Broken: the layers that only large maps use (two-fold normalisation, halving) are wrong in a whole student."""
-    shape = evolve(SHAPES["cifar-ipc1"], width=32)  # 10·32·32·32 values: above the size from which they are used
-    made = work(shape, torch.float64, steps=2)
+    shape = evolve(BENCH_SHAPES["cifar-ipc1"], width=32)  # 10·32·32·32 values: above the size from which they are used
+    made = bench_work(shape, torch.float64, steps=2)
     context = made.context
     for held in (0, 2):
         found = meta_gradient(
             Network(context.module), context.augmentation, context.loss, made.problem, [made.segment], held_steps=held
         )
-        wanted = made.yardstick()()
+        wanted = made.plain_gradient()
         assert relative(found.images, wanted.images) < 1e-12
         assert relative(found.step_size, wanted.step_size) < 1e-12
 
@@ -85,5 +86,5 @@ def test_the_plain_epoch_learns():
     rng = torch.Generator().manual_seed(0)
     labels = torch.arange(64) % 2
     images = torch.randn(64, 1, 8, 8, generator=rng) + 2 * labels.view(-1, 1, 1, 1)
-    losses = yardstick.train(module, images, labels, 5, 0.1, 16, lambda x: x, rng)
+    losses = yardstick.plain_training(module, images, labels, 5, 0.1, 16, lambda x: x, rng)
     assert len(losses) == 5 and losses[-1] < 0.7 * losses[0]

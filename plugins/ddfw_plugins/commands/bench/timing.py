@@ -5,14 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from attrs import asdict, frozen
+from attrs import frozen
 
 
 @frozen(kw_only=True)
-class Ratio:
+class TimeRatio:
     """Times of one thing over times of another, pair by pair.
 
     Args:
@@ -31,51 +30,38 @@ class Ratio:
     seconds: float
     reference_seconds: float
 
-    def record(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
-
-def pairs(
-    one: Callable[[], object],
-    reference: Callable[[], object],
-    count: int,
-    device: torch.device,
-    tick: Callable[[], None] = lambda: None,
-) -> Ratio:
+def time_pairs(
+    work: Callable[[], object], reference: Callable[[], object], count: int, device: torch.device
+) -> TimeRatio:
     """Times two things in turn, each once before that; who goes first changes from pair to pair.
 
     Args:
-        one: what is measured.
+        work: what is measured.
         reference: what it is measured against.
         count: pairs.
         device: waited for before the clock is read.
-        tick: told after each pair.
     """
-    one()
+    work()
     reference()
-    times: list[tuple[float, float]] = []
+    ours, theirs = list[float](), list[float]()
     for number in range(count):
-        if number % 2:
-            second = seconds(reference, device)
-            times.append((seconds(one, device), second))
-        else:
-            first = seconds(one, device)
-            times.append((first, seconds(reference, device)))
-        tick()
-    ratios = sorted(mine / other for mine, other in times)
-    quarter = statistics.quantiles(ratios, n=4) if count > 1 else [ratios[0]] * 3
-    return Ratio(
+        sides = [(work, ours), (reference, theirs)]
+        for call, times in reversed(sides) if number % 2 else sides:
+            times.append(seconds_of(call, device))
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    quarters = statistics.quantiles(ratios, n=4) if count > 1 else ratios * 3
+    return TimeRatio(
         median=statistics.median(ratios),
-        low=quarter[0],
-        high=quarter[2],
+        low=quarters[0],
+        high=quarters[2],
         pairs=count,
-        seconds=statistics.median(mine for mine, _ in times),
-        reference_seconds=statistics.median(other for _, other in times),
+        seconds=statistics.median(ours),
+        reference_seconds=statistics.median(theirs),
     )
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     """Wall-clock seconds of one call; a GPU is waited for before and after."""
     _wait(device)
     began = time.perf_counter()
