@@ -41,6 +41,7 @@ from .contracts.parameterization import AbstractParameterization as AbstractPara
 from .contracts.parameterization import Budget as Budget
 from .contracts.parameterization import Layout as Layout
 from .contracts.parameterization import ParamGroup as ParamGroup
+from .contracts.records import Forecast as Forecast
 from .contracts.space import TrainingSpace as TrainingSpace
 from .contracts.trajectory import AbstractTrajectory as AbstractTrajectory
 from .contracts.trajectory import CompactExpert as CompactExpert
@@ -64,6 +65,7 @@ from .errors import UnknownComponentError as UnknownComponentError
 from .errors import config_error as config_error
 from .errors import did_you_mean as did_you_mean
 from .errors import option_errors_at as option_errors_at
+from .forecast.dry_run import predict as predict
 from .hookspecs import HOOK_API as HOOK_API
 from .markers import hookimpl as hookimpl
 from .options import option as option
