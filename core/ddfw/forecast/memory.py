@@ -24,15 +24,17 @@ if TYPE_CHECKING:
     from ddfw.contracts.executor import ExecutorSession
     from ddfw.pipeline.prepare import Plan
 
-#: Vectors of P that training a network holds beside one gradient: θ, the velocity, and the optimiser's product of one.
+#: Vectors of P that training a network holds besides what one gradient takes: θ, the velocity and the initial θ.
 NETWORK_COPIES = 3
 #: Further vectors of P that sharpness-aware training of an expert holds.
 SHARPNESS_COPIES = 4
 #: Floats held for each stored one while it is learned: itself, its gradient, up to two of the optimiser, and copies:
 #: from before the step and of the best one.
 LEARNED_COPIES = 6
-#: Floats held for each one of the images that a step uses: decoded, their gradient, and the graph that decoded them.
-IMAGE_COPIES = 3
+#: Floats held for each one of the decoded images: itself, its gradient, the graph that decoded it, and what is written.
+IMAGE_COPIES = 4
+#: Vectors of P that the way back along a student's path holds besides its points: a segment's ends, cotangents, products.
+REVERSE_COPIES = 7
 #: Checkpoints of an expert: as they are collected, and once more when they are put together.
 CHECKPOINT_COPIES = 2
 #: Vectors of P that a trajectory source keeps of each expert, where it keeps any.
@@ -75,7 +77,6 @@ def stage_memory(plan: Plan, session: ExecutorSession, missing: int) -> dict[str
     validation, train, images = len(splits.validation.labels), len(splits.train.labels), layout.num_images
     held, graph = expected_hold(plan, session)
     train_memory, judge_memory = _work_memory(plan, session.device)
-    rows = min(images, sum(batch_sizes(images, config.outer.batch_syn, config.outer.syn_steps)))
     # A source that can do without an expert's checkpoints keeps what it makes of them; others read them from disk.
     kept = 0 if type(config.traj).compact is AbstractTrajectory.compact else SOURCE_COPIES
 
@@ -86,13 +87,13 @@ def stage_memory(plan: Plan, session: ExecutorSession, missing: int) -> dict[str
     data = {"data": encoded_bytes(plan, splits.train, splits.validation)}
     learned = {
         "optimiser": LEARNED_COPIES * layout.strict_floats * itemsize,
+        "images": IMAGE_COPIES * images * floats * itemsize,
         "trajectories": kept * len(plan.expert_set.seeds) * theta,
     }
     student = {
-        "path": (config.outer.syn_steps + 1) * theta,
+        "path": (config.outer.syn_steps + 1 + REVERSE_COPIES) * theta,
         "step graphs": held * graph,
-        "one step": graph,
-        "images": IMAGE_COPIES * rows * floats * itemsize,
+        "one step": graph if held < config.outer.syn_steps else 0,
     }
     select = {"networks": networks(min(config.eval.batch_size, images), validation)}
     largest = train if "full_data" in config.eval.baselines else images

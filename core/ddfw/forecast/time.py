@@ -163,7 +163,7 @@ def _network(plan: Plan, session: ExecutorSession, clock: CostClock) -> NetworkD
     image, judge = (images / (many - few)).clamp(min=0), (judged / (more - 1)).clamp(min=0)
     step = (steps / 2 - few * image).clamp(min=0)
     epoch = ((epochs - steps) / 2).clamp(min=0)
-    fixed = (one - epoch - step - few * image).clamp(min=0)
+    fixed = (one - epoch - step - few * image - judge).clamp(min=0)
 
     def predicted(images: int, epochs: int, batch_size: int, judged: int) -> Tensor:
         steps = -(-images // batch_size)
