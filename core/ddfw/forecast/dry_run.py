@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,12 +92,11 @@ def outlined(
     return facts, measured(made)
 
 
-def measured(made: Plan, clock: CostClock | None = None) -> Forecast:
+def measured(made: Plan) -> Forecast:
     """The forecast of a plan; whatever goes wrong in measuring is a reason in it, and no error.
 
     Args:
         made: what was configured; its data are loaded.
-        clock: tells how long each measurement took.
 
     Raises:
         ConfigError: the executor refuses its options here, as it would refuse the run.
@@ -110,23 +108,19 @@ def measured(made: Plan, clock: CostClock | None = None) -> Forecast:
             if crew.size > 1:
                 raise RuntimeError(f"a crew of {crew.size} processes is not measured")
             with executor.open(made.context()) as session:
-                with _noting("seconds", reasons):
-                    found |= predicted_times(made, session, missing, clock or CostClock())
-                with _noting("peak_bytes", reasons):
-                    found |= predicted_peak(made, session, missing, loading_peak)
+                for name, measure in (
+                    ("seconds", lambda: predicted_times(made, session, missing, CostClock())),
+                    ("peak_bytes", lambda: predicted_peak(made, session, missing, loading_peak)),
+                ):
+                    try:
+                        found |= measure()
+                    except Exception as error:
+                        reasons[name] = _one_line(error)
     except ConfigError:
         raise
     except Exception as error:
         reasons = dict.fromkeys(("seconds", "peak_bytes"), _one_line(error))
     return Forecast(**found, reasons=reasons)
-
-
-@contextmanager
-def _noting(name: str, reasons: dict[str, str]) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        reasons[name] = _one_line(error)
 
 
 def _one_line(error: Exception) -> str:
@@ -141,17 +135,13 @@ def _missing_experts(made: Plan) -> int:
 
 def forecast_record(forecast: Forecast) -> dict[str, Any]:
     """A forecast, JSON-able; keys start with `predicted`, and what could not be predicted is null."""
-
-    def rounded(seconds: Mapping[str, float] | None) -> dict[str, float] | None:
-        return None if seconds is None else {stage: round(value, 3) for stage, value in seconds.items()}
-
-    parts = {name.replace(" ", "_"): size for name, size in (forecast.peak_bytes or {}).items()}
+    parts = forecast.peak_bytes
     return {
-        "predicted_seconds": rounded(forecast.seconds),
-        "predicted_cpu_seconds": rounded(forecast.cpu_seconds),
+        "predicted_seconds": forecast.seconds,
+        "predicted_cpu_seconds": forecast.cpu_seconds,
         "predicted_seconds_note": forecast.reasons.get("seconds", HOW_FOUND),
         "predicted_held_steps": forecast.held_steps,
-        "predicted_bytes": {**parts, "total": sum(parts.values())} if parts else None,
+        "predicted_bytes": None if parts is None else {**parts, "total": sum(parts.values())},
         "predicted_bytes_note": forecast.reasons.get("peak_bytes", ""),
         "predicted_bytes_device": forecast.device,
         "predicted_bytes_stage": forecast.peak_stage,
@@ -170,7 +160,7 @@ def forecast_lines(forecast: Forecast) -> dict[str, str]:
         total, available = sum(forecast.peak_bytes.values()), forecast.available_bytes
         unit, size = ("GB", 1e9) if total >= 1e9 else ("MB", 1e6)
         shown = sorted(forecast.peak_bytes.items(), key=lambda part: -part[1])
-        parts = ", ".join(f"{name} {_digits(b / size)}" for name, b in shown if b >= 0.01 * total)
+        parts = ", ".join(f"{name.replace('_', ' ')} {_digits(b / size)}" for name, b in shown if b >= 0.01 * total)
         when = STAGE_WORDS.get(forecast.peak_stage, forecast.peak_stage)
         memory = f"about {_digits(total / size)} {unit} in {when} ({parts})"
         memory += "" if available is None else f", {_digits(available / 1e9)} GB available"

@@ -33,7 +33,8 @@ SHARPNESS_COPIES = 4
 LEARNED_COPIES = 6
 #: Floats held for each one of the decoded images: itself, its gradient, the graph that decoded it, and what is written.
 IMAGE_COPIES = 4
-#: Vectors of P that the way back along a student's path holds besides its points: a segment's ends, cotangents, products.
+#: Vectors of P that the way back along a student's path holds besides its points: a segment's ends, cotangents and
+#: products.
 REVERSE_COPIES = 7
 #: Checkpoints of an expert: as they are collected, and once more when they are put together.
 CHECKPOINT_COPIES = 2
@@ -62,7 +63,7 @@ def predicted_peak(plan: Plan, session: ExecutorSession, missing: int, loading_p
     worst = max(stages, key=lambda stage: sum(stages[stage].values()))
     return {
         "peak_bytes": {name: size for name, size in stages[worst].items() if size},
-        "peak_stage": "distill" if worst == "select" else worst,
+        "peak_stage": worst,
         "device": str(session.device),
         "available_bytes": available_memory(session.device),
         "held_steps": expected_hold(plan, session)[0],
@@ -70,7 +71,10 @@ def predicted_peak(plan: Plan, session: ExecutorSession, missing: int, loading_p
 
 
 def stage_memory(plan: Plan, session: ExecutorSession, missing: int) -> dict[str, dict[str, int]]:
-    """Bytes of tensors at the worst moment of each stage, by what they are for; `select` is a part of distillation."""
+    """Bytes of tensors at the worst moment of each stage, by what they are for.
+
+    A selection on the validation split needs no more than the evaluation.
+    """
     config, layout, splits = plan.config, plan.layout, plan.splits
     itemsize, floats = plan.dtype.itemsize, layout.spec.floats_per_image
     theta = plan.network.num_parameters * itemsize
@@ -92,18 +96,13 @@ def stage_memory(plan: Plan, session: ExecutorSession, missing: int) -> dict[str
     }
     student = {
         "path": (config.outer.syn_steps + 1 + REVERSE_COPIES) * theta,
-        "step graphs": held * graph,
-        "one step": graph if held < config.outer.syn_steps else 0,
+        "step_graphs": held * graph,
+        "one_step": graph if held < config.outer.syn_steps else 0,
     }
-    select = {"networks": networks(min(config.eval.batch_size, images), validation)}
     largest = train if "full_data" in config.eval.baselines else images
     final = {"networks": networks(min(config.eval.batch_size, largest), len(splits.test))}
     with_test = {"data": data["data"] + len(splits.test) * (floats * itemsize + splits.train.labels.element_size())}
-    stages = {
-        "distill": {**data, **learned, **student},
-        "select": {**data, **learned, **select},
-        "evaluate": {**with_test, **learned, **final},
-    }
+    stages = {"distill": {**data, **learned, **student}, "evaluate": {**with_test, **learned, **final}}
     if missing:
         sharpness = SHARPNESS_COPIES * theta if config.experts.optimiser == "gsam" else 0
         work = networks(min(config.experts.batch_size, train), validation) + sharpness
@@ -191,7 +190,7 @@ def _process_memory(plan: Plan) -> dict[str, int]:
     # The test split stays sealed: it has the training images' type.
     raw = train.nbytes + splits.validation.images.nbytes
     raw += len(splits.test) * splits.spec.floats_per_image * train.element_size()
-    return {"program": max(0, process_bytes("VmRSS") - raw), "raw images": raw}
+    return {"program": max(0, process_bytes("VmRSS") - raw), "raw_images": raw}
 
 
 def process_bytes(name: str) -> int:

@@ -91,7 +91,7 @@ def predicted_times(
     experts = missing * networks[0](train, passes * epochs, config.experts.batch_size, epochs * validation)
     stages = {"experts": experts, "distill": distill, "evaluate": evaluate, "total": experts + distill + evaluate}
     return {
-        name: {stage: float(duration[column]) for stage, duration in stages.items()}
+        name: {stage: round(float(duration[column]), 3) for stage, duration in stages.items()}
         for column, name in enumerate(("seconds", "cpu_seconds"))
     }
 

@@ -85,15 +85,15 @@ def test_parts_follow_the_settings(make):
         most = predicted_peak(made, session, 3, 10**12)
     parts, splits = found["peak_bytes"], made.splits
     assert (found["peak_stage"], found["held_steps"], found["device"]) == ("distill", 400, "cpu")
-    assert parts["step graphs"] == 400 * one and "one step" not in parts
+    assert parts["step_graphs"] == 400 * one and "one_step" not in parts
     assert 400 < parts["path"] / (4 * made.network.num_parameters) < 420
     assert parts["data"] == (len(splits.train.labels) + len(splits.validation.labels)) * (64 * 4 + 8)
-    assert parts["raw images"] >= 1797 * 64
+    assert parts["raw_images"] >= 1797 * 64
     assert (most["peak_stage"], sum(most["peak_bytes"].values())) == ("loading", 10**12)
     less = make(gradient={"memory": 0})
     with Cpu(threads=1).open(less.context()) as session:
         assert expected_hold(less, session)[0] == 0
-        assert "step graphs" not in predicted_peak(less, session, 3, 0)["peak_bytes"]
+        assert "step_graphs" not in predicted_peak(less, session, 3, 0)["peak_bytes"]
 
 
 def test_memory_that_is_named_holds_as_many_graphs_as_fit(make):
@@ -116,7 +116,7 @@ def test_an_accelerators_memory_is_counted_alone(make, monkeypatch):
     session = SimpleNamespace(device=torch.device("meta"), describe=dict)
     found = predicted_peak(made, session, 0, 10**12)
     there = found["peak_bytes"]
-    assert not {"program", "raw images", "loading"} & set(there) and {"program", "raw images"} <= set(host)
+    assert not {"program", "raw_images", "loading"} & set(there) and {"program", "raw_images"} <= set(host)
     assert found["device"] == "meta" and found["available_bytes"] is None
     assert sum(there.values()) < sum(host.values())
 
