@@ -51,6 +51,7 @@ from .contracts.observer import ObserverSession as ObserverSession
 from .contracts.parameterization import AbstractParameterization as AbstractParameterization
 from .contracts.parameterization import Layout as Layout
 from .contracts.parameterization import ParamGroup as ParamGroup
+from .contracts.records import Forecast as Forecast
 from .contracts.settings import Budget as Budget
 from .contracts.settings import EvalSettings as EvalSettings
 from .contracts.settings import ExpertSettings as ExpertSettings
@@ -80,6 +81,7 @@ from .errors import UnknownComponentError as UnknownComponentError
 from .errors import config_error as config_error
 from .errors import did_you_mean as did_you_mean
 from .errors import option_errors_at as option_errors_at
+from .forecast.dry_run import predict as predict
 from .hookspecs import HOOK_API as HOOK_API
 from .markers import hookimpl as hookimpl
 from .markers import offers as offers

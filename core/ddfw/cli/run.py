@@ -136,17 +136,17 @@ def _print_config(config: RunConfig, settings: Settings) -> None:
 def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
     import json
 
-    from ddfw.forecast.dry_run import outlined
+    from ddfw.forecast.dry_run import forecast_lines, forecast_record, outlined
 
     def measuring() -> None:
         click.echo("measuring short steps, for some seconds …", err=True)
 
-    facts, predicted = outlined(config, places, None if as_json else measuring)
+    facts, forecast = outlined(config, places, None if as_json else measuring)
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        click.echo(json.dumps({**facts, **forecast_record(forecast)}, ensure_ascii=False))
         return
-    told = {k.replace("_", " "): v for k, v in facts.items() if k != "schema" and not k.startswith("predicted_")}
-    for key, value in {**told, **predicted.lines()}.items():
+    told = {key.replace("_", " "): value for key, value in facts.items() if key != "schema"}
+    for key, value in {**told, **forecast_lines(forecast)}.items():
         click.echo(f"{key:<20} {value}")
 
 

@@ -188,6 +188,26 @@ def test_a_large_data_set_is_cut_to_as_many_of_each_class(archive, monkeypatch):
     assert configure("default", flags, (), quick=True).config.data.per_class is None
 
 
+def test_no_more_than_ten_thousand_images_are_left(archive):
+    """Broken: the caps that the documentation names could double, and a quick run would take twice as long."""
+    flags = archive([1300] * 8)
+    made = configure("default", flags, (), quick=True)
+    assert made.config.data.per_class == 1250 and sum(made.config.data.splits(None).class_counts()) == 10_000
+    assert configure("default", archive([1100] * 9), (), quick=True).config.data.per_class is None
+
+
+def test_every_cap_is_the_documented_one(tmp_path):
+    """Broken: any other number that --quick cuts could double unnoticed; these are those of docs/recipes.md."""
+    found = numbers(as_table(configure(large(tmp_path), {}, (), quick=True).config))
+    expected = {
+        "model.width": 32, "cross.wide.width": 32, "experts.count": 3, "experts.epochs": 10, "experts.batch_size": 64,
+        "outer.steps": 120, "outer.syn_steps": 20, "outer.batch_syn": 50, "outer.segments_per_step": 1,
+        "eval.networks": 3, "eval.epochs": 100, "eval.every": 20, "eval.select_networks": 1, "eval.full_epochs": 10,
+        "window.max_start": 3,
+    }  # fmt: skip
+    assert {key: found[key] for key in expected} == expected
+
+
 def test_a_large_data_set_with_one_small_class_is_not_left_large(archive, monkeypatch):
     """Broken: one rare class would keep the rest at full size."""
     monkeypatch.setattr(quick, "IMAGES", 200)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.parameterization import Layout
 from ddfw.contracts.settings import Budget
+from ddfw.errors import OptionError
 
 SIDES = st.integers(1, 64)
 
@@ -40,3 +43,31 @@ def test_a_layout_adds_up_its_floats_and_says_when_they_exceed_the_budget(labels
     assert layout.over_budget is over
     assert layout.num_images == 12
     assert layout.labels().tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+
+
+@settings(deadline=None)
+@given(
+    accounting=st.sampled_from(["strict", "pixels"]),
+    m=st.integers(1, 20),
+    side=st.integers(1, 8),
+    sample=st.integers(1, 400),
+    label=st.integers(0, 200),
+    shared=st.integers(0, 5000),
+    images=st.integers(1, 9),
+)
+def test_a_budget_that_is_too_small_names_the_least_one_that_fits(accounting, m, side, sample, label, shared, images):
+    """Broken: users would follow advice that fails too, or pay for a larger budget than they need."""
+    spec = ImageSpec(channels=1, height=side, width=side, num_classes=m)
+
+    def largest(ipc):
+        budget = Budget(ipc=ipc, accounting=accounting)
+        return Layout.largest(spec, budget, sample, label, shared_floats=shared, images_per_sample=images)
+
+    try:
+        largest(1)
+        assume(False)
+    except OptionError as error:
+        named = int(re.search(r"budget\.ipc >= (\d+) would fit$", str(error))[1])
+    assert largest(named).samples_per_class >= 1
+    with pytest.raises(OptionError):
+        largest(named - 1)
