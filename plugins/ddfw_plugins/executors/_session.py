@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ddfw.engine.budget import NOT_YET, StepBudget, step_budget
-from ddfw.engine.ensemble import evaluate_together, train_together
 from ddfw.engine.evaluate import evaluate_network
 from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network, Steps
 from ddfw.engine.metagradient import meta_gradient
+from ddfw_plugins.executors.ensemble import evaluate_together, train_together
 
 if TYPE_CHECKING:
     from ddfw import Segment

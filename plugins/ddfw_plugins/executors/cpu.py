@@ -11,9 +11,9 @@ from attrs import frozen
 from attrs.validators import ge, le, optional
 
 from ddfw import AbstractExecutor, option
-from ddfw.engine.compiled import CompiledSteps
 from ddfw.engine.inner import Network
 from ddfw_plugins.executors._session import LocalSession
+from ddfw_plugins.executors.compiled import CompiledSteps
 
 if TYPE_CHECKING:
     from ddfw.contracts.executor import ExecutorContext

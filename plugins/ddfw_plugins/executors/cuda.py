@@ -12,10 +12,10 @@ from attrs import evolve, frozen
 from attrs.validators import ge, in_, matches_re
 
 from ddfw import AbstractExecutor, OptionError, option
-from ddfw.engine.compiled import CompiledSteps
-from ddfw.engine.graphed import GraphedSteps
 from ddfw.engine.inner import EagerSteps, Network, Steps
 from ddfw_plugins.executors._session import LocalSession
+from ddfw_plugins.executors.compiled import CompiledSteps
+from ddfw_plugins.executors.graphed import GraphedSteps
 
 if TYPE_CHECKING:
     from ddfw.contracts.executor import ExecutorContext, LabelledImages

@@ -84,7 +84,7 @@ def scripted(made, clock):
         opened.append(context)
         return nullcontext(Scripted(clock, held_steps=context.held_steps))
 
-    return evolve(made, config=evolve(made.config, executor=SimpleNamespace(open=open_))), opened
+    return made.with_config(evolve(made.config, executor=SimpleNamespace(open=open_))), opened
 
 
 #: Forecasts are rounded to milliseconds.

@@ -14,11 +14,11 @@ from ddfw import ImageSpec
 from ddfw.contracts.executor import ExecutorContext, LabelledImages, Problem, Schedule
 from ddfw.contracts.settings import GradientSettings, SharpnessSettings, TrainingSettings
 from ddfw.contracts.trajectory import Segment
-from ddfw.engine import compiled
 from ddfw.engine.inner import Network, build_module
 from ddfw.engine.metagradient import meta_gradient
 from ddfw.testing import check_executor
 from ddfw_plugins.augmentations.dsa import Siamese
+from ddfw_plugins.executors import compiled
 from ddfw_plugins.executors._session import LocalSession
 from ddfw_plugins.executors.cpu import Cpu
 from ddfw_plugins.losses.ratio import Ratio

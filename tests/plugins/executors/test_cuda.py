@@ -22,18 +22,18 @@ from ddfw import ImageSpec, OptionError
 from ddfw.contracts.executor import ExecutorContext, LabelledImages, Problem, Schedule
 from ddfw.contracts.settings import GradientSettings, TrainingSettings
 from ddfw.contracts.trajectory import Segment
-from ddfw.engine import compiled, norms
-from ddfw.engine.compiled import CompiledSteps
-from ddfw.engine.ensemble import train_many
+from ddfw.engine import norms
 from ddfw.engine.inner import EagerSteps, Network, build_module
 from ddfw.engine.metagradient import meta_gradient
 from ddfw.testing import check_executor
 from ddfw.testing._devices import _stand_in
 from ddfw_plugins.augmentations.dsa import FAMILIES, Siamese
 from ddfw_plugins.augmentations.none import NoAugmentation
-from ddfw_plugins.executors import cuda
+from ddfw_plugins.executors import compiled, cuda
+from ddfw_plugins.executors.compiled import CompiledSteps
 from ddfw_plugins.executors.cpu import CpuSession
 from ddfw_plugins.executors.cuda import Cuda, CudaSession, arithmetic, require_gpu
+from ddfw_plugins.executors.ensemble import train_many
 from ddfw_plugins.losses.masked import Masked
 from ddfw_plugins.losses.nearest import NearestStep
 from ddfw_plugins.losses.ratio import Ratio
@@ -456,7 +456,7 @@ def test_no_inner_step_waits_for_the_device(monkeypatch, loss, held, method):
 
 def test_compiled_and_replayed_steps_do_not_wait_either(monkeypatch):
     """Broken: wrapping a step adds what it was made to avoid; a graph cannot be captured."""
-    from ddfw.engine.graphed import GraphedSteps
+    from ddfw_plugins.executors.graphed import GraphedSteps
 
     def wrapped(network):
         return GraphedSteps(EagerSteps(network), say=pytest.fail, capture=lambda function, inputs: function)

@@ -11,7 +11,6 @@ from attrs import evolve
 from ddfw import ImageSpec
 from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.settings import SharpnessSettings, TrainingSettings
-from ddfw.engine.ensemble import accuracies_of, evaluate_together, train_many, train_together
 from ddfw.engine.evaluate import evaluate_network
 from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network, build_module
@@ -20,6 +19,7 @@ from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 from ddfw_plugins.augmentations.dsa import Siamese
 from ddfw_plugins.augmentations.none import NoAugmentation
+from ddfw_plugins.executors.ensemble import accuracies_of, evaluate_together, train_many, train_together
 from ddfw_plugins.models.convnet import ConvNet
 from ddfw_plugins.models.mlp import Mlp
 

@@ -14,11 +14,11 @@ from torch import nn
 from ddfw import ImageSpec
 from ddfw.contracts.executor import Problem, Schedule
 from ddfw.contracts.trajectory import Segment
-from ddfw.engine import compiled
-from ddfw.engine.compiled import CompiledSteps, ProductConv2d, with_products
 from ddfw.engine.inner import EagerSteps, Network, build_module
 from ddfw.engine.metagradient import meta_gradient
 from ddfw_plugins.augmentations.dsa import Siamese
+from ddfw_plugins.executors import compiled
+from ddfw_plugins.executors.compiled import CompiledSteps, ProductConv2d, with_products
 from ddfw_plugins.losses.ratio import Ratio
 from ddfw_plugins.models.convnet import ConvNet
 

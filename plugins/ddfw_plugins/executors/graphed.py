@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfw.engine.compiled import Say, warn
 from ddfw.engine.inner import StepPullback, Steps
+from ddfw_plugins.executors.compiled import Say, warn
 
 Function = Callable[..., tuple[Tensor, ...]]
 #: Takes a function of tensors and example inputs, and returns a function that replays what was captured from it.

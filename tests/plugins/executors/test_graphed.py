@@ -13,10 +13,10 @@ import torch
 from ddfw import ImageSpec
 from ddfw.contracts.executor import Problem, Schedule
 from ddfw.contracts.trajectory import Segment
-from ddfw.engine.graphed import WARM_UPS, CudaCapture, GraphedSteps
 from ddfw.engine.inner import EagerSteps, Network, build_module
 from ddfw.engine.metagradient import meta_gradient
 from ddfw_plugins.augmentations.dsa import Siamese
+from ddfw_plugins.executors.graphed import WARM_UPS, CudaCapture, GraphedSteps
 from ddfw_plugins.losses.ratio import Ratio
 from ddfw_plugins.models.convnet import ConvNet
 
