@@ -31,6 +31,7 @@ def seconds_of(ctx: click.Context, param: click.Parameter, value: str | None) ->
     return seconds
 
 
+#: `--max-time`; the command gets `max_time`, seconds or None.
 max_time_option = click.option(
     "--max-time",
     metavar="DURATION",

@@ -12,6 +12,7 @@ from ddfw.kinds import KINDS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: `--experts-dir`; the command gets `experts_dir`, a path.
 experts_dir_option = click.option(
     "--experts-dir",
     type=click.Path(path_type=Path),
@@ -19,6 +20,7 @@ experts_dir_option = click.option(
     show_default=True,
     help="The folder of expert stores.",
 )
+#: `--data-root`, or DDFW_DATA; the command gets `data_root`, a path or None.
 data_root_option = click.option(
     "--data-root", type=click.Path(path_type=Path), envvar="DDFW_DATA", show_envvar=True, help="Where data sets lie."
 )
@@ -32,7 +34,9 @@ cross_option = click.option(
     metavar="MODEL",
     help="Another network to evaluate on, besides --model (may be given several times; [cross] in a file).",
 )
+#: `--quiet`; the command gets `quiet`.
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+#: `--set`, several times; the command gets `assignments`, a tuple of texts for `configure`.
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="One setting; wins over all else."
 )

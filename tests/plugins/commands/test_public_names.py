@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,14 @@ def test_a_command_uses_only_what_ddfw_exports(command):
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ddfw":
                 used.add(node.attr)
     assert used and used <= set(ddfw.__all__)
+
+
+@pytest.mark.parametrize("command", ["sweep", "compare"])
+def test_help_of_a_command_does_not_load_torch(command):
+    """Broken: `ddfw sweep --help` would take seconds."""
+    code = (
+        f"import sys; from ddfw.cli.main import invoke; assert invoke([{command!r}, '--help']) == 0; "
+        "heavy = {'torch', 'numpy'} & set(sys.modules); sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

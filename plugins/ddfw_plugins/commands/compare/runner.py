@@ -123,10 +123,11 @@ def _finished_before(comparison: Comparison, places: ddfw.Places) -> Finished:
     for variant in comparison.variants:
         names = [path.parent.name.removeprefix("seed-") for path in (root / variant.name).glob("seed-*/summary.json")]
         seeds = sorted(int(name) for name in names if name.isascii() and name.isdigit())
+        if not seeds:
+            continue
         with contextlib.suppress(ConfigError):  # of a variant that is not to be run; the others were checked
-            config = variant_config(comparison, variant, places) if seeds else None
+            config = variant_config(comparison, variant, places)
             for seed in seeds:
-                assert config is not None
                 job = _job(comparison, variant, config, seed, places)
                 with contextlib.suppress(DataError, DirectoryInUseError):
                     if (result := ddfw.finished(job.config, job.places)) is not None:

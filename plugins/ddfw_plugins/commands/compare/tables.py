@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ddfw import markdown_table, percent, subject_title, text_table
+import ddfw
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,12 +27,12 @@ def _lines(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             continue  # variants that share experts and seeds share their baselines, too
         shown.add(baseline)
         if row["subject"] != "distilled":
-            title = f"{subject_title(row['subject'])} ({row['space']})"
-        spread = f" ± {percent(row['std'])}" if row["n"] > 1 else ""
+            title = f"{ddfw.subject_title(row['subject'])} ({row['space']})"
+        spread = f" ± {ddfw.percent(row['std'])}" if row["n"] > 1 else ""
         yield (
             title,
-            f"{percent(row['mean'])}{spread}",
-            ", ".join(percent(m) for m in row["means"]),
+            f"{ddfw.percent(row['mean'])}{spread}",
+            ", ".join(ddfw.percent(m) for m in row["means"]),
             f"{row['images']:,}",
             f"{row['floats']['strict']:,}{''.join(marks[note] for note in row['notes'])}",
             f"{row['outer_steps']:,}",
@@ -44,12 +44,12 @@ _COLUMNS = ("variant", "test accuracy %", "each seed", "images", "floats with la
 
 def markdown(record: Mapping[str, Any]) -> str:
     """comparison.md: the table for documents."""
-    return markdown_table(record["comparison"], record["summary"], _COLUMNS, _lines(record), _footnotes(record))
+    return ddfw.markdown_table(record["comparison"], record["summary"], _COLUMNS, _lines(record), _footnotes(record))
 
 
 def table(record: Mapping[str, Any]) -> RenderableType:
     """The same as rich renders it."""
-    return text_table(_COLUMNS, _lines(record), _footnotes(record), ("variant", "each seed"))
+    return ddfw.text_table(_COLUMNS, _lines(record), _footnotes(record), ("variant", "each seed"))
 
 
 def _footnotes(record: Mapping[str, Any]) -> list[str]:

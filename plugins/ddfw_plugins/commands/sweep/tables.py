@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ddfw import markdown_table, percent, text_table
+import ddfw
 from ddfw_plugins.commands.sweep.files import shown
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[list[str]]:
         if row["status"] == "finished":
             test = row["test"]
             figures = [
-                percent(row["validation_accuracy"]),
-                f"{percent(test['mean'])} ± {percent(test['std'])}",
+                ddfw.percent(row["validation_accuracy"]),
+                f"{ddfw.percent(test['mean'])} ± {ddfw.percent(test['std'])}",
                 str(row["selected_step"]),
                 f"{row['seconds']:.1f}",
             ]
@@ -67,11 +67,11 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
 def markdown(record: Mapping[str, Any]) -> str:
     """sweep.md: the table for documents."""
     columns = _columns(record["paths"])
-    return markdown_table(record["sweep"], record["summary"], columns, _lines(record), _notes(record))
+    return ddfw.markdown_table(record["sweep"], record["summary"], columns, _lines(record), _notes(record))
 
 
 def table(record: Mapping[str, Any]) -> RenderableType:
     """The same as rich renders it."""
     columns, lines = _columns(_short(record["paths"])), list(_lines(record))
     whole = [c for k, c in enumerate(columns) if all(len(line[k]) <= _SHORT_CELL for line in lines)]
-    return text_table(columns, lines, _notes(record), ("trial", "status"), whole)
+    return ddfw.text_table(columns, lines, _notes(record), ("trial", "status"), whole)
