@@ -193,10 +193,16 @@ class Checkpoints:
         self.saved = state.step
 
 
-def circumstances(plan: Plan, session: ExecutorSession, crew: Crew) -> dict[str, Any]:
-    """What the bits of a result depend on: versions, machine, device, threads, code.
+def circumstances(
+    configuration_sha256: str, sources: Mapping[str, str], session: ExecutorSession, crew: Crew
+) -> dict[str, Any]:
+    """What the bits of a result depend on: configuration, versions, machine, device, threads, code.
 
-    Of the session, it is what it describes before its first step.
+    Args:
+        configuration_sha256: hash of config.toml.
+        sources: by kind, the hash of the code of each component that is not built in.
+        session: is asked what it describes before its first step.
+        crew: the processes that work on the run.
     """
     machine = f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     device = session.describe()
@@ -206,8 +212,8 @@ def circumstances(plan: Plan, session: ExecutorSession, crew: Crew) -> dict[str,
         "machine": machine,
         "torch": str(torch.__version__),
         "ddfw": importlib.metadata.version("ddfw"),
-        "configuration": plan.run.sha256,
-        "plugins' code": plan.run.sources,
+        "configuration": configuration_sha256,
+        "plugins' code": dict(sources),
     }
 
 

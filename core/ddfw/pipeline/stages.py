@@ -95,7 +95,7 @@ class Stages:
     checkpoints: Checkpoints = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        here = circumstances(self.plan, self.session, self.crew)
+        here = circumstances(self.plan.run.sha256, self.plan.run.sources, self.session, self.crew)
         facts = Facts(circumstances=here)
         if self.resumed is not None:
             if self._writes:
