@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -61,6 +62,6 @@ def test_a_configuration_visits_ten_files_and_climbs_back_three_times_at_most(he
     finally:
         sys.setprofile(before)
     floors = [FLOORS[file.split("/")[0]] for file in visits]
-    climbs = sum(after > before for before, after in zip(floors, floors[1:], strict=False))
+    climbs = sum(after > before for before, after in itertools.pairwise(floors))
     assert len(set(visits)) <= 10 and climbs <= 3, visits
     assert {"config/load.py", "pipeline/runner.py", "pipeline/prepare.py"} <= set(visits)
