@@ -45,14 +45,14 @@ class CostClock:
 
 
 def duration_of(clock: CostClock, work: Callable[[], object]) -> Tensor:
-    """The duration [2] of a call that has been warmed up: the shortest of several, or that of a single long one."""
+    """The duration [2] of a call that has been warmed up: the median of several, or that of a single long one."""
     durations, spent = list[Tensor](), torch.zeros(2)
     while len(durations) < MOST_REPEATS and bool((spent < ENOUGH_S).all()):
         began = clock.read()
         work()
         durations.append(clock.read() - began)
         spent = spent + durations[-1]
-    return torch.stack(durations).amin(dim=0)
+    return torch.stack(durations).median(dim=0).values
 
 
 def predicted_times(
