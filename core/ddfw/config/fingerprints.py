@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -15,10 +15,6 @@ from ddfw.config.run_config import COMPONENT_TABLES, RunConfig
 from ddfw.contracts.dataset import Split, Splits
 from ddfw.contracts.records import ForeignCode, ResolvedRun
 from ddfw.contracts.space import space_key
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Grows when the meaning of an expert store's key changes.
 KEY_SCHEMA = 1

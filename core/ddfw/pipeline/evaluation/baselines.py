@@ -1,4 +1,4 @@
-"""What networks are trained on to be judged: a learned set, and real images that it is compared with.
+"""Sets that networks are trained on for an evaluation: a learned one, and baselines of real images.
 
 Shapes: n images, m classes.
 """
@@ -54,7 +54,7 @@ def asked_baselines(names: Sequence[str]) -> list[Baseline]:
         names: `eval.baselines`, in any order.
 
     Raises:
-        ConfigError: a name that there is not.
+        ConfigError: an unknown name; the nearest known one is suggested.
     """
     for name in names:
         if name not in BASELINES:
@@ -67,16 +67,16 @@ def asked_baselines(names: Sequence[str]) -> list[Baseline]:
 
 @frozen(kw_only=True)
 class Subject:
-    """Something that networks are trained on.
+    """A set of images that networks are trained on in an evaluation.
 
     Args:
-        name: `distilled`, `random_real`, `full_data`, …
-        data: images and targets.
+        name: `distilled`, `given`, or the name of a baseline; the `subject` of its reports.
+        data: images in training space, and targets.
         lr: learning rate of the networks.
-        floats: what it stores, {strict, pixels}.
-        step: the outer step, where there is one.
+        floats: floats that the set stores: {strict: with its labels, pixels: without}.
+        step: the outer step at which it was learned, None for other sets.
         selected_by: which split chose the step or the learning rate.
-        notes: what a reader of the figure has to know.
+        notes: sentences that a reader of its accuracy has to know.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Subject:
 
 
 def distilled(plan: Plan, images: Tensor, targets: Tensor, step_size: float, step: int) -> Subject:
-    """A run's learned set; networks train with its own step size."""
+    """A run's learned set; networks are trained with the step size that was learned with it."""
     layout = plan.layout
     notes = ["over the strict budget"] if layout.over_budget else []
     if plan.expert_set.imported:
@@ -118,11 +118,11 @@ def full_data(setup: Setup, train: LabelledImages) -> Subject:
 
 @frozen(kw_only=True)
 class Size:
-    """What baselines are made equal to.
+    """The size that baselines get.
 
     Args:
-        floats: the budget.
-        per_class: images of each class.
+        floats: how many floats a baseline of equal storage may store.
+        per_class: how many images of each class a baseline of equal number has.
     """
 
     floats: int

@@ -1,4 +1,4 @@
-"""Fresh networks on subjects: selection on the validation split, the final table on test, other architectures too."""
+"""Trains fresh networks on a set and measures their accuracy: on the validation split to select, on test to report."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Evaluator:
-    """Trains networks of one architecture on subjects.
+    """Trains networks of one architecture on sets of images and measures their accuracy.
 
     Args:
         setup: configuration and data.
-        session: of the architecture.
-        announce: hears every report.
-        net: the architecture's name.
+        session: an opened executor for this architecture.
+        announce: passes every report on to the observers.
+        net: the architecture's name in reports.
     """
 
     setup: Setup
@@ -42,19 +42,29 @@ class Evaluator:
 
     @property
     def settings(self) -> EvalSettings:
-        """`[eval]`."""
+        """The settings table `[eval]`."""
         return self.setup.config.eval
 
     def select(self, subject: Subject, validation: LabelledImages) -> EvaluationReport:
-        """A quick look at the validation split."""
+        """Accuracy on the validation split of `eval.select_networks` networks trained on the set."""
         return self._evaluate(subject, validation, "validation", self.settings.select_networks, lambda n: None)
 
     def test(self, subject: Subject, test: LabelledImages, on_network: Callable[[int], None]) -> EvaluationReport:
-        """The figure that is reported."""
+        """Accuracy on the test split of `eval.networks` networks trained on the set.
+
+        Args:
+            subject: the set.
+            test: the test split in training space.
+            on_network: called with the number of finished networks.
+        """
         return self._evaluate(subject, test, "test", self.settings.networks, on_network)
 
     def with_best_lr(self, subject: Subject, validation: LabelledImages) -> Subject:
-        """The subject with the learning rate that does best on the validation split; ties go to the smaller one."""
+        """The set with the rate of `eval.baseline_lrs` that does best on the validation split; the smaller one wins ties.
+
+        Raises:
+            DivergedError: training diverges at every rate.
+        """
         rates = sorted(self.settings.baseline_lrs)
         if len(rates) == 1:
             return evolve(subject, lr=rates[0], selected_by="nothing")
@@ -120,9 +130,9 @@ class FinalReports:
     """The reports of a final evaluation.
 
     Args:
-        own: of the run's own network.
-        cross: of each network of `[cross]`, by key.
-        diverged: what could not be trained on another network: {net, subject, reason} each.
+        own: reports for the run's own network, the evaluated set first, then the baselines.
+        cross: reports for each network of `[cross]`, by its key there.
+        diverged: {net, subject, reason} of each set on which another network could not be trained.
     """
 
     own: tuple[EvaluationReport, ...]
@@ -144,19 +154,19 @@ def final(
     *,
     own_budget: bool = True,
 ) -> FinalReports:
-    """The final tables. The test split is read here, once, after everything was chosen.
+    """Evaluates a set, the baselines of `eval.baselines` and the networks of `[cross]` on the test split.
 
-    A set keeps its step size on networks that it was not learned with, so that one may diverge on it; that is a finding
-    and no end of the run.
+    The test split is read here, once, after everything was chosen. A network of `[cross]` that diverges is noted and
+    does not end the run: a set keeps its step size on networks that it was not learned with.
 
     Args:
-        evaluator: of the run's own network.
-        distilled: what is judged.
-        teachers: label real images where `eval.baselines` asks for it.
+        evaluator: for the run's own network.
+        distilled: the set to evaluate.
+        teachers: give the labels of baselines with teacher labels; None if there is no such baseline.
         train: the training split in training space.
-        validation: chooses the baselines' learning rates.
-        own_budget: whether the set was made for the budget of the configuration; baselines get the floats that the
-            set stores if it was not.
+        validation: the validation split in training space, by which the baselines' learning rates are chosen.
+        own_budget: whether the set was made for the configuration's budget; if not, baselines may store as many
+            floats as the set does.
     """
     setup, settings = evaluator.setup, evaluator.settings
     size = size_of(setup, distilled, own_budget=own_budget)
@@ -201,7 +211,7 @@ def _tested(evaluator: Evaluator, subject: Subject, test: LabelledImages, before
 
 
 def cross_contexts(setup: Setup) -> dict[str, ExecutorContext]:
-    """What sessions of the architectures of `[cross]` need, by key.
+    """What an executor needs to open a session for each network of `[cross]`, by its key there.
 
     Raises:
         ConfigError: an architecture that does not fit the images.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from attrs import evolve
 
 from ddfw.config.catalog import component
@@ -11,9 +9,6 @@ from ddfw.contracts.executor import LabelledImages
 from ddfw.engine import ranking
 from ddfw.pipeline.evaluation.baselines import BASELINES, Subject, full_data, real_baseline, size_of
 from ddfw.pipeline.evaluation.evaluator import Evaluator
-
-if TYPE_CHECKING:
-    pass
 
 
 def score(
@@ -26,17 +21,20 @@ def score(
 ) -> dict[str, float]:
     """DD-Ranking's scores of a set, all in fractions, with the accuracies that they are made of.
 
-    `random` is real images with hard labels, once at equal stored floats and once in equal number, with the best
-    learning rate of `eval.baseline_lrs`. So for a set with soft labels, IOR and what is made of it credit the labels
-    too. `plain` means that networks are trained without augmentation. The test split
-    has to have been read.
+    `random` stands for random real images with hard labels, once at equal stored floats and once in equal number, with
+    the best learning rate of `eval.baseline_lrs`; so for a set with soft labels the improvement over random (IOR) credits
+    the labels too. `plain` stands for networks trained without augmentation. The test split must have been read before.
 
     Args:
-        evaluator: of the network that scores.
+        evaluator: trains the networks.
         subject: the set.
         train: the training split in training space.
-        validation: chooses the learning rates of random images.
-        own_budget: as for `final`.
+        validation: the validation split in training space, by which learning rates are chosen.
+        own_budget: whether the set was made for the configuration's budget; if not, random images may store as many
+            floats as the set does.
+
+    Returns:
+        `hlr`, `ior_…`, `lrs_…`, `ars_…`, and the accuracies that they come from as `accuracy_…`.
     """
     setup = evaluator.setup
     test = setup.encode(setup.splits.test.last_read, evaluator.session.device)
