@@ -1,7 +1,10 @@
 """The public API of ddfw; every name is loaded when it is first used, so that `from ddfw import hookimpl` is light."""
 
+from .artifacts.atomic import read_tensors as read_tensors
+from .artifacts.atomic import write_tensors as write_tensors
 from .artifacts.image_set import ImageSet as ImageSet
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
+from .artifacts.torch_file import read_torch_tensor as read_torch_tensor
 from .config.catalog import component as component
 from .config.extensions import recipe_folders as recipe_folders
 from .config.files import read_toml as read_toml
@@ -69,7 +72,7 @@ from .markers import hookimpl as hookimpl
 from .options import option as option
 from .options import required_option as required_option
 from .pipeline.evaluation.any_set import evaluate as evaluate
-from .pipeline.loading import load as load
+from .pipeline.prepare import fits as fits
 from .pipeline.report.summary import over_seeds as over_seeds
 from .pipeline.report.tables import markdown_table as markdown_table
 from .pipeline.report.tables import percent as percent
@@ -77,9 +80,11 @@ from .pipeline.report.tables import text_table as text_table
 from .pipeline.runner import Places as Places
 from .pipeline.runner import distill as distill
 from .pipeline.runner import finished as finished
-from .pipeline.prepare import fits as fits
 from .pipeline.runner import plan as plan
 from .pipeline.runner import run as run
+from .pipeline.sets import export as export
+from .pipeline.sets import load as load
+from .pipeline.sets import read_images as read_images
 from .pipeline.stages import RunResult as RunResult
 from .randomness import Stream as Stream
 from .randomness import generator as generator

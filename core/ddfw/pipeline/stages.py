@@ -24,13 +24,13 @@ from ddfw.pipeline.evaluation.baselines import REAL, distilled
 from ddfw.pipeline.evaluation.evaluator import Evaluator, Verdict, cross_contexts, final
 from ddfw.pipeline.experts import ensure_experts
 from ddfw.pipeline.initial import initial_state
-from ddfw.pipeline.loading import load
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Plan
 from ddfw.pipeline.report.card import card
 from ddfw.pipeline.report.manifest import manifest
 from ddfw.pipeline.report.summary import SUMMARY_SCHEMA, eval_record, summary_row
 from ddfw.pipeline.resume import Best, Facts, Resumption
+from ddfw.pipeline.sets import load
 from ddfw.pipeline.stopping import StageTimer, Stopping
 from ddfw.pipeline.warm_start import warm_start
 
