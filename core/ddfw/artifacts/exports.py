@@ -46,7 +46,7 @@ def write_export(learned: SyntheticSet, form: str, write: SetWriter, out: Path) 
 
     Raises:
         DirectoryInUseError: something is there.
-        PluginError: the writer wrote nothing, or files whose names are taken.
+        PluginError: the writer wrote nothing, or files whose names are taken, or returned no mapping.
     """
     out = Path(os.path.abspath(out))
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -56,14 +56,16 @@ def write_export(learned: SyntheticSet, form: str, write: SetWriter, out: Path) 
     draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
         draft.mkdir()
-        facts = {**write(learned, draft), "dtype": str(learned.images.dtype).removeprefix("torch.")}
+        facts = write(learned, draft)
         written = sorted((p for p in draft.rglob("*") if p.is_file()), key=lambda p: (p.name, p))
         hashes = {p.relative_to(draft).as_posix(): _synced_sha256(p) for p in written}
-        if not hashes or hashes.keys() & {_SPACE, "card.json"}:
-            raise PluginError(f"format {form} wrote {', '.join(hashes) or 'nothing'}; expected files of its own names")
+        if not isinstance(facts, Mapping) or not hashes or hashes.keys() & {_SPACE, "card.json"}:
+            made_of = f"wrote {', '.join(hashes) or 'nothing'} and returned a {type(facts).__name__}"
+            raise PluginError(f"the format {form} {made_of}; expected files of its own names, and a mapping of facts")
         if matrices := learned.space.tensors():
             hashes[_SPACE] = atomic.write_tensors(draft / _SPACE, matrices, {"schema": EXPORT_SCHEMA, "what": "space"})
         kept = {k: v for k, v in learned.card.items() if k not in _OWN_KEYS}
+        facts = {**facts, "dtype": str(learned.images.dtype).removeprefix("torch.")}
         card = sealed_card({"schema": EXPORT_SCHEMA, "format": form, **kept, "export": facts, "sha256": hashes})
         atomic.write_json(draft / "card.json", card)
         if out.is_dir():

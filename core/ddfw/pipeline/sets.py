@@ -112,7 +112,9 @@ def read_images(path: str | Path) -> ImageSet:
 def _read_folder(folder: Path) -> ImageSet:
     """The set in a folder with a card: a run's own, or an export."""
     card = read_card(folder)
-    return read_with_card(folder, card, _reader(str(card["format"]), folder) if "format" in card else read_synthetic)
+    if not isinstance(form := card.get("format", ""), str):
+        raise DataError(f"{folder / 'card.json'} garbles 'format'")
+    return read_with_card(folder, card, _reader(form, folder) if form else read_synthetic)
 
 
 def _folder_with_card(path: Path) -> Path | None:
@@ -180,7 +182,7 @@ def _reader(form: str, path: Path) -> SetReader:
     """
     if form not in _readable() and form not in formats().duplicates:
         raise PluginError(
-            f"{path} is in the format {form!r}, which no installed plugin reads.{did_you_mean(form, _readable())} "
+            f"{path} is in the format {form[:80]!r}, which no installed plugin reads.{did_you_mean(form, _readable())} "
             "Install or enable the plugin that offers it; `ddfw plugins` and `ddfw list format` show what there is"
         )
     offer = formats().get(form)
