@@ -85,6 +85,7 @@ def hooks() -> str:
     import importlib
 
     from ddfw import HOOK_API, hookspecs
+    from ddfw.contracts import extensions
     from ddfw.kinds import KINDS
 
     lines = [
@@ -117,6 +118,13 @@ def hooks() -> str:
                             f"* `{signature(n, function)}` – {(inspect.getdoc(function) or '').splitlines()[0]}"
                         )
                 lines += [""]
+    lines += ["## Beside components: commands, formats, recipes", ""]
+    components = {kind.hook for kind in KINDS}
+    for name, hook in vars(hookspecs).items():
+        if name.startswith("ddfw_") and name not in components:
+            lines += ["```python", signature(name, hook), "```", "", inspect.getdoc(hook) or "", ""]
+    for record in (extensions.Command, extensions.Format):
+        lines += [f"**`ddfw.{record.__name__}`** – {inspect.getdoc(record)}", ""]
     return "\n".join(lines)
 
 

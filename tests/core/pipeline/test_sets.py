@@ -90,9 +90,7 @@ def test_an_export_whose_format_no_plugin_reads_is_named_with_the_way_out(tmp_pa
     monkeypatch.setenv("DDFW_DISABLE_PLUGINS", "ddfw:format-mtt")
     plugin("")
     for read in (ddfw.load, ddfw.read_images):
-        with pytest.raises(
-            PluginError, match=r"set is in the format 'mtt', which no installed plugin reads.*plugins"
-        ):
+        with pytest.raises(PluginError, match=r"set is in the format 'mtt', which no installed plugin reads.*plugins"):
             read(tmp_path / "set")
     assert torch.equal(ddfw.load(OLD / "exports" / "npz").images, ddfw.load(OLD / "run").images)
 
@@ -207,7 +205,7 @@ def test_what_version_0_1_exported_loads_and_is_written_again_bit_for_bit(tmp_pa
     ddfw.export(OLD / "run", form, tmp_path / "set")
     files = sorted(p.relative_to(old) for p in old.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(tmp_path / "set") for p in (tmp_path / "set").rglob("*") if p.is_file())
-    # Archives of NumPy and torch and pictures of Pillow may differ with their versions; their content was compared above.
+    # Files of NumPy, torch and Pillow may differ with their versions; their content was compared above.
     for file in (f for f in files if f.suffix == ".safetensors"):
         assert (tmp_path / "set" / file).read_bytes() == (old / file).read_bytes()
     before, now = (json.loads((folder / "card.json").read_text()) for folder in (old, tmp_path / "set"))

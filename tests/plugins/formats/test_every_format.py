@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import attrs
@@ -23,6 +25,15 @@ EXACT = ("safetensors", "npz", "mtt")
 def test_the_formats_are_those_that_the_documentation_names():
     """Broken: the tests below would pass over a format."""
     assert set(FORMATS) == {*EXACT, "imagefolder"}
+
+
+def test_formats_are_listed_without_loading_torch_or_the_modules_of_formats():
+    """Broken: help and completion of `ddfw export` would take seconds."""
+    code = "import sys, ddfw.cli.export as e; print(sorted(e.WRITABLE)); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    names, modules = done.stdout.splitlines()
+    assert names == str(sorted(FORMATS)) and "'ddfw_plugins.formats'" in modules
+    assert "'torch'" not in modules and "'numpy'" not in modules and "ddfw_plugins.formats." not in modules
 
 
 @pytest.mark.parametrize("form", EXACT)
