@@ -73,8 +73,10 @@ def cli() -> str:
         )
         lines.extend([f"## {' '.join(['ddfw', *names])}", "", "```text", shown.output.rstrip(), "```", ""])
         if isinstance(command, click.Group):
-            for name in sorted(command.commands):
-                page(command.commands[name], [*names, name])
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                if (found := command.get_command(context, name)) is not None:
+                    page(found, [*names, name])
 
     page(group, [])
     return "\n".join(lines)

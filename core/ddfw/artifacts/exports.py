@@ -11,7 +11,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import evolve
 
@@ -20,11 +20,10 @@ from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.synthetic import SyntheticSet, sealed_card, space_of
 from ddfw.errors import DataError, DirectoryInUseError, PluginError
 
-if TYPE_CHECKING:
-    #: Reads a set: from an export's folder and its card, or from any other path and {}.
-    SetReader = Callable[[Path, Mapping[str, Any]], ImageSet]
-    #: Writes a set's files into an empty folder and returns facts for the card.
-    SetWriter = Callable[[SyntheticSet, Path], Mapping[str, Any]]
+#: Reads a set: from an export's folder and its card, or from any other path and {}.
+SetReader = Callable[[Path, Mapping[str, Any]], ImageSet]
+#: Writes a set's files into an empty folder and returns facts for the card.
+SetWriter = Callable[[SyntheticSet, Path], Mapping[str, Any]]
 
 EXPORT_SCHEMA = 1
 _SPACE = "space.safetensors"

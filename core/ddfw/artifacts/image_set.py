@@ -28,7 +28,7 @@ class ImageSet:
     Args:
         images: [n, C, H, W] floating: in training space, or pixels in [0, 1] where `pixels` says so.
         targets: classes [n] (int64) or probabilities [n, m].
-        origin: what it is and where it lies, in words; "" leaves that to ddfw.
+        origin: what it is and where it lies, in words.
         pixels: whether the images are pixels.
         step_size: the learning rate that it was learned for, None if nobody says.
         step: the outer step, where there is one.
@@ -41,7 +41,7 @@ class ImageSet:
 
     images: Tensor = field(repr=False)
     targets: Tensor = field(repr=False)
-    origin: str = ""
+    origin: str = "a set of images"
     pixels: bool = False
     step_size: float | None = None
     step: int | None = None
@@ -52,11 +52,11 @@ class ImageSet:
     notes: tuple[str, ...] = ()
 
 
-def checked(found: ImageSet, path: Path) -> ImageSet:
-    """The set, if it is one: whatever a file says is looked at here, once.
+def checked_image_set(found: ImageSet, path: Path) -> ImageSet:
+    """The same set, after a check of its shapes, dtypes and values; the files may come from anyone.
 
     Raises:
-        DataError: images or targets that are none, or facts that cannot be.
+        DataError: images or targets of a wrong shape, dtype or range, or impossible facts about them.
     """
     images, targets, rate = found.images, found.targets, found.step_size
 
@@ -74,11 +74,11 @@ def checked(found: ImageSet, path: Path) -> ImageSet:
         f"{shapes}; expected one label or row of probabilities for each image",
     )
     require(bool(images.isfinite().all()) and bool(targets.isfinite().all()), "images or labels are not finite numbers")
-    require(targets.ndim == 1 or _probabilities(targets), "a row of targets is not probabilities")
+    rows = bool((targets >= 0).all()) and bool(((targets.double().sum(dim=-1) - 1).abs() < 1e-3).all())
+    require(targets.ndim == 1 or rows, "a row of targets is not probabilities")
     require(targets.ndim == 2 or int(targets.min()) >= 0, f"a label is {int(targets.min())}; classes count from 0")
     require(rate is None or 0 < rate < math.inf, f"its step size is {rate}, expected a positive number")
-    names = found.class_names
-    require(names is None or all(isinstance(n, str) for n in names), "its class names are not all texts")
+    require(all(isinstance(n, str) for n in found.class_names or ()), "its class names are not all texts")
     space = found.space
     if isinstance(space, AffineSpace):
         good = len(space.mean) == len(space.std) == images.shape[1] and all(map(math.isfinite, space.mean))
@@ -87,8 +87,3 @@ def checked(found: ImageSet, path: Path) -> ImageSet:
         (size,) = space.tensors()["mean"].shape
         require(size == images[0].numel(), f"its training space is of {size} values, its images have others")
     return found
-
-
-def _probabilities(labels: Tensor) -> bool:
-    rows = labels.double()
-    return bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())

@@ -167,9 +167,7 @@ def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     Raises:
         DataError: missing or damaged files.
     """
-    folder = Path(run)
-    if (folder / "synthetic").is_dir():
-        folder = folder / "synthetic"
+    folder = place if (place := Path(run) / "synthetic").is_dir() else Path(run)
     hashes = read_card(folder).get("sha256", {})
     stored = atomic.read_tensors(folder / "params.safetensors", str(hashes.get("params.safetensors", "")))
     params = {k.removeprefix("param."): v for k, v in stored.items() if k.startswith("param.")}

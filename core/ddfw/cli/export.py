@@ -28,8 +28,8 @@ WRITABLE = {name: offer.item.summary for name, offer in formats().entries.items(
 def export_command(run: Path, form: str, out: Path | None, as_json: bool) -> None:
     """Write the learned set of RUN for other programs.
 
-    Formats are plugins. Every export has a card.json, which says, where a format rounds, what that cost; `ddfw eval`
-    and `ddfw.load` read it again.
+    Every export has a card.json, and `ddfw eval` and `ddfw.load` read it again. The formats come from plugins; where
+    one rounds, the card says what that cost.
     """
     from ddfw.pipeline.sets import export
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from attrs import evolve
 from torch.nn.functional import one_hot
 
-from ddfw.artifacts.exports import read_with_card, write_export
-from ddfw.artifacts.image_set import ImageSet, checked
+from ddfw.artifacts.exports import SetReader, read_with_card, write_export
+from ddfw.artifacts.image_set import ImageSet, checked_image_set
 from ddfw.artifacts.run_dir import CONFIG
 from ddfw.artifacts.synthetic import SyntheticSet, read_card, read_synthetic
 from ddfw.config.catalog import from_table
 from ddfw.config.extensions import formats, imported
 from ddfw.contracts.augmentation import AbstractAugmentation
 from ddfw.contracts.dataset import AbstractDataset
+from ddfw.contracts.extensions import Format
 from ddfw.contracts.model import AbstractModel
 from ddfw.errors import ConfigError, DataError, OptionError, PluginError, RegistryError, did_you_mean
-
-if TYPE_CHECKING:
-    from ddfw.artifacts.exports import SetReader
-    from ddfw.contracts.extensions import Format
 
 
 def load(run: str | Path) -> SyntheticSet:
@@ -106,7 +102,7 @@ def read_images(path: str | Path) -> ImageSet:
     """
     path = Path(path)
     folder = None if path.is_file() and _recognised(path) else _folder_with_card(path)
-    return checked(_read_files(path) if folder is None else _read_folder(folder), path)
+    return checked_image_set(_read_files(path) if folder is None else _read_folder(folder), path)
 
 
 def _read_folder(folder: Path) -> ImageSet:
@@ -166,8 +162,7 @@ def _read_files(path: Path) -> ImageSet:
         DataError: no format fits, or damaged or hostile files.
     """
     if form := _recognised(path):
-        found = _reader(form, path)(path, {})
-        return evolve(found, origin=found.origin or f"the set in {path}")
+        return _reader(form, path)(path, {})
     raise DataError(
         f"{path} is {'no set of images' if path.exists() else 'missing'}; expected a run directory (with its "
         f"config.toml), an export, or files of one of the formats {', '.join(_readable())} (`ddfw list format`)"

@@ -28,7 +28,7 @@ class NpzFormatPlugin:
     @hookimpl
     def ddfw_register_formats() -> list[Format]:
         """Called when a learned set is exported or read."""
-        return [_format("npz", "set.npz for NumPy: the same, with labels, pixels, step size and class names; exact.")]
+        return [_format("npz", "set.npz for NumPy: images, targets, labels, pixels, step size, class names; exact.")]
 
 
 class MttFormatPlugin:

@@ -162,6 +162,14 @@ def test_a_format_that_only_reads_is_not_written_and_one_that_only_writes_not_re
         ddfw.load(tmp_path / "set")
 
 
+def test_patterns_are_a_tuple_of_relative_names():
+    """Broken: `patterns="*.csv"` would be read as five patterns, of which `*` fits every path."""
+    for wrong in ("*.csv", ["*.csv"], ("/set.csv",), ("",), ("a//b",)):
+        with pytest.raises((TypeError, ValueError), match="patterns"):
+            ddfw.Format(name="toy", summary="a toy", patterns=wrong, reader="toy_formats:read")
+    assert ddfw.Format(name="toy", summary="a toy", patterns=("*/*.csv",)).patterns == ("*/*.csv",)
+
+
 def test_a_reader_that_returns_something_else_is_the_plugins_fault(tmp_path, plugin):
     """Broken: a plugin author would be told that a card is garbled."""
     both = 'reader="toy_formats:read", writer="toy_formats:write"'
