@@ -123,8 +123,8 @@ def _folder_with_card(path: Path) -> Path | None:
         DataError: a run that is not finished, or a damaged card.
     """
     if path.is_file():
-        card = read_card(path.parent) if (path.parent / "card.json").is_file() else {}
-        return path.parent if path.name in dict(card.get("sha256", {})) else None
+        hashes = read_card(path.parent).get("sha256") if (path.parent / "card.json").is_file() else None
+        return path.parent if isinstance(hashes, Mapping) and path.name in hashes else None
     folder = path if (path / "card.json").exists() else path / "synthetic"
     if (path / CONFIG).exists() and not folder.exists():
         raise DataError(

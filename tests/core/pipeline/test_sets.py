@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 import ddfw
 from ddfw import DataError, DuplicateComponentError, OptionError, PluginError, UnknownComponentError
+from ddfw.artifacts.synthetic import sealed_card
 from ddfw.config import catalog, extensions
 
 OLD = Path(__file__).parents[2] / "fixtures" / "v0_1"
@@ -139,6 +140,12 @@ def test_a_file_that_its_card_names_stands_for_its_folder_and_any_other_does_not
         for name in ("notes.txt", "missing.npz"):
             with pytest.raises(DataError, match=name):
                 read(folder / name)
+    card = {key: value for key, value in json.loads((folder / "card.json").read_text()).items() if key != "card_sha256"}
+    for hashes in (["set.npz"], "set.npz", 3, None):
+        (folder / "card.json").write_text(json.dumps(sealed_card({**card, "sha256": hashes})))
+        for path in (folder, folder / "set.npz"):
+            with pytest.raises(DataError):
+                ddfw.read_images(path)
 
 
 # --- what a format may not do -------------------------------------------------------------------------------------
