@@ -10,6 +10,16 @@ show_traceback
 _.window_high
 _.grad_norm_images
 
+# The hooks of formats name readers and writers as `module:attribute`.
+read_safetensors
+write_safetensors
+read_npz
+write_npz
+read_mtt
+write_mtt
+read_imagefolder
+write_imagefolder
+
 # `dsa` finds the method of an augmentation family by the family's name.
 _.apply_color
 _.apply_crop

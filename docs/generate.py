@@ -104,8 +104,10 @@ def cli() -> str:
         )
         lines.extend([f"## {' '.join(['ddfw', *names])}", "", "```text", shown.output.rstrip(), "```", ""])
         if isinstance(command, click.Group):
-            for name in sorted(command.commands):
-                page(command.commands[name], [*names, name])
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                if (found := command.get_command(context, name)) is not None:
+                    page(found, [*names, name])
 
     page(group, [])
     return "\n".join(lines)
@@ -116,6 +118,7 @@ def hooks() -> str:
     import importlib
 
     from ddfw import HOOK_API, hookspecs
+    from ddfw.contracts import extensions
     from ddfw.kinds import KINDS
 
     lines = [
@@ -137,6 +140,13 @@ def hooks() -> str:
         for word, record in vars(importlib.import_module(module)).items():
             if inspect.isclass(record) and record.__module__ == module and record is not base and word[0] != "_":
                 lines += [f"**`{module}.{word}`** – {inspect.getdoc(record)}", "", *members(record)]
+    lines += ["## Beside components: commands, formats, recipes", ""]
+    components = {kind.hook for kind in KINDS}
+    for name, hook in vars(hookspecs).items():
+        if name.startswith("ddfw_") and name not in components:
+            lines += ["```python", signature(name, hook), "```", "", inspect.getdoc(hook) or "", ""]
+    for record in (extensions.Command, extensions.Format):
+        lines += [f"**`ddfw.{record.__name__}`** – {inspect.getdoc(record)}", ""]
     return "\n".join(lines)
 
 

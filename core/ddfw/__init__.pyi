@@ -2,10 +2,13 @@
 
 from .artifacts.atomic import locked as locked
 from .artifacts.atomic import read_json as read_json
+from .artifacts.atomic import read_tensors as read_tensors
 from .artifacts.atomic import write_json as write_json
+from .artifacts.atomic import write_tensors as write_tensors
 from .artifacts.atomic import write_text as write_text
 from .artifacts.image_set import ImageSet as ImageSet
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
+from .artifacts.torch_file import read_torch_tensor as read_torch_tensor
 from .cli.duration import max_time_option as max_time_option
 from .cli.output import show_rows as show_rows
 from .cli.output import show_table as show_table
@@ -90,7 +93,6 @@ from .options import required_option as required_option
 from .pipeline.evaluation.any_set import evaluate as evaluate
 from .pipeline.initial_run import InitialRun as InitialRun
 from .pipeline.initial_run import initial_run as initial_run
-from .pipeline.loading import load as load
 from .pipeline.prepare import Plan as Plan
 from .pipeline.prepare import fits as fits
 from .pipeline.report.summary import over_seeds as over_seeds
@@ -103,6 +105,9 @@ from .pipeline.runner import distill as distill
 from .pipeline.runner import finished as finished
 from .pipeline.runner import plan as plan
 from .pipeline.runner import run as run
+from .pipeline.sets import export as export
+from .pipeline.sets import load as load
+from .pipeline.sets import read_images as read_images
 from .pipeline.stages import RunResult as RunResult
 from .randomness import Stream as Stream
 from .randomness import derive_seed as derive_seed

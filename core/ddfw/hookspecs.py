@@ -53,7 +53,7 @@ def ddfw_register_formats() -> list[Format]:  # type: ignore[empty-body]
     """Called when a learned set is exported, or read from a path that is no run of ddfw's own.
 
     Returns:
-        Formats: each a name, file suffixes, and the places of a reader and a writer.
+        Formats: each a name, patterns of file names, and the places of a reader and a writer.
     """
 
 

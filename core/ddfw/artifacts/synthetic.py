@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ddfw.artifacts import atomic
+from ddfw.artifacts.image_set import ImageSet
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.errors import DataError
 
@@ -166,37 +167,16 @@ def _card_sha256(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_set(run: str | Path) -> SyntheticSet:
-    """Loads the synthetic set of a run.
-
-    Args:
-        run: the run directory, or its `synthetic` folder.
-
-    Returns:
-        Images, targets, step size, training space and card; the hash of every file was checked against the card.
+def read_synthetic(folder: Path, card: Mapping[str, Any]) -> ImageSet:
+    """Images and targets of a run's `synthetic` folder.
 
     Raises:
         DataError: a file is missing or damaged.
     """
-    folder = Path(run)
-    if (folder / "synthetic").is_dir():
-        folder = folder / "synthetic"
-    card = read_card(folder)
-    try:
-        hashes = card["sha256"]
-        atomic.verify(folder / "params.safetensors", hashes["params.safetensors"])
-        images = atomic.read_tensors(folder / "images.safetensors", hashes["images.safetensors"])["images"]
-        targets = atomic.read_tensors(folder / "labels.safetensors", hashes["labels.safetensors"])["targets"]
-        return SyntheticSet(
-            images=images,
-            targets=targets,
-            step_size=float(card["step_size"]),
-            step=int(card["selected"]["step"]),
-            space=space_of(card, folder),
-            card=card,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"{folder / 'card.json'} lacks or garbles {error}") from error
+    return ImageSet(
+        images=atomic.read_tensors(folder / "images.safetensors", card["sha256"]["images.safetensors"])["images"],
+        targets=atomic.read_tensors(folder / "labels.safetensors", card["sha256"]["labels.safetensors"])["targets"],
+    )
 
 
 def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -205,9 +185,7 @@ def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     Raises:
         DataError: a file is missing or damaged.
     """
-    folder = Path(run)
-    if (folder / "synthetic").is_dir():
-        folder = folder / "synthetic"
+    folder = place if (place := Path(run) / "synthetic").is_dir() else Path(run)
     hashes = read_card(folder).get("sha256", {})
     stored = atomic.read_tensors(folder / "params.safetensors", str(hashes.get("params.safetensors", "")))
     params = {k.removeprefix("param."): v for k, v in stored.items() if k.startswith("param.")}

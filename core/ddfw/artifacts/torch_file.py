@@ -94,6 +94,28 @@ def read_torch_file(path: Path, what: str) -> Any:
         raise DataError(f"{path} is damaged or not {what}: {_line(error)}; write it again") from None
 
 
+def read_torch_tensor(path: Path) -> Tensor:
+    """The one tensor that `torch.save` wrote to a file, on the CPU and in memory of its own.
+
+    Raises:
+        DataError: missing, damaged, or with anything else in it, which is never executed.
+    """
+    import torch
+
+    check_archive(path)
+    found = read_torch_file(path, "a file of one tensor")
+    if (
+        not isinstance(found, torch.Tensor)
+        or found.layout != torch.strided
+        or found.is_quantized
+        or found.device.type != "cpu"
+        # A few bytes can be told to stand for any number of elements.
+        or found.numel() * found.element_size() > found.untyped_storage().nbytes()
+    ):
+        raise DataError(f"{path} holds a {type(found).__name__} of some kind, expected one ordinary tensor with values")
+    return plain(found).clone()
+
+
 def opened(path: Path) -> IO[bytes]:
     """Opens a file for reading.
 

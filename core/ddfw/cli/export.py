@@ -7,30 +7,34 @@ from pathlib import Path
 
 import click
 
-FORMATS = ("safetensors", "npz", "mtt", "imagefolder")
+from ddfw.config.extensions import formats
+
+#: What plugins can write: name and summary.
+WRITABLE = {name: offer.item.summary for name, offer in formats().entries.items() if offer.item.writer}
 
 
-@click.command("export")
+@click.command("export", epilog="\b\n" + "\n".join(f"{name}: {summary}" for name, summary in WRITABLE.items()))
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option(
+    "--format",
+    "form",
+    metavar=f"[{'|'.join(WRITABLE)}]",
+    required=True,
+    shell_complete=lambda context, option, start: [name for name in WRITABLE if name.startswith(start)],
+    help="What to write.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="A new folder; the default is RUN/export/FORMAT.")
 @click.option("--json", "as_json", is_flag=True, help="The export's card on standard output.")
 def export_command(run: Path, form: str, out: Path | None, as_json: bool) -> None:
     """Write the learned set of RUN for other programs.
 
-    safetensors and npz hold training-space images and target probabilities; mtt writes images_best.pt, labels_best.pt
-    and lr_best.pt; imagefolder writes 8-bit PNGs, and its card says what the rounding cost. Every export has a
-    card.json, and `ddfw eval` and `ddfw.load` read it again.
+    Every export has a card.json, and `ddfw eval` and `ddfw.load` read it again. The formats come from plugins; where
+    one rounds, the card says what that cost.
     """
-    from ddfw.artifacts import exchange
-    from ddfw.errors import OptionError
+    from ddfw.pipeline.sets import export
 
     out = run / "export" / form if out is None else out
-    learned = exchange.load_set(run)
-    try:
-        card = exchange.export(learned, form, out)  # type: ignore[arg-type]
-    except OptionError as error:
-        raise click.UsageError(str(error)) from error
+    card = export(run, form, out)
     if as_json:
         click.echo(json.dumps({**card, "folder": str(out)}, ensure_ascii=False))
         return

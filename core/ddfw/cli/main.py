@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from ddfw.config.extensions import commands, imported
+from ddfw.config.extensions import commands, formats, imported
 from ddfw.contracts.extensions import Command
 from ddfw.errors import PluginError
 from ddfw.process import ranks
@@ -231,6 +231,10 @@ def _plugin_in(error: Exception) -> str | None:
     found = catalog()
     entries = [e for kind in KINDS for e in found.entries(kind.id) if e.distribution != "ddfw"]
     owners = {e.cls.__module__: f"{e.plugin} ({e.kind} {e.name})" for e in entries}
+    for offer in formats().entries.values():
+        if offer.distribution != "ddfw":
+            for target in (offer.item.reader, offer.item.writer):
+                owners[target.partition(":")[0]] = f"{offer.plugin} (format {offer.name})"
     owner = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = owners.get(frame.f_globals.get("__name__", ""), owner)

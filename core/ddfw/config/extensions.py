@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import importlib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ddfw.config.catalog import plugins
 from ddfw.contracts.extensions import Command, Format
 from ddfw.errors import PluginError
 from ddfw_registry import Offers, collect
 
+Extension = TypeVar("Extension", Command, Format)
+
 
 @cache
 def commands() -> Offers[Command]:
     """The commands that plugins offer, by name."""
-    return collect(plugins(), "ddfw_register_commands", "command", "command", _command, "commands")
+    return collect(plugins(), "ddfw_register_commands", "command", "command", partial(_named, Command), "commands")
 
 
 @cache
 def formats() -> Offers[Format]:
     """The formats of learned sets that plugins offer, by name."""
-    return collect(plugins(), "ddfw_register_formats", "format", "format", _format, "formats")
+    return collect(plugins(), "ddfw_register_formats", "format", "format", partial(_named, Format), "formats")
 
 
 @cache
@@ -53,15 +55,9 @@ def imported(target: str, owner: str) -> Any:
     return found
 
 
-def _command(item: object) -> tuple[str, Command]:
-    if not isinstance(item, Command):
-        raise ValueError(f"{item!r}: it is no ddfw.Command")
-    return item.name, item
-
-
-def _format(item: object) -> tuple[str, Format]:
-    if not isinstance(item, Format):
-        raise ValueError(f"{item!r}: it is no ddfw.Format")
+def _named(cls: type[Extension], item: object) -> tuple[str, Extension]:
+    if not isinstance(item, cls):
+        raise ValueError(f"{item!r}: it is no ddfw.{cls.__name__}")
     return item.name, item
 
 

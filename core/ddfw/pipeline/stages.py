@@ -22,11 +22,11 @@ from ddfw.pipeline.evaluation.baselines import asked_baselines, distilled
 from ddfw.pipeline.evaluation.evaluator import Evaluator, FinalReports, cross_contexts, final
 from ddfw.pipeline.experts import ensure_experts
 from ddfw.pipeline.initial import initial_state
-from ddfw.pipeline.loading import load
 from ddfw.pipeline.outer_loop import OuterLoop
 from ddfw.pipeline.report.files import RunFiles
 from ddfw.pipeline.report.summary import summary_of
 from ddfw.pipeline.resume import Best, Checkpoints, Facts, Resumption, circumstances, materials
+from ddfw.pipeline.sets import load
 from ddfw.pipeline.stopping import StageTimer, Stopping
 from ddfw.pipeline.warm_start import WarmStart, warm_start
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import evolve, frozen
 
-from ddfw.artifacts import exchange, synthetic
+from ddfw.artifacts import synthetic
 from ddfw.config.fingerprints import sha256_of
 from ddfw.contracts.dataset import RealImages, Split
 from ddfw.contracts.space import same_space
 from ddfw.errors import OptionError, option_errors_at
 from ddfw.pipeline.adopt import given
 from ddfw.pipeline.prepare import Plan
+from ddfw.pipeline.sets import read_images
 
 if TYPE_CHECKING:
     from ddfw.artifacts.image_set import ImageSet
@@ -61,7 +62,7 @@ def set_sha256(path: Path) -> str:
     Raises:
         DataError: nothing that can be read there.
     """
-    return _sha256(exchange.read_images(path))
+    return _sha256(read_images(path))
 
 
 def _sha256(found: ImageSet) -> str:
@@ -89,7 +90,7 @@ def warm_start(plan: Plan) -> WarmStart | None:
     if not config.outer.init_from:
         return None
     path = Path(config.outer.init_from)
-    found = exchange.read_images(path)
+    found = read_images(path)
     data = given(plan, found)
     labels, m = data.targets.argmax(dim=1), plan.splits.spec.num_classes
     with option_errors_at("outer.init_from"):

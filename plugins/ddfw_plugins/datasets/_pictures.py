@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ddfw import DataError
-from ddfw.artifacts.picture_files import Colour, read_picture
 from ddfw_plugins.datasets._official import Ticker
+from ddfw_plugins.picture_files import Colour, read_picture
 
 #: Largest size in bytes of all images of a data set together, after resizing.
 MAX_TOTAL = 1 << 33

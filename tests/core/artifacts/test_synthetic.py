@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ddfw
 from ddfw.artifacts import synthetic
 from ddfw.contracts.space import AffineSpace
 from ddfw.errors import DataError
@@ -30,6 +31,7 @@ def written(tmp_path):
         "step_size": 0.0123456789012345,
         "selected": {"step": 7, "by": "validation"},
         "training_space": SPACE.record(),
+        "source_data": {"class_names": ["a", "b"]},
         "note": "é",
     }
     folder = tmp_path / "run" / "synthetic"
@@ -47,7 +49,7 @@ def test_a_set_comes_back_bit_for_bit_from_the_run_or_its_folder(written):
     """Broken: users would train on other images than those that were evaluated."""
     folder, images, targets, _, _ = written
     for place in (folder, folder.parent, str(folder)):
-        loaded = synthetic.read_set(place)
+        loaded = ddfw.load(place)
         assert torch.equal(loaded.images, images)
         assert torch.equal(loaded.targets, targets)
         assert loaded.step_size == 0.0123456789012345
@@ -87,10 +89,10 @@ def test_a_set_with_a_damaged_tensor_file_is_refused(written, name, damage):
     else:
         path.write_bytes(bytes(data) if damage == "flip" else bytes(data[:-1]))
     with pytest.raises(DataError, match=name):
-        synthetic.read_set(folder)
+        ddfw.load(folder)
 
 
-@pytest.mark.parametrize("key", ["sha256", "step_size", "training_space", "selected"])
+@pytest.mark.parametrize("key", ["sha256", "step_size", "training_space", "selected", "source_data"])
 def test_a_card_that_lacks_something_is_a_data_error(written, key):
     """Broken: a card of another program would end in a KeyError."""
     folder = written[0]
@@ -98,7 +100,7 @@ def test_a_card_that_lacks_something_is_a_data_error(written, key):
     del card[key]
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(DataError, match=r"card\.json"):
-        synthetic.read_set(folder)
+        ddfw.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -112,19 +114,19 @@ def test_a_card_with_garbled_values_is_a_data_error(written, key, value):
     card[key] = value
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(DataError):
-        synthetic.read_set(folder)
+        ddfw.load(folder)
 
 
 def test_a_folder_without_a_set_is_a_data_error(tmp_path):
     """Broken: a wrong path would look like a bug of ddfw."""
-    with pytest.raises(DataError, match=r"card\.json is missing"):
-        synthetic.read_set(tmp_path)
+    with pytest.raises(DataError, match=r"is no run and no export; expected a run directory or an export"):
+        ddfw.load(tmp_path)
 
 
 def test_a_real_run_stores_exactly_the_floats_that_its_card_counts(small_run):
     """Broken: the price of a method would be announced wrongly – the one thing that comparisons rest on."""
     stored = load_file(small_run.directory / "synthetic" / "params.safetensors")
-    floats = synthetic.read_set(small_run.directory).card["floats"]
+    floats = ddfw.load(small_run.directory).card["floats"]
     elements = sum(np.prod(t.shape, dtype=int) for t in stored.values() if t.dtype.is_floating_point)
     # 8×8 images of 10 classes at rank 4: two 8×4 mappers once, 4×4 cores and 10 label floats for each image. One
     # image per class would buy 640 floats, so 64 + 10 · k · 26 ≤ 640 and k = 2.
@@ -205,7 +207,5 @@ def test_a_damaged_real_set_does_not_load_through_the_result_either(copy):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0x40
     path.write_bytes(bytes(data))
-    import ddfw
-
     with pytest.raises(DataError, match=r"images\.safetensors"):
         ddfw.load(copy)

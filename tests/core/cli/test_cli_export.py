@@ -11,6 +11,7 @@ import torch
 
 import ddfw as package
 from ddfw.artifacts import atomic
+from ddfw.artifacts.synthetic import sealed_card
 
 FORMATS = ("safetensors", "npz", "mtt", "imagefolder")
 KINDS = ("plain", "zca", "pixel")
@@ -160,6 +161,7 @@ def test_what_is_no_learned_set_is_not_exported(ddfw, finished, here):
     ddfw("export", run, "--format", "npz", "--out", here / "set").refused(4, "images.safetensors")
     assert not (here / "set").exists()
     ddfw("export", finished.out, "--format", "tar").refused(2, "npz")
+    ddfw("export", finished.out, "--format", "nqz").refused(2, "Did you mean 'npz'?")
 
 
 @pytest.mark.parametrize("name", ["typo", "synthetic/typo", "config.toml"])
@@ -174,3 +176,13 @@ def test_an_export_can_be_exported_again(ddfw, runs, here):
     said = ddfw("export", runs.exports["plain", "npz"], "--format", "mtt", "--out", here / "again")
     assert said.code == 0, said.err
     assert torch.equal(package.load(here / "again").images, package.load(runs.runs["plain"]).images)
+
+
+def test_an_export_in_a_format_that_no_plugin_reads_is_a_matter_of_plugins(ddfw, runs, here):
+    """Broken: the user would look for damage in the files, and not for the plugin that is missing."""
+    folder = shutil.copytree(runs.exports["plain", "npz"], here / "set")
+    card = {key: value for key, value in json.loads((folder / "card.json").read_text()).items() if key != "card_sha256"}
+    (folder / "card.json").write_text(json.dumps(sealed_card({**card, "format": "tar"})))
+    for command in (("eval", folder), ("export", folder, "--format", "mtt", "--out", here / "other")):
+        ddfw(*command).refused(3, "'tar'", "no installed plugin reads", "ddfw plugins")
+    assert [p.name for p in here.iterdir()] == ["set"]

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from ddfw import DataError
-from ddfw.artifacts import picture_files
 from ddfw.cli.main import invoke
 from ddfw.testing import check_data
+from ddfw_plugins import picture_files
 from ddfw_plugins.datasets import _pictures
 from ddfw_plugins.datasets.imagefolder import ImageFolder
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen
 
-from ddfw.artifacts import atomic, exchange
+from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.run_dir import CONFIG, MANIFEST
 from ddfw.config.fingerprints import sha256_of
@@ -33,6 +33,7 @@ from ddfw.pipeline.experts import observers_for_people
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup, select_experts, set_up
 from ddfw.pipeline.report.summary import eval_record
+from ddfw.pipeline.sets import read_images
 
 if TYPE_CHECKING:
     import torch
@@ -195,7 +196,7 @@ def _resolved(
         raise DataError(
             f"{subject} is missing.{hint} Expected a run, an export, a set of images, or {', '.join(WORDS)}"
         )
-    found = None if word else exchange.read_images(path)
+    found = None if word else read_images(path)
     base = None if found is None or start is not None else _settings_of(found)
     made = configure(start if base is None else base, *configure_with)
     said = _said(made)

@@ -23,7 +23,8 @@ def score(
 
     `random` stands for random real images with hard labels, once at equal stored floats and once in equal number, with
     the best learning rate of `eval.baseline_lrs`; so for a set with soft labels the improvement over random (IOR)
-    credits the labels too. `plain` stands for networks trained without augmentation. The test split must have been read before.
+    credits the labels too. `plain` stands for networks trained without augmentation. The test split must have been read
+    before.
 
     Args:
         evaluator: trains the networks.

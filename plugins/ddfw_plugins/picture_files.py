@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ddfw.errors import DataError
+from ddfw import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-#: Formats that Pillow may read. All of them hold plain pixels; some of Pillow's other readers start programs.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: Formats of plain pixels, with the suffixes that are taken for theirs. No other reader is asked: some start programs.
+PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
@@ -49,8 +49,8 @@ def read_picture(path: Path, size: tuple[int, int] | None, colour: Colour) -> np
 
     content = _content(path)
     try:
-        # Pillow's warnings about large or unusual pictures are silenced; pictures that are too large are refused here.
-        with _quietly(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        # Pillow warns of what is large or out of the ordinary; what is too large is refused here.
+        with _quietly(), Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"it has {image.width}×{image.height} pixels, at most {MAX_PIXELS:,} are read")
             image.load()

@@ -1,0 +1,129 @@
+"""Exports: a learned set as a folder of files in some format, beside a card.json that holds their hashes.
+
+What the files are is a format's business, and formats are plugins: what is here is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from ddfw.artifacts import atomic
+from ddfw.artifacts.image_set import ImageSet
+from ddfw.artifacts.synthetic import SyntheticSet, sealed_card, space_of
+from ddfw.errors import DataError, DirectoryInUseError, PluginError
+
+#: Reads a set: from an export's folder and its card, or from any other path and {}.
+SetReader = Callable[[Path, Mapping[str, Any]], ImageSet]
+#: Writes a set's files into an empty folder and returns facts for the card.
+SetWriter = Callable[[SyntheticSet, Path], Mapping[str, Any]]
+
+EXPORT_SCHEMA = 1
+_SPACE = "space.safetensors"
+#: What every card says for itself.
+_OWN_KEYS = ("schema", "format", "export", "sha256", "card_sha256", "load")
+
+
+def write_export(learned: SyntheticSet, form: str, write: SetWriter, out: Path) -> dict[str, Any]:
+    """Writes a learned set as a folder, whole or not at all.
+
+    Args:
+        learned: the set.
+        form: the format's name, which the card keeps.
+        write: the format's writer.
+        out: the folder; it must not exist, or be empty.
+
+    Returns:
+        Its card.
+
+    Raises:
+        DirectoryInUseError: something is there.
+        PluginError: the writer wrote nothing, or files whose names are taken, or returned no mapping.
+    """
+    out = Path(os.path.abspath(out))
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise DirectoryInUseError(f"{out} is there already; choose another --out, or remove it")
+    made = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        draft.mkdir()
+        facts = write(learned, draft)
+        written = sorted((p for p in draft.rglob("*") if p.is_file()), key=lambda p: (p.name, p))
+        hashes = {p.relative_to(draft).as_posix(): _synced_sha256(p) for p in written}
+        if not isinstance(facts, Mapping) or not hashes or hashes.keys() & {_SPACE, "card.json"}:
+            made_of = f"wrote {', '.join(hashes) or 'nothing'} and returned a {type(facts).__name__}"
+            raise PluginError(f"the format {form} {made_of}; expected files of its own names, and a mapping of facts")
+        if matrices := learned.space.tensors():
+            hashes[_SPACE] = atomic.write_tensors(draft / _SPACE, matrices, {"schema": EXPORT_SCHEMA, "what": "space"})
+        kept = {k: v for k, v in learned.card.items() if k not in _OWN_KEYS}
+        facts = {**facts, "dtype": str(learned.images.dtype).removeprefix("torch.")}
+        card = sealed_card({"schema": EXPORT_SCHEMA, "format": form, **kept, "export": facts, "sha256": hashes})
+        atomic.write_json(draft / "card.json", card)
+        if out.is_dir():
+            out.rmdir()
+        draft.replace(out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    return card
+
+
+def _synced_sha256(path: Path) -> str:
+    """The sha256 of a file, once it is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return atomic.file_sha256(path)
+
+
+def read_with_card(folder: Path, card: Mapping[str, Any], read: SetReader) -> ImageSet:
+    """The set of an export or a run; its reader is called when every file that the card names has been verified.
+
+    Args:
+        folder: where the card lies.
+        card: its content.
+        read: gives images and targets; the card says the rest.
+
+    Raises:
+        DataError: missing or damaged files, or a card that lacks or garbles something.
+    """
+    where = folder / "card.json"
+    try:
+        for name, sha256 in dict(card["sha256"]).items():
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise DataError(f"{where} names {name!r}, which lies outside of its folder")
+            atomic.verify(folder / name, str(sha256))
+        for part in ("floats", "experts", "components", "selected"):
+            if not isinstance(card.get(part, {}), Mapping):
+                raise DataError(f"{where} garbles {part!r}")
+        form = f", exported as {card['format']} to" if "format" in card else " in"
+        return evolve(
+            read(folder, card),
+            origin=f"{card.get('what', 'a learned set')}{form} {folder}",
+            step_size=float(card["step_size"]),
+            step=int(card["selected"]["step"]),
+            space=space_of(card, folder),
+            class_names=tuple(card["source_data"]["class_names"]),
+            floats=_floats(card),
+            card=card,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+        raise DataError(f"{where} lacks or garbles {' '.join(str(error).split())[:200]}") from error
+
+
+def _floats(card: Mapping[str, Any]) -> Mapping[str, int] | None:
+    """What the set stores as its card says, {strict, pixels}; None where it does not say."""
+    try:
+        return {key: int(card["floats"][key]) for key in ("strict", "pixels")}
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,121 @@
+"""`imagefolder`: a folder of 8-bit pictures for each class, with what rounding and clipping cost.
+
+Shapes: C channels (1 or 3), H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddfw import DataError, ImageSet, OptionError, SyntheticSet
+from ddfw_plugins.picture_files import read_picture
+
+#: Values of all pictures of a folder together.
+_LARGEST = 2**28
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def write_imagefolder(learned: SyntheticSet, folder: Path) -> dict[str, Any]:
+    """Writes PNGs named by their place in the set, and returns each one's targets and what 8 bits cost.
+
+    Raises:
+        OptionError: images that are neither grey nor of three colours.
+    """
+    channels = learned.images.shape[1]
+    if channels not in (1, 3):
+        raise OptionError(f"a PNG holds 1 or 3 channels, these images have {channels}; take safetensors or npz")
+    pixels = learned.space.decode(learned.images)
+    bytes_ = pixels.clamp(0, 1).mul(255).round().byte()
+    classes = learned.targets.argmax(dim=1).tolist()
+    width = len(str(len(learned.class_names) - 1))
+    rows = []
+    for number, (image, label) in enumerate(zip(bytes_, classes, strict=True)):
+        safe = re.sub(r"[^\w.-]+", "_", learned.class_names[label]) or "class"
+        name = f"{label:0{width}d}-{safe}/{number:05d}.png"
+        (folder / name).parent.mkdir(exist_ok=True)
+        array = image.permute(1, 2, 0).numpy()
+        Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == 1 else array)).save(folder / name)
+        rows.append({"file": name, "target": [float(v) for v in learned.targets[number]]})
+    shown = bytes_.to(learned.images.dtype) / 255
+    again = learned.space.encode(shown * learned.space.max_value, learned.images.dtype)
+    error, clipped = (again - learned.images).abs(), ((pixels < 0) | (pixels > 1)).double().mean()
+    rounding = {
+        "what": "what 8-bit pixels cost: training-space values after a round trip against those before it",
+        "largest": float(error.max()),
+        "root_mean_square": float(error.square().mean().sqrt()),
+        "clipped_fraction": float(clipped),
+    }
+    return {"images": rows, "rounding": rounding}
+
+
+def read_imagefolder(path: Path, card: Mapping[str, Any]) -> ImageSet:
+    """Reads an export with the targets of its card, or any folder of class folders with pictures of one size.
+
+    Raises:
+        DataError: a picture that cannot be read, pictures of several sizes, or a class folder without any.
+    """
+    if not card:
+        return _class_folders(path)
+    rows, dtype = card["export"]["images"], _DTYPES[card["export"]["dtype"]]
+    if not rows:
+        raise DataError(f"{path / 'card.json'} lists no images")
+    _ = [card["sha256"][row["file"]] for row in rows]  # only files that the card vouches for
+    return ImageSet(
+        images=torch.stack([_picture(path / row["file"], None) for row in rows]).to(dtype),
+        targets=torch.tensor([row["target"] for row in rows], dtype=torch.float64).to(dtype),
+        pixels=True,
+        notes=("8-bit pixels: rounded and clipped, see the card of the export",),
+    )
+
+
+def _class_folders(folder: Path) -> ImageSet:
+    """Pictures whose class is the folder that they lie in, classes in the order of their names."""
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    images: list[Tensor] = []
+    labels = []
+    for label, place in enumerate(classes):
+        files = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
+        if not files:
+            raise DataError(f"{place} holds no images")
+        for file in files:
+            images.append(_picture(file, images[0] if images else None))
+            labels.append(label)
+            if len(images) * images[0].numel() > _LARGEST:
+                raise DataError(f"{folder} holds more pictures than a set is taken to have; name a data set instead")
+    if not images:
+        raise DataError(f"{folder} holds no class folders with pictures")
+    return ImageSet(
+        images=torch.stack(images),
+        targets=torch.tensor(labels),
+        origin=f"pictures in {folder}",
+        pixels=True,
+        class_names=tuple(p.name for p in classes),
+    )
+
+
+def _picture(path: Path, like: Tensor | None) -> Tensor:
+    """A picture [C, H, W] in [0, 1].
+
+    Args:
+        path: the file.
+        like: a picture whose size and channels it has to have; None takes one channel for grey ones, else three.
+
+    Raises:
+        DataError: not readable, too large, or of another size.
+    """
+    found = read_picture(path, None, "grey" if like is not None and len(like) == 1 else "auto")
+    if found.ndim == 2 and like is not None and len(like) == 3:
+        found = np.stack([found] * 3, axis=2)
+    array = np.array(found, dtype=np.float32) / 255
+    tensor = torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+    if like is not None and tensor.shape != like.shape:
+        raise DataError(f"{path} is {tuple(tensor.shape)}, the pictures before it {tuple(like.shape)}")
+    return tensor

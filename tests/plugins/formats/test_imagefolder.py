@@ -1,0 +1,109 @@
+"""`imagefolder`: pictures of an export say what they cost; pictures from anywhere are pixels."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ddfw
+from ddfw import DataError, OptionError
+
+
+def test_the_cost_of_8_bit_pictures_is_what_the_card_says(exported, learned):
+    """Broken: the card would promise another loss than the one that users of the pictures have."""
+    again, folder = ddfw.load(exported / "imagefolder"), exported / "imagefolder"
+    card = json.loads((folder / "card.json").read_text())
+    # From the files alone, in NumPy: pixel = byte / 255, training space = (pixel - mean) / std.
+    space = card["training_space"]
+    shown = np.stack([np.asarray(Image.open(folder / row["file"])) for row in card["export"]["images"]]) / 255
+    encoded = (shown[:, None] - space["mean"][0]) / space["std"][0]
+    before = learned.images.double().numpy()
+    error, stated = np.abs(encoded - before), card["export"]["rounding"]
+    assert stated["largest"] == pytest.approx(error.max(), rel=1e-4)
+    assert stated["root_mean_square"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-4)
+    pixels = before * space["std"][0] + space["mean"][0]
+    assert stated["clipped_fraction"] == pytest.approx(((pixels < 0) | (pixels > 1)).mean(), abs=1e-3)
+    np.testing.assert_allclose(again.images.numpy(), encoded, atol=1e-5)
+    assert error[(pixels >= 0) & (pixels <= 1)].max() <= 0.5 / 255 / space["std"][0] + 1e-5
+    assert torch.equal(again.targets, learned.targets)
+
+
+def test_the_class_of_every_picture_is_its_folder(exported, learned):
+    """Broken: other programs, which see folders alone, would learn wrong classes."""
+    found = ddfw.read_images(exported / "imagefolder").targets.argmax(dim=1)
+    assert torch.equal(found, learned.targets.argmax(dim=1))
+    card = json.loads((exported / "imagefolder" / "card.json").read_text())
+    (exported / "imagefolder" / "card.json").rename(exported / "aside.json")
+    try:
+        bare = ddfw.read_images(exported / "imagefolder")
+    finally:
+        (exported / "aside.json").rename(exported / "imagefolder" / "card.json")
+    folders = sorted({row["file"].split("/")[0] for row in card["export"]["images"]})
+    assert bare.class_names == tuple(folders) and bare.pixels and bare.targets.dtype == torch.int64
+    numbers = [int(name.split("-")[0]) for name in folders]
+    counted = learned.targets.argmax(dim=1).bincount(minlength=10)
+    assert [int((bare.targets == k).sum()) for k in range(len(folders))] == counted[numbers].tolist()
+
+
+def test_images_that_a_png_cannot_hold_are_refused_and_nothing_is_left(learned, tmp_path):
+    """Broken: two channels would be written as something else."""
+    space = attrs.evolve(learned.space, mean=(0.0, 0.0), std=(1.0, 1.0))
+    wide = attrs.evolve(learned, images=learned.images.repeat(1, 2, 1, 1), space=space)
+    with pytest.raises((OptionError, DataError), match="2"):
+        ddfw.export(wide, "imagefolder", tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_class_names_never_become_paths(learned, tmp_path):
+    """Broken: a class called ../x would put its pictures outside of the export."""
+    names = ["../../out", "/abs", "", "..", ".", "a/b", "ü ö", "x" * 300, "con", "nul\0"]
+    card = {**learned.card, "source_data": {**learned.card["source_data"], "class_names": names}}
+    try:
+        ddfw.export(attrs.evolve(learned, card=card), "imagefolder", tmp_path / "in" / "set")
+    except OSError:
+        names[7] = "y" * 30  # too long for the file system: refusing is fine as well
+        ddfw.export(attrs.evolve(learned, card=card), "imagefolder", tmp_path / "in" / "set")
+    assert [p.name for p in tmp_path.iterdir()] == ["in"] and [p.name for p in (tmp_path / "in").iterdir()] == ["set"]
+    assert ddfw.load(tmp_path / "in" / "set").class_names == tuple(names)
+
+
+def test_pictures_are_pixels_of_their_own_kind(picture, tmp_path):
+    """Broken: grey pictures would have three channels, or coloured ones one."""
+    for name, mode, channels in (("grey", "L", 1), ("colour", "RGB", 3), ("alpha", "RGBA", 3)):
+        for label in ("a", "b"):
+            picture(tmp_path / name / label / "0.png", mode=mode, value=51)
+        found = ddfw.read_images(tmp_path / name)
+        assert found.images.shape == (2, channels, 8, 8) and found.pixels
+        np.testing.assert_allclose(found.images.numpy(), 0.2, rtol=1e-6)
+        assert found.class_names == ("a", "b") and found.targets.tolist() == [0, 1]
+
+
+def test_a_16_bit_picture_is_not_silently_saturated(picture, tmp_path):
+    """Broken: everything brighter than 1/256 would become white."""
+    picture(tmp_path / "deep" / "a" / "0.png", mode="I;16", value=32768)
+    try:
+        found = ddfw.read_images(tmp_path / "deep")
+    except DataError:
+        return  # refusing is fine
+    assert float(found.images.max()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_folders_that_are_no_set_are_a_data_error(picture, tmp_path):
+    """Broken: a wrong path would be an internal error, or a set of nothing."""
+    (tmp_path / "none").mkdir()
+    (tmp_path / "hollow" / "a").mkdir(parents=True)
+    picture(tmp_path / "sizes" / "a" / "0.png")
+    picture(tmp_path / "sizes" / "b" / "0.png", size=(8, 9))
+    picture(tmp_path / "text" / "a" / "0.png")
+    (tmp_path / "text" / "a" / "1.png").write_text("no picture")
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "a").symlink_to(tmp_path / "loop" / "a")
+    (tmp_path / "word.txt").write_text("x")
+    for name in ("none", "hollow", "sizes", "text", "loop", "word.txt", "missing"):
+        with pytest.raises(DataError, match=name):
+            ddfw.read_images(tmp_path / name)
