@@ -18,10 +18,11 @@ from attrs import evolve
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.synthetic import SyntheticSet, sealed_card, space_of
+from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError, DirectoryInUseError, PluginError
 
 #: Reads a set: from an export's folder and its card, or from any other path and {}.
-SetReader = Callable[[Path, Mapping[str, Any]], ImageSet]
+SetReader = Callable[[Path, Card], ImageSet]
 #: Writes a set's files into an empty folder and returns facts for the card.
 SetWriter = Callable[[SyntheticSet, Path], Mapping[str, Any]]
 
@@ -97,33 +98,25 @@ def read_with_card(folder: Path, card: Mapping[str, Any], read: SetReader) -> Im
     Raises:
         DataError: missing or damaged files, or a card that lacks or garbles something.
     """
-    where = folder / "card.json"
+    where, card = folder / "card.json", as_card(card)
     try:
-        for name, sha256 in dict(card["sha256"]).items():
+        for name, sha256 in card.hashes.items():
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise DataError(f"{where} names {name!r}, which lies outside of its folder")
-            atomic.verify(folder / name, str(sha256))
+            atomic.verify(folder / name, sha256)
         for part in ("floats", "experts", "components", "selected"):
             if not isinstance(card.get(part, {}), Mapping):
                 raise DataError(f"{where} garbles {part!r}")
-        form = f", exported as {card['format']} to" if "format" in card else " in"
+        form = f", exported as {card.format} to" if card.format else " in"
         return evolve(
             read(folder, card),
-            origin=f"{card.get('what', 'a learned set')}{form} {folder}",
-            step_size=float(card["step_size"]),
-            step=int(card["selected"]["step"]),
+            origin=f"{card.what}{form} {folder}",
+            step_size=card.step_size,
+            step=card.step,
             space=space_of(card, folder),
-            class_names=tuple(card["source_data"]["class_names"]),
-            floats=_floats(card),
+            class_names=card.class_names,
+            floats=card.floats,
             card=card,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
         raise DataError(f"{where} lacks or garbles {' '.join(str(error).split())[:200]}") from error
-
-
-def _floats(card: Mapping[str, Any]) -> Mapping[str, int] | None:
-    """What the set stores as its card says, {strict, pixels}; None where it does not say."""
-    try:
-        return {key: int(card["floats"][key]) for key in ("strict", "pixels")}
-    except (KeyError, TypeError, ValueError):
-        return None

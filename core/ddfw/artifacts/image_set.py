@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
+from ddfw.contracts.records import Card, as_card
 from ddfw.contracts.space import AffineSpace
 from ddfw.errors import DataError
 
@@ -35,7 +36,7 @@ class ImageSet:
         space: the training space that it was learned in, None if nobody says.
         class_names: in the order of the classes, None if nobody says.
         floats: what it stores, {strict, pixels}, None for what its tensors hold.
-        card: of an export or a run, {} where there is none.
+        card: the card of an export or a run, empty for other sets.
         notes: what a reader of its figures has to know.
     """
 
@@ -48,7 +49,7 @@ class ImageSet:
     space: TrainingSpace | None = None
     class_names: tuple[str, ...] | None = None
     floats: Mapping[str, int] | None = None
-    card: Mapping[str, Any] = field(factory=dict)
+    card: Card = field(factory=Card, converter=as_card)
     notes: tuple[str, ...] = ()
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
 from ddfw.contracts.dataset import ImageSpec
+from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     step_size: float
     step: int
     space: TrainingSpace
-    card: Mapping[str, Any] = field(repr=False)
+    card: Card = field(repr=False, converter=as_card)
     augmentation: AbstractAugmentation | None = None
     model: AbstractModel | None = None
     data: AbstractDataset | None = None
@@ -65,7 +66,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The m names of the classes, in the order of the targets' columns."""
-        return tuple(self.card["source_data"]["class_names"])
+        return self.card.class_names
 
     def augment(self, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Augments a batch with new random draws of the run's augmentation.
@@ -110,7 +111,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         return module
 
     def _component(self, kind: str) -> str:
-        return repr(self.card.get("components", {}).get(kind, {}).get("name", "?"))
+        return repr((self.card.component(kind) or {}).get("name", "?"))
 
 
 def write_set(
@@ -167,15 +168,15 @@ def _card_sha256(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_synthetic(folder: Path, card: Mapping[str, Any]) -> ImageSet:
+def read_synthetic(folder: Path, card: Card) -> ImageSet:
     """Images and targets of a run's `synthetic` folder.
 
     Raises:
         DataError: a file is missing or damaged.
     """
     return ImageSet(
-        images=atomic.read_tensors(folder / "images.safetensors", card["sha256"]["images.safetensors"])["images"],
-        targets=atomic.read_tensors(folder / "labels.safetensors", card["sha256"]["labels.safetensors"])["targets"],
+        images=atomic.read_tensors(folder / "images.safetensors", card.hashes["images.safetensors"])["images"],
+        targets=atomic.read_tensors(folder / "labels.safetensors", card.hashes["labels.safetensors"])["targets"],
     )
 
 
@@ -186,8 +187,8 @@ def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]
         DataError: a file is missing or damaged.
     """
     folder = place if (place := Path(run) / "synthetic").is_dir() else Path(run)
-    hashes = read_card(folder).get("sha256", {})
-    stored = atomic.read_tensors(folder / "params.safetensors", str(hashes.get("params.safetensors", "")))
+    hashes = read_card(folder).hashes
+    stored = atomic.read_tensors(folder / "params.safetensors", hashes.get("params.safetensors", ""))
     params = {k.removeprefix("param."): v for k, v in stored.items() if k.startswith("param.")}
     return params, {k.removeprefix("labels."): v for k, v in stored.items() if k.startswith("labels.")}
 
@@ -197,7 +198,7 @@ def sealed_card(card: Mapping[str, Any]) -> dict[str, Any]:
     return {**card, "card_sha256": _card_sha256(card)}
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> Card:
     """Reads the card of a folder and checks it against the hash that it holds.
 
     Raises:
@@ -209,10 +210,10 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} lacks or garbles 'card_sha256'")
     if card["card_sha256"] != _card_sha256(card):
         raise DataError(f"{path} is damaged or was edited: its content does not fit its card_sha256")
-    return card
+    return Card(card)
 
 
-def space_of(card: Mapping[str, Any], folder: Path) -> TrainingSpace:
+def space_of(card: Card, folder: Path) -> TrainingSpace:
     """The training space that a card describes; its matrices, if it has any, are read from the file beside the card.
 
     Raises:
@@ -222,6 +223,6 @@ def space_of(card: Mapping[str, Any], folder: Path) -> TrainingSpace:
     from ddfw.contracts.space import space_from_record
 
     matrices: Mapping[str, Tensor] = {}
-    if "space.safetensors" in card["sha256"]:
-        matrices = atomic.read_tensors(folder / "space.safetensors", card["sha256"]["space.safetensors"])
+    if "space.safetensors" in card.hashes:
+        matrices = atomic.read_tensors(folder / "space.safetensors", card.hashes["space.safetensors"])
     return space_from_record(card["training_space"], matrices)

@@ -38,7 +38,8 @@ class Format:
     Args:
         name: the word that users type after `--format`; it is recorded in the card of an export.
         summary: one sentence on what is written and read.
-        suffixes: endings of files by which a path without a card is recognised (`".csv"`), short for patterns (`"*.csv"`).
+        suffixes: endings of files by which a path without a card is recognised; `".csv"` is short for the pattern
+            `"*.csv"`.
         patterns: names of files by which a path without a card is recognised, relative to a folder (`"images*.pt"`, or
             `"*/*.png"` for folders of pictures); () where only exports are read. Files nearer to the path decide before
             those in folders below it, and a path that fits two formats is refused.

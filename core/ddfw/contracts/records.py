@@ -5,7 +5,7 @@ Shapes: m classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import attrs
@@ -281,3 +281,129 @@ class Forecast:
     available_bytes: int | None = None
     held_steps: int | None = None
     reasons: Mapping[str, str] = field(factory=dict)
+
+
+@frozen(eq=False)
+class Card(Mapping[str, Any]):
+    """What a learned set is, how to load it and what it costs: the content of card.json, or of nothing for other sets.
+
+    Made by `pipeline.report.card`; read by `load`, `export`, `eval` and a warm start. It is the mapping that the file
+    holds; each property is a fact that ddfw itself reads. Cards may come from anyone: a property of something that is
+    missing or garbled raises KeyError, TypeError or ValueError where it says so, and is empty otherwise.
+
+    Args:
+        content: as the file has it.
+    """
+
+    content: Mapping[str, Any] = field(factory=dict)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.content)
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def _part(self, name: str) -> Mapping[str, Any]:
+        part = self.content.get(name, {})
+        return part if isinstance(part, Mapping) else {}
+
+    @property
+    def what(self) -> str:
+        """The set in words."""
+        return str(self.content.get("what", "a learned set"))
+
+    @property
+    def format(self) -> str:
+        """The format of an export, "" for a run's own set."""
+        form = self.content.get("format", "")
+        if not isinstance(form, str):
+            raise TypeError("'format'")
+        return form
+
+    @property
+    def hashes(self) -> Mapping[str, str]:
+        """The sha256 of each file of the set, by name. Raises where they are missing or garbled."""
+        return {name: str(sha256) for name, sha256 in dict(self.content["sha256"]).items()}
+
+    @property
+    def step_size(self) -> float:
+        """The learned inner step size. Raises where it is missing or garbled."""
+        return float(self.content["step_size"])
+
+    @property
+    def step(self) -> int:
+        """The outer step that was kept. Raises where it is missing or garbled."""
+        return int(self.content["selected"]["step"])
+
+    @property
+    def selected_by(self) -> Literal["validation", "nothing"]:
+        """The split that chose the step."""
+        return "validation" if self._part("selected").get("by") == "validation" else "nothing"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in their order. Raises where they are missing or garbled."""
+        return tuple(self.content["source_data"]["class_names"])
+
+    @property
+    def source(self) -> tuple[object, object]:
+        """Name of the data set that it was learned from, and the sha256 of its images."""
+        part = self._part("source_data")
+        return part.get("name"), part.get("sha256")
+
+    @property
+    def floats(self) -> Mapping[str, int] | None:
+        """What the set stores, {strict, pixels}; None where the card does not say."""
+        try:
+            return {key: int(self.content["floats"][key]) for key in ("strict", "pixels")}
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether the set stores more than its budget."""
+        return bool(self._part("floats").get("over_budget"))
+
+    @property
+    def imported_experts(self) -> bool:
+        """Whether its experts were trained elsewhere."""
+        return bool(self._part("experts").get("imported"))
+
+    @property
+    def quick(self) -> bool:
+        """Whether `--quick` scaled the run down."""
+        return bool(self.content.get("quick"))
+
+    def component(self, kind: str) -> Mapping[str, Any] | None:
+        """The table of a component, None where the card has none.
+
+        Args:
+            kind: the kind's id, `model`.
+        """
+        table = self._part("components").get(kind)
+        return table if isinstance(table, Mapping) else None
+
+    def settings(self, kinds: Sequence[str], values: int) -> dict[str, Any]:
+        """Tables of a configuration: data, network and protocol of the set's own evaluation.
+
+        Args:
+            kinds: the component tables.
+            values: floats of one image of each class, by which the budget is divided into images per class.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError: something is missing or garbled.
+        """
+        floats, protocol = self.content["floats"], self.content["protocol"]
+        return {
+            **{kind: dict(self.content["components"][kind]) for kind in kinds},
+            "eval": {key: value for key, value in protocol.items() if key != "network" and value is not None},
+            "budget": {"ipc": int(floats["budget"]) // values, "accounting": floats["accounting"]},
+        }
+
+
+def as_card(content: Mapping[str, Any]) -> Card:
+    """A card, made of a mapping that is none yet."""
+    return content if isinstance(content, Card) else Card(content)

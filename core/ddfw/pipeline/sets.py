@@ -18,6 +18,7 @@ from ddfw.contracts.augmentation import AbstractAugmentation
 from ddfw.contracts.dataset import AbstractDataset
 from ddfw.contracts.extensions import Format
 from ddfw.contracts.model import AbstractModel
+from ddfw.contracts.records import Card
 from ddfw.errors import ConfigError, DataError, OptionError, PluginError, RegistryError, did_you_mean
 
 
@@ -57,9 +58,9 @@ def load(run: str | Path) -> SyntheticSet:
     )
 
 
-def _component(card: Mapping[str, Any], kind: str, base: type) -> Any:
+def _component(card: Card, kind: str, base: type) -> Any:
     """A component as a card describes it, None where its plugin is not installed."""
-    table = card.get("components", {}).get(kind)
+    table = card.component(kind)
     try:
         return None if table is None else from_table(table, base)
     except (ConfigError, RegistryError):
@@ -108,8 +109,10 @@ def read_images(path: str | Path) -> ImageSet:
 def _read_folder(folder: Path) -> ImageSet:
     """The set in a folder with a card: a run's own, or an export."""
     card = read_card(folder)
-    if not isinstance(form := card.get("format", ""), str):
-        raise DataError(f"{folder / 'card.json'} garbles 'format'")
+    try:
+        form = card.format
+    except TypeError as error:
+        raise DataError(f"{folder / 'card.json'} garbles {error}") from error
     return read_with_card(folder, card, _reader(form, folder) if form else read_synthetic)
 
 
@@ -162,7 +165,7 @@ def _read_files(path: Path) -> ImageSet:
         DataError: no format fits, or damaged or hostile files.
     """
     if form := _recognised(path):
-        return _reader(form, path)(path, {})
+        return _reader(form, path)(path, Card())
     raise DataError(
         f"{path} is {'no set of images' if path.exists() else 'missing'}; expected a run directory (with its "
         f"config.toml), an export, or files of one of the formats {', '.join(_readable())} (`ddfw list format`)"
@@ -183,7 +186,7 @@ def _reader(form: str, path: Path) -> SetReader:
     offer = formats().get(form)
     read = imported(offer.item.reader, offer.plugin)
 
-    def reader(path: Path, card: Mapping[str, Any]) -> ImageSet:
+    def reader(path: Path, card: Card) -> ImageSet:
         found: object = read(path, card)
         if not isinstance(found, ImageSet):
             raise PluginError(f"plugin {offer.plugin}: {offer.item.reader} returned {type(found)}, no ddfw.ImageSet")

@@ -100,12 +100,12 @@ def warm_start(plan: Plan) -> WarmStart | None:
             raise OptionError(f"{found.origin} has no image of class {', '.join(missing[:5])}")
     images = RealImages(images=data.images, labels=labels, num_classes=m)
     digest = _sha256(found)
-    components = found.card.get("components", {})
     # Parameters mean the same images only in the same space; options such as ranks show in the shapes.
-    same = found.space is not None and same_space(found.space, plan.space) and "format" not in found.card
+    same = found.space is not None and same_space(found.space, plan.space) and not found.card.format
     same = same and found.class_names == plan.splits.class_names
-    if not same or not _decodes_alike(components.get("param", {}), plan.run.component_key("param")):
+    if not same or not _decodes_alike(found.card.component("param") or {}, plan.run.component_key("param")):
         return WarmStart(images=images, params={}, label_params={}, step_size=None, sha256=digest)
     params, label_params = synthetic.read_learned(path)
-    kept = label_params if components.get("labels", {}).get("name") == config.labels.name else {}
+    strategy = found.card.component("labels") or {}
+    kept = label_params if strategy.get("name") == config.labels.name else {}
     return WarmStart(images=images, params=params, label_params=kept, step_size=found.step_size, sha256=digest)

@@ -293,21 +293,13 @@ def _names(said: set[str], table: str) -> bool:
 
 
 def _settings_of(found: ImageSet) -> Mapping[str, Any] | None:
-    """The settings that an export's card holds: its data, network and protocol; None where there is no card.
-
-    Raises:
-        DataError: a card that garbles them.
-    """
-    card = found.card
+    """The data, network and protocol that an export's card holds; None where there is no card, or it garbles them."""
+    precision = str(found.images.dtype).removeprefix("torch.")
     try:
-        parts = {table: dict(card["components"][table]) for table in COMPONENT_TABLES}
-        protocol = {k: v for k, v in card["protocol"].items() if k != "network" and v is not None}
-        values = len(found.class_names or ()) * found.images[0].numel()
-        budget = {"ipc": int(card["floats"]["budget"]) // values, "accounting": card["floats"]["accounting"]}
-        run = {"quick": bool(card.get("quick")), "precision": str(found.images.dtype).removeprefix("torch.")}
+        tables = found.card.settings(COMPONENT_TABLES, len(found.class_names or ()) * found.images[0].numel())
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
-    return {**parts, "eval": protocol, "budget": budget, "run": {"recipe": "card", **run}}
+    return {**tables, "run": {"recipe": "card", "quick": found.card.quick, "precision": precision}}
 
 
 def _require_space(found: ImageSet, config: RunConfig, said: set[str]) -> None:
@@ -379,9 +371,9 @@ def _of_set(setup: Setup, found: ImageSet, lr: float | None, device: torch.devic
     }
     card = found.card
     notes = list(found.notes)
-    if card.get("floats", {}).get("over_budget"):
+    if card.over_budget:
         notes.append("over the strict budget")
-    if card.get("experts", {}).get("imported"):
+    if card.imported_experts:
         notes.append("imported experts may have seen the validation images that selected the step")
     if not card:
         notes.append("how this set was selected is not known")
@@ -392,10 +384,10 @@ def _of_set(setup: Setup, found: ImageSet, lr: float | None, device: torch.devic
     there = data.targets.argmax(dim=1).unique()
     if len(there) < setup.splits.spec.num_classes:
         notes.append(f"it has images of {len(there)} of the {setup.splits.spec.num_classes} classes")
-    source = card.get("source_data", {})
-    if source.get("name") == setup.config.data.name and source.get("sha256") != setup.data_sha256:
+    name, sha256 = card.source
+    if name == setup.config.data.name and sha256 != setup.data_sha256:
         notes.append("it was learned on another part or split of the data, and may have seen these test images")
-    if card.get("quick"):
+    if card.quick:
         notes.append(QUICK_NOTE)
     return Subject(
         name="distilled" if card else "given",
@@ -403,7 +395,7 @@ def _of_set(setup: Setup, found: ImageSet, lr: float | None, device: torch.devic
         lr=found.step_size or lr or setup.config.eval.baseline_lrs[0],
         floats=floats,
         step=found.step,
-        selected_by="validation" if card.get("selected", {}).get("by") == "validation" else "nothing",
+        selected_by=card.selected_by,
         notes=tuple(notes),
     )
 

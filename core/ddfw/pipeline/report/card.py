@@ -9,6 +9,7 @@ import attrs
 
 from ddfw.config.run_config import COMPONENT_TABLES
 from ddfw.contracts.observer import EvaluationReport
+from ddfw.contracts.records import Card
 from ddfw.pipeline.report.citations import citations
 from ddfw.pipeline.report.summary import eval_record
 
@@ -16,17 +17,17 @@ if TYPE_CHECKING:
     from ddfw.pipeline.prepare import Plan
 
 
-def card(
+def card_of(
     plan: Plan,
     step_size: float,
     selected_step: int,
     reports: Sequence[EvaluationReport],
     storage: Mapping[str, int],
     status: str,
-) -> dict[str, Any]:
+) -> Card:
     """card.json: what the set is, how to load it, what it costs, how good it is and under which protocol."""
     config, splits, layout = plan.config, plan.splits, plan.layout
-    return {
+    content = {
         "schema": 1,
         **({"quick": True} if config.run.quick else {}),
         "what": f"a synthetic training set distilled from {config.data.name}",
@@ -70,6 +71,7 @@ def card(
         "citations": citations(config),
         "privacy": "no privacy guarantee: synthetic images can reveal training images",
     }
+    return Card(content)
 
 
 def experts_record(plan: Plan) -> dict[str, Any]:

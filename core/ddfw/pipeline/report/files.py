@@ -10,8 +10,8 @@ from attrs import frozen
 from ddfw.artifacts import pictures, synthetic
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
 from ddfw.config.fingerprints import sha256_of
-from ddfw.pipeline.report.card import card
-from ddfw.pipeline.report.manifest import manifest
+from ddfw.pipeline.report.card import card_of
+from ddfw.pipeline.report.manifest import manifest_of
 from ddfw.pipeline.report.summary import eval_record
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class RunFiles:
         """
         plan = self.plan
         images, targets = distillation.decoded(learned)
-        record = card(plan, float(learned.step_size), step, reports, storage, status)
+        record = card_of(plan, float(learned.step_size), step, reports, storage, status)
         hashes = synthetic.write_set(
             self.directory.synthetic, learned.params, learned.label_params, images, targets, plan.space, record
         )
@@ -125,4 +125,4 @@ class RunFiles:
         )
 
     def _write_manifest(self, **facts: Any) -> None:
-        self.directory.write_json(MANIFEST, manifest(self.plan, **facts))
+        self.directory.write_json(MANIFEST, manifest_of(self.plan, **facts))

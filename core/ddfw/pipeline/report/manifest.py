@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MANIFEST_SCHEMA = 1
 
 
-def manifest(plan: Plan, **facts: Any) -> dict[str, Any]:
+def manifest_of(plan: Plan, **facts: Any) -> dict[str, Any]:
     """manifest.json: what a run needs to be repeated bit for bit, and what it wrote."""
     return {
         "schema": MANIFEST_SCHEMA,
