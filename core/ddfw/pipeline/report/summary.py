@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from ddfw.contracts.observer import EvaluationReport
 from ddfw.contracts.records import StoredFloats, Summary, SummaryRow
 from ddfw.engine.evaluate import mean_std
@@ -30,42 +32,14 @@ def subject_title(subject: str) -> str:
 
 
 def eval_record(report: EvaluationReport) -> dict[str, Any]:
-    """The content of one file of eval/."""
-    return {
-        "schema": EVAL_SCHEMA,
-        "subject": report.subject,
-        "net": report.net,
-        "n": report.n,
-        "accuracies": list(report.accuracies),
-        "mean": report.mean,
-        "std": report.std,
-        "seeds": list(report.seeds),
-        "eval_seed": report.eval_seed,
-        "selected_by": report.selected_by,
-        "step": report.step,
-        "split": report.split,
-        "lr": report.lr,
-        "images": report.images,
-        "floats": dict(report.floats),
-        "notes": list(report.notes),
-    }
+    """The content of one file of eval/, JSON-able."""
+    facts = attrs.asdict(report)
+    return {"schema": EVAL_SCHEMA, **{k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}}
 
 
 def _rows(reports: Iterable[EvaluationReport], *, across: bool = False) -> tuple[SummaryRow, ...]:
-    return tuple(
-        SummaryRow(
-            subject=report.subject,
-            mean=report.mean,
-            std=report.std,
-            n=report.n,
-            floats=dict(report.floats),
-            images=report.images,
-            lr=report.lr,
-            notes=report.notes,
-            net=report.net if across else "",
-        )
-        for report in reports
-    )
+    names = [f.name for f in attrs.fields(SummaryRow) if f.name != "net" or across]
+    return tuple(SummaryRow(**{name: getattr(report, name) for name in names}) for report in reports)
 
 
 def summary_of(
