@@ -3,8 +3,14 @@
 Each group says why. A name that nothing uses does not get here, it is deleted from the code.
 """
 
-# click passes a command's options by name.
+# click passes a command's options by name, and calls these methods of its groups.
 show_traceback
+_.format_commands
+_.get_command
+
+# Facts of summary.json that sweeps, pages and users read.
+_.selected_accuracy
+_.skipped_steps
 
 # Fields of the reports that observers get: `metrics.jsonl` and `--json` write all of them, through attrs.
 _.window_high
