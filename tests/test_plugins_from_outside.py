@@ -149,10 +149,10 @@ def tiny(*arguments: str) -> list[str]:
     return ["run", *arguments, *(a for s in TINY.split() for a in ("--set", s))]
 
 
-def documented_command() -> str:
-    """The command that docs/plugins.md shows."""
+def documented(mark: str) -> str:
+    """The file that docs/plugins.md shows below a mark such as `command: image_counts.py`."""
     text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    return re.search(r"<!-- command: image_counts.py -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+    return re.search(rf"<!-- {re.escape(mark)} -->\n```\w+\n(.*?)```", text, re.DOTALL)[1]
 
 
 @pytest.fixture(scope="module")
@@ -161,13 +161,16 @@ def installed(tmp_path_factory):
     work = tmp_path_factory.mktemp("third-party")
     (work / "src").mkdir()
     (work / "src" / "symmetric_plugin.py").write_text(MODULE)
-    (work / "src" / "image_counts.py").write_text(documented_command())
+    (work / "src" / "image_counts.py").write_text(documented("command: image_counts.py"))
+    (work / "src" / "half_recipes.py").write_text(documented("recipes: half_recipes.py"))
+    (work / "src" / "half_recipes").mkdir()
+    (work / "src" / "half_recipes" / "half-digits.toml").write_text(documented("recipe: half-digits.toml"))
     (work / "src" / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
         '[project]\nname = "ddfw-symmetric"\nversion = "2.5"\n'
         '[project.entry-points."ddfw.plugins"]\nsymmetric = "symmetric_plugin"\n'
-        'command-images = "image_counts"\n'
-        '[tool.hatch.build.targets.wheel]\ninclude = ["*.py"]\n'
+        'command-images = "image_counts"\nrecipes-half = "half_recipes"\n'
+        '[tool.hatch.build.targets.wheel]\ninclude = ["*.py", "half_recipes/*.toml"]\n'
     )
     target = work / "site"
     done = subprocess.run(
@@ -219,6 +222,64 @@ def test_an_installed_distribution_adds_a_command(installed, tmp_path):
     assert wrong.returncode == 2 and "Did you mean 'pixel'?" in wrong.stderr
     gone = process("images", "pixel", cwd=tmp_path, **outside, DDFW_DISABLE_PLUGINS="ddfw-symmetric:command-images")
     assert gone.returncode == 2 and "No such command 'images'" in gone.stderr
+
+
+def test_an_installed_distribution_adds_a_recipe(installed, tmp_path):
+    """Broken: settings of a third party would have to be part of this repository."""
+    outside = {"PYTHONPATH": str(installed)}
+    listed = process("list", "recipes", "--json", cwd=tmp_path, **outside)
+    assert ("ddfw-symmetric", "recipes: 1, comparisons: 0") in [
+        (row["name"], row["summary"]) for row in json.loads(listed.stdout)
+    ]
+    chosen = process("run", "--param", "pixel", "--ipc", "3", "--print-config", cwd=tmp_path, **outside)
+    assert chosen.returncode == 0, chosen.stderr
+    assert 'recipe = "half-digits"' in chosen.stdout and "lr = 7.5  # recipe half-digits" in chosen.stdout
+    named = process("run", "half-digits", "--print-config", cwd=tmp_path, **outside)
+    assert "lr = 7.5  # recipe half-digits" in named.stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"default.toml": '[recipe]\nsummary = "s"\nsource = "o"\n'}, "has the same name"),
+        (
+            {"mine.toml": '[recipe]\nsummary = "s"\nsource = "o"\nselects = {data = "digits"}\n'},
+            "recipe 'digits' selects the same",
+        ),
+        ({"mine.toml": '[recipe]\nsummary = "s"\n'}, "it lacks 'source'"),
+        ({"mine.toml": "[recipe"}, "not a readable TOML file"),
+        (
+            {"mine.toml": '[recipe]\nsummary = "s"\nsource = "o"\nextends = "nobody"\n'},
+            "it extends 'nobody', which is no other recipe",
+        ),
+    ],
+    ids=["name", "selection", "no source", "no TOML", "no base"],
+)
+def test_a_recipe_that_cannot_stand_beside_ours_is_refused_with_the_way_out(ddfw, tmp_path, files, reason):
+    """Broken: which of two recipes a run gets would depend on the order in which plugins are found."""
+    (tmp_path / "folder").mkdir()
+    for name, text in files.items():
+        (tmp_path / "folder" / name).write_text(text)
+    (tmp_path / "theirs.py").write_text(
+        "from pathlib import Path\nfrom ddfw import hookimpl\n\n\n@hookimpl\ndef ddfw_register_recipes():\n"
+        "    return [Path(__file__).parent / 'folder']\n"
+    )
+    done = ddfw("recipes", "list", DDFW_PLUGINS=str(tmp_path / "theirs.py"))
+    assert done.returncode == 3 and reason in done.stderr
+    assert "DDFW_DISABLE_PLUGINS=local:theirs leaves it out" in done.stderr
+    left_out = {"DDFW_PLUGINS": str(tmp_path / "theirs.py"), "DDFW_DISABLE_PLUGINS": "local:theirs"}
+    assert ddfw("recipes", "list", **left_out).returncode == 0
+
+
+def test_a_plugin_for_a_newer_ddfw_is_refused_and_an_older_one_is_not(ddfw, tmp_path):
+    """Broken: a plugin would fail in the middle of a run, or every plugin would have to be released anew."""
+    for api, works in ((1, True), (2, True), (3, False)):
+        path = tmp_path / f"api{api}.py"
+        path.write_text(f"DDFW_HOOK_API = {api}\n{MODULE}".replace("from __future__ import annotations\n", ""))
+        rows = json.loads(ddfw("plugins", "--json", DDFW_PLUGINS=str(path)).stdout)
+        (row,) = [row for row in rows if row["distribution"] == "local"]
+        assert (row["status"] == "ok") == works, row
+        assert works or "it needs hook API 3, this ddfw has 2" in row["error"]
 
 
 def test_without_the_sweep_command_everything_else_works(tmp_path):

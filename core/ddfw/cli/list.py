@@ -77,5 +77,5 @@ def _extension_rows(kind: str, offers: Offers[Any]) -> list[dict[str, str]]:
 def _summary(item: Command | Format | Path) -> str:
     if isinstance(item, Path):
         recipes, comparisons = (len(list(item.glob(pattern))) for pattern in ("*.toml", "comparisons/*.toml"))
-        return f"{recipes} recipes and {comparisons} comparisons"
+        return f"recipes: {recipes}, comparisons: {comparisons}"
     return item.summary

@@ -70,20 +70,19 @@ def recipes() -> Mapping[str, Recipe]:
         PluginError: a plugin's recipe is no recipe, or has the name or the selection of another one.
     """
     files: dict[str, _File] = {}
-    for offer in recipe_folders().entries.values():
+    # Those that ship with ddfw first: where two collide, the other one is refused.
+    for offer in sorted(recipe_folders().entries.values(), key=lambda o: (o.distribution != "ddfw", o.plugin)):
         for path in sorted(offer.item.glob("*.toml")):
             if path.stem in files:
                 raise _refused(path, offer.plugin, f"{files[path.stem].path} has the same name")
             files[path.stem] = _File(path, offer.plugin)
     found: dict[str, Recipe] = {}
-    for name in sorted(files):
-        _add_recipe(name, files, found)
     selected: dict[tuple[tuple[str, Any], ...], Recipe] = {}
-    for name in sorted(files):
-        recipe = found[name]
+    for name, file in files.items():
+        recipe = _add_recipe(name, files, found)
         twin = selected.setdefault(tuple(sorted(recipe.selects.items())), recipe) if recipe.selects else recipe
         if twin is not recipe:
-            raise _refused(files[name].path, recipe.origin, f"recipe {twin.name!r} selects the same")
+            raise _refused(file.path, recipe.origin, f"recipe {twin.name!r} selects the same")
     return {name: found[name] for name in sorted(files)}
 
 
