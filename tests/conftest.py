@@ -1,11 +1,17 @@
-"""Fixtures that several folders use."""
+"""Fixtures that several folders use; among them the command line in this process, and tiny runs."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import attrs
 import pytest
 
 # The networks of the tests are tiny: sharing an operation between threads costs more than it gains.
@@ -36,3 +42,121 @@ def official_files():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+#: A run of a fraction of a second; one thread, because tiny tensors are slower on several.
+TINY = [
+    f"--set={setting}"
+    for setting in (
+        "model.depth=2",
+        "model.width=4",
+        "experts.count=2",
+        "experts.epochs=3",
+        "outer.steps=3",
+        "outer.syn_steps=3",
+        "eval.networks=2",
+        "eval.epochs=3",
+        "eval.full_epochs=1",
+        "eval.every=2",
+        "window.max_start=1",
+        "param.rank=4",
+        "executor.threads=1",
+    )
+]
+
+
+@attrs.frozen
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def refused(self, code: int, *words: str) -> str:
+        """Checks an error's form: the exit code, one to six lines on standard error, no traceback; returns it."""
+        assert self.code == code, self.err
+        assert self.out == ""
+        assert 1 <= len(self.err.splitlines()) <= 6, self.err
+        assert "Traceback" not in self.err and "internal error" not in self.err
+        assert "\x1b" not in self.err
+        for word in words:
+            assert word in self.err, self.err
+        return self.err
+
+
+def call(*arguments: object) -> Said:
+    from ddfw.cli.main import invoke
+
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = invoke([str(a) for a in arguments])
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def plain_terminal() -> Iterator[None]:
+    """Nothing of the developer's environment shapes what is printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "DDFW_DATA"):
+            patch.delenv(name, raising=False)
+        patch.setenv("COLUMNS", "200")
+        yield
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def ddfw(plain_terminal) -> Callable[..., Said]:
+    """Runs a command line in this process."""
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """`run` with everything small; the recipe is named, so that tuned ones do not join in."""
+    return ["run", "default", "--param", "lss", "--traj", "mct", *TINY]
+
+
+@pytest.fixture(scope="session")
+def finished(plain_terminal, tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> SimpleNamespace:
+    """A finished run as people start it: directory, expert cache, the words that started it, what it said."""
+    place = tmp_path_factory.mktemp("finished")
+    arguments = [*tiny, "--out", str(place / "run"), "--experts-dir", str(place / "experts")]
+    said = call(*arguments)
+    assert said.code == 0, said.err
+    return SimpleNamespace(out=place / "run", experts=place / "experts", arguments=arguments, said=said)
+
+
+@pytest.fixture(scope="session")
+def streamed(plain_terminal, tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> SimpleNamespace:
+    """The same run as programs start it: `--json`, in another place with a fresh expert cache."""
+    place = tmp_path_factory.mktemp("streamed")
+    arguments = [*tiny, "--out", str(place / "run"), "--experts-dir", str(place / "experts"), "--json"]
+    said = call(*arguments)
+    assert said.code == 0, said.err
+    return SimpleNamespace(out=place / "run", experts=place / "experts", arguments=arguments, said=said)
+
+
+@pytest.fixture(scope="session")
+def two_archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """scikit-learn's digits as .npz, twice: the second has its test labels permuted."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    place = tmp_path_factory.mktemp("archives")
+    bunch = load_digits()
+    images, labels = bunch.images.astype(np.uint8), bunch.target
+    arrays = {"train_images": images[:600], "train_labels": labels[:600], "test_images": images[600:900]}
+    permuted = np.random.default_rng(0).permutation(labels[600:900])
+    np.savez(place / "plain.npz", **arrays, test_labels=labels[600:900])
+    np.savez(place / "permuted.npz", **arrays, test_labels=permuted)
+    return place / "plain.npz", place / "permuted.npz"
