@@ -19,7 +19,7 @@ from ddfw.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from ddfw.pipeline.evaluation.any_set import Evaluation
+    from ddfw.pipeline.report.evaluation import Evaluation
 
 
 @click.command("eval")
@@ -75,7 +75,8 @@ def eval_command(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)  # asked now, and not after all training
     from ddfw.artifacts.atomic import write_json
-    from ddfw.pipeline.evaluation.any_set import evaluate, write_again
+    from ddfw.pipeline.evaluation.any_set import evaluate
+    from ddfw.pipeline.report.evaluation import write_again
 
     flags = flag_tables({**components, "cross": cross})
     numbers: dict[str, Any] = {k: v for k, v in (("networks", networks), ("seed", seed)) if v is not None}

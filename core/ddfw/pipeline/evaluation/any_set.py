@@ -6,14 +6,12 @@ through the same protocol, and the test split is read once.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
@@ -32,58 +30,16 @@ from ddfw.pipeline.evaluation.scores import score
 from ddfw.pipeline.experts import observers_for_people
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup, select_experts, set_up
-from ddfw.pipeline.report.summary import eval_record
+from ddfw.pipeline.report.evaluation import Evaluation
 from ddfw.pipeline.sets import read_images
 
 if TYPE_CHECKING:
     import torch
 
     from ddfw.contracts.labels import Teachers
-    from ddfw.contracts.observer import EvaluationReport
 
 #: What can be judged besides a path: real images, selected as the baseline of that name is, and all of them.
 WORDS = tuple(name for name, b in BASELINES.items() if b.labels == "hard" and b.equal != "count")
-
-
-@frozen(kw_only=True)
-class Evaluation:
-    """What `ddfw eval` found.
-
-    Args:
-        reports: the subject's first, then those of the baselines.
-        cross: the same for other architectures, by key.
-        scores: DD-Ranking's, {} where they were not asked for.
-        directory: of the run that was judged, None where it was none.
-        lr: the learning rate that was asked for, None for the set's own.
-        protocol: network, augmentation and [eval] of these figures.
-        own_protocol: whether they are those of the run that was judged.
-        request: what was asked for beside the set's own figures.
-        diverged: networks of [cross] that diverged.
-    """
-
-    reports: tuple[EvaluationReport, ...]
-    cross: Mapping[str, tuple[EvaluationReport, ...]]
-    scores: Mapping[str, float]
-    directory: Path | None
-    lr: float | None = None
-    protocol: Mapping[str, Any] = field(factory=dict)
-    own_protocol: bool = True
-    request: tuple[str, ...] = ()
-    diverged: tuple[Mapping[str, str], ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """The subject's figures as in a run's eval/*.json, with the others beside them where there are any."""
-        record = eval_record(self.reports[0])
-        if others := [eval_record(r) for r in self.reports[1:]]:
-            record["baselines"] = others
-        if self.cross:
-            record["cross"] = [eval_record(r) for reports in self.cross.values() for r in reports]
-        if self.diverged:
-            record["cross_diverged"] = [dict(d) for d in self.diverged]
-        record["protocol"] = dict(self.protocol)
-        if self.scores:
-            record["scores"] = dict(self.scores)
-        return record
 
 
 def evaluate(
@@ -238,19 +194,6 @@ def _trained_on(
         if lr is None and asked.found.step_size is None:
             subject = evaluator.with_best_lr(subject, validation)
     return subject if lr is None else evolve(subject, lr=lr, selected_by="nothing")
-
-
-def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
-    """Writes what was found about a run's set beside the run's own evaluation."""
-    report, record = found.reports[0], found.record()
-    rate = "" if found.lr is None else f"-lr{found.lr:g}"
-    if not found.own_protocol or found.request:  # other figures, or more of them, stand beside the first ones
-        asked = json.dumps([found.protocol, found.request], sort_keys=True)
-        rate += f"-{hashlib.sha256(asked.encode()).hexdigest()[:6]}"
-    path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}{rate}.json"
-    path.parent.mkdir(exist_ok=True)
-    atomic.write_json(path, record)
-    return path, record
 
 
 def _run_directory(path: Path) -> Path | None:
