@@ -138,7 +138,7 @@ def _within(window: WindowSettings, full: WindowSettings, latest: float, user: s
     Args:
         window: the window settings with the recipe's quick table applied.
         full: the window settings without the quick table.
-        latest: the latest epoch before which segments of the shorter experts have to start.
+        latest: upper end (excluded) of the epochs at which segments of the shorter experts may start.
         user: names of window options that the user set; the other options are adjusted to them.
     """
     high = min(window.max_start, full.max_start, MAX_START, max(1, int(latest)))
