@@ -53,7 +53,7 @@ def ddfw_register_formats() -> list[Format]:  # type: ignore[empty-body]
     """Called when a learned set is exported, or read from a path that is not a run directory of ddfw.
 
     Returns:
-        Formats: each a name, file suffixes, and the import strings of a reader and a writer.
+        Formats: each a name, file suffixes, and the places of a reader and a writer.
     """
 
 

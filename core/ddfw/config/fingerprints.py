@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     pass
 
 
-#: Version of the keys of expert stores; it is raised when the meaning of a key changes.
+#: Grows when the meaning of an expert store's key changes.
 KEY_SCHEMA = 1
 
 

@@ -100,7 +100,7 @@ def warm_start(plan: Plan) -> WarmStart | None:
     images = RealImages(images=data.images, labels=labels, num_classes=m)
     digest = _sha256(found)
     components = found.card.get("components", {})
-    # Parameters decode to the same images only in the same training space; other ranks show in the tensors' shapes.
+    # Parameters mean the same images only in the same space; options such as ranks show in the shapes.
     same = found.space is not None and same_space(found.space, plan.space) and "format" not in found.card
     same = same and found.class_names == plan.splits.class_names
     if not same or not _decodes_alike(components.get("param", {}), plan.run.component_key("param")):
