@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class OuterLoop:
-    """All outer steps of a run, with a selection after every `eval.every` steps and after the last one.
+    """All outer steps of a run, with a selection at the start, after every `eval.every` steps and after the last one.
 
     A selection evaluates the synthetic set on the validation split; a checkpoint follows it. A run stops only after a
     step, so that a run that is resumed again and again makes at least one step each time.
