@@ -133,7 +133,7 @@ def _check_stored(plan: Plan, params: Params, label_params: Params, images: Tens
     """Refuses targets of a wrong shape or range, and tensors with another number of floats than the layout announced.
 
     Raises:
-        PluginError: the parameterisation or the label strategy returns such targets or tensors.
+        PluginError: wrong shapes, or another number of floats than announced.
     """
     config, layout = plan.config, plan.layout
     index = torch.arange(layout.num_images, device=images.device)
