@@ -1,4 +1,4 @@
-"""The errors that users can meet; each knows the exit code of the command line."""
+"""The errors that users can meet, each with the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ __all__ = [
 
 
 class DdfwError(Exception):
-    """A run could not do what was asked; the text says what came, what was expected and the way out."""
+    """Base class of ddfw's errors. The text says what was found, what was expected and the way out."""
 
     exit_code: ClassVar[int] = 1
 
 
 class DirectoryInUseError(DdfwError):
-    """Another process is writing this run directory, or it holds something that is not this run."""
+    """Another process is writing the run directory, or the directory holds something else than this run."""
 
 
 class PluginError(DdfwError):
-    """A plugin broke its contract."""
+    """A plugin does not do what the contract of its kind demands, or cannot be loaded."""
 
     exit_code = 3
 
@@ -73,21 +73,21 @@ class DivergedError(DdfwError):
 
 
 class ResumeError(DdfwError):
-    """An unfinished run cannot go on here bit for bit: something that its result depends on is not what it was."""
+    """An unfinished run cannot be resumed bit for bit: its code, data, experts, machine or threads have changed."""
 
 
 class StoppedError(DdfwError):
-    """A run stopped in order because its time is over; the same command goes on from there."""
+    """A run reached its time limit, saved its work and stopped; the same command resumes it."""
 
     exit_code = 75
 
 
 class OptionError(ValueError):
-    """A value that is well-formed on its own but impossible with this data, budget or network.
+    """An option's value is valid by itself, but impossible with this data, budget or network.
 
     Args:
         message: what is wrong and what would work.
-        option: the config path below the component's table (`"rank"`), or "" for the table itself.
+        option: the option's name in the component's table, such as "rank"; "" for the table itself.
     """
 
     def __init__(self, message: str, option: str = "") -> None:
@@ -99,7 +99,7 @@ def config_error(path: str, message: str) -> ConfigError:
     """An error about one place in a configuration or in another file that users write.
 
     Args:
-        path: the place, `param.rank` or a file's name.
+        path: the setting, such as `param.rank`, or the name of a file.
         message: what is wrong there, and what would be right.
     """
     return ConfigError((ConfigProblem(path=path, message=message),))
@@ -107,10 +107,13 @@ def config_error(path: str, message: str) -> ConfigError:
 
 @contextmanager
 def option_errors_at(table: str) -> Iterator[None]:
-    """Turns an OptionError that arises in the block into a ConfigError at its place in the configuration.
+    """Turns an OptionError that is raised in the block into a ConfigError with the path of the setting.
 
     Args:
-        table: the configuration table of the component at work, `param`.
+        table: the configuration table of the component that is called in the block, such as `param`.
+
+    Raises:
+        ConfigError: an OptionError was raised in the block.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Every hook of ddfw, in the order in which a run meets them.
+"""Every hook of ddfw: what plugins can offer, in the order in which a run asks for it.
 
 A registration hook *offers* classes; ddfw reads their options, shows them in `ddfw list` and builds the one that a
 user names. It is called at most once per process, without arguments, and only when the kind is needed: import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.parameterization import AbstractParameterization
     from ddfw.contracts.trajectory import AbstractTrajectory
 
-#: The version of this file's contracts; it grows when a plugin written for the old ones would stop working.
+#: Version of the hooks and contracts; it is raised when plugins written for the version before would stop working.
 HOOK_API = 2
 
 
@@ -34,7 +34,7 @@ def ddfw_register_commands() -> list[Command]:  # type: ignore[empty-body]
     """Called when `ddfw` lists its commands or looks one up.
 
     Returns:
-        Commands: each a name, a summary and the place of a `click.Command`, which is imported only when it is called.
+        Commands: each a name, a summary and the import string of a `click.Command`, imported only when it is called.
     """
 
 
@@ -43,14 +43,14 @@ def ddfw_register_recipes() -> list[Path]:  # type: ignore[empty-body]
     """Called when recipes are looked up.
 
     Returns:
-        Folders. Every `*.toml` in one is a recipe, every `comparisons/*.toml` below it a comparison. A recipe whose
-        name or selection another one has already is refused.
+        Folders. Every `*.toml` in one is a recipe, every `comparisons/*.toml` below it a comparison. Two recipes that
+        have the same name, or are chosen for the same settings, are refused.
     """
 
 
 @hookspec
 def ddfw_register_formats() -> list[Format]:  # type: ignore[empty-body]
-    """Called when a learned set is exported, or read from a path that is no run of ddfw's own.
+    """Called when a learned set is exported, or read from a path that is not a run directory of ddfw.
 
     Returns:
         Formats: each a name, patterns of file names, and the places of a reader and a writer.
@@ -62,16 +62,16 @@ def ddfw_register_observers() -> list[type[AbstractObserver]]:  # type: ignore[e
     """Called when a run's observers are looked up, before anything else of the run exists.
 
     Returns:
-        Observer classes: they watch a run (progress, logs, trackers) and never change it.
+        Observer classes: each shows or records a run (progress, logs, trackers) and never changes it.
     """
 
 
 @hookspec
 def ddfw_register_executors() -> list[type[AbstractExecutor]]:  # type: ignore[empty-body]
-    """Called when a run looks up where its work happens.
+    """Called when a run looks up its executor.
 
     Returns:
-        Executor classes: they train experts, compute meta-gradients and evaluate on their device.
+        Executor classes: each trains experts, computes meta-gradients and evaluates on some device or cluster.
     """
 
 
@@ -98,7 +98,7 @@ def ddfw_register_augmentations() -> list[type[AbstractAugmentation]]:  # type: 
     """Called when a run looks up its augmentation.
 
     Returns:
-        Augmentation classes: differentiable, with explicit draws that can be replayed.
+        Augmentation classes: each changes images differentiably by random draws, which can be replayed.
     """
 
 
@@ -107,7 +107,7 @@ def ddfw_register_parameterizations() -> list[type[AbstractParameterization]]:  
     """Called when a run looks up how its synthetic images are stored and decoded.
 
     Returns:
-        Parameterisation classes.
+        Parameterisation classes: each stores synthetic images as parameters and decodes them to pixels.
     """
 
 
@@ -116,7 +116,7 @@ def ddfw_register_labels() -> list[type[AbstractLabels]]:  # type: ignore[empty-
     """Called when a run looks up its label strategy.
 
     Returns:
-        Label classes: hard, learned, given by a teacher, …
+        Label strategy classes: each gives the synthetic images targets (hard, learned, from a teacher, …).
     """
 
 
@@ -125,7 +125,7 @@ def ddfw_register_trajectories() -> list[type[AbstractTrajectory[Any]]]:  # type
     """Called when a run looks up its trajectory source.
 
     Returns:
-        Trajectory source classes: from expert checkpoints to segments with a start and a target.
+        Trajectory source classes: each turns expert checkpoints into segments with a start and a target.
     """
 
 
@@ -134,5 +134,5 @@ def ddfw_register_losses() -> list[type[AbstractMatchingLoss]]:  # type: ignore[
     """Called when a run looks up its matching loss.
 
     Returns:
-        Matching loss classes: from a student's path and a segment to one number.
+        Matching loss classes: each measures how far a student's path is from a segment, as one number.
     """

@@ -1,4 +1,4 @@
-"""The table of component kinds: id (flag, config table), words for people, hook, base class."""
+"""The kinds of components: for each its flag and configuration table, its name in messages, hook and base class."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class Kind:
     """One kind of component.
 
     Args:
-        id: what users type as a flag, and the name of the config table.
-        title: the kind in words, as it stands in messages.
-        hook: the hook that offers classes of this kind.
-        base: import string of the contract's base class.
+        id: name of the flag and of the configuration table, such as `param`.
+        title: the kind's name in messages, such as "parameterisation".
+        hook: name of the hook by which plugins offer classes of this kind.
+        base: import string `module:class` of the kind's base class.
     """
 
     id: str
@@ -22,7 +22,7 @@ class Kind:
     base: str
 
 
-#: In the order in which help, lists and documents show them. Closed in HOOK_API 1.
+#: All kinds, in the order in which help, lists and documents show them. Plugins cannot add kinds.
 KINDS: tuple[Kind, ...] = tuple(
     Kind(id=id_, title=title, hook=f"ddfw_register_{plural}", base=f"ddfw.contracts.{base}")
     for id_, title, plural, base in (

@@ -1,4 +1,4 @@
-"""What a plugin's entry-point module needs; light on purpose, so that finding plugins never loads torch."""
+"""The markers that a plugin's entry-point module imports. Importing this module never loads torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pluggy
 
 #: Marks a function of a plugin as an implementation of one of the hooks in `ddfw.hookspecs`.
 hookimpl = pluggy.HookimplMarker("ddfw")
-#: Marks the specifications themselves; plugins have no use for it.
+#: Marks a hook specification of `ddfw.hookspecs`; plugins do not need it.
 hookspec = pluggy.HookspecMarker("ddfw")
 
 
@@ -17,8 +17,8 @@ def offers(hook: str, *items: object) -> SimpleNamespace:
     """An object for an entry point, with one hook implementation that returns these items.
 
     Args:
-        hook: the hook's name, `ddfw_register_models`.
-        items: what is offered; a text `module:attribute` stands for what is imported from there when the hook is
+        hook: the hook's name, such as `ddfw_register_models`.
+        items: the objects to offer. A string `module:attribute` names an object that is imported when the hook is
             called, so that a component's module is loaded only when its kind is needed.
     """
 

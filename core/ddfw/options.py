@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     Validator = Callable[[Any, Any, Any], Any]
 
     def option(default: T, *, validator: Validator | Sequence[Validator] | None = None, help: str) -> T:
-        """See below."""
+        """An option of a component, with a default."""
 
     def required_option(*, validator: Validator | Sequence[Validator] | None = None, help: str) -> Any:
-        """See below."""
+        """An option of a component that users have to give."""
 
 else:
 
     def option(default, *, validator=None, help):
-        """An option with a default.
+        """An option of a component, with a default.
 
         Args:
-            default: the value when the user says nothing.
+            default: the value where the user gives none.
             validator: an attrs validator (`attrs.validators.ge(1)`); its bounds are shown in the option table.
-            help: one line for `ddfw describe` and the docs.
+            help: one line about the option, shown by `ddfw describe` and in the docs.
         """
         if isinstance(default, float):
             given = validator if isinstance(validator, list | tuple) else [validator] if validator else []
@@ -34,10 +34,15 @@ else:
         return attrs.field(default=default, validator=validator, metadata={"help": help})
 
     def _finite(instance, attribute, value):
-        # Infinities and NaN are valid TOML; no number of ours means anything with them.
+        # TOML allows inf and nan, but no option of ddfw has a meaning for them.
         if value is not None and not math.isfinite(value):
             raise ValueError(f"must be a finite number, got {value}")
 
     def required_option(*, validator=None, help):
-        """An option that a user has to give; the arguments are those of `option`."""
+        """An option of a component that users have to give.
+
+        Args:
+            validator: an attrs validator (`attrs.validators.ge(1)`); its bounds are shown in the option table.
+            help: one line about the option, shown by `ddfw describe` and in the docs.
+        """
         return attrs.field(validator=validator, metadata={"help": help})

@@ -35,7 +35,7 @@ CORE_COMMANDS = {
         ("eval", "Train fresh networks on a set of images and test them."),
         ("experts", "Networks whose training is matched: train, list, show, import, remove."),
         ("export", "Write the learned set of RUN for other programs."),
-        ("list", "List components, of one KIND or of all."),
+        ("list", "List what is installed, of one KIND or of all."),
         ("plugins", "List installed plugins and whether they work."),
         ("recipes", "Settings that ship with ddfw, each with its source; `ddfw run NAME` runs one."),
         ("run", "Distil a data set."),

@@ -1,1 +1,1 @@
-"""Words to objects: layers, recipes and files become one configuration of components."""
+"""Recipes, files and flags are merged into one configuration, whose fields are components and settings."""

@@ -1,4 +1,4 @@
-"""The catalogue of this process: plugins found once, components looked up when a kind is needed."""
+"""The installed plugins and the components that they offer, found once per process."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def plugins() -> Discovery:
 
 
 def _require_known_api(plugin: Plugin) -> None:
-    """Turns down a plugin that was written for a newer hook API; `DDFW_HOOK_API` in its module says which.
+    """Refuses a plugin that needs a newer hook API; `DDFW_HOOK_API` in its module says which, 1 if it is missing.
 
     Raises:
-        ValueError: it was.
+        ValueError: the plugin needs a newer hook API than this version of ddfw has.
     """
     module = sys.modules.get(plugin.value.partition(":")[0])
     wanted = getattr(plugin.obj, "DDFW_HOOK_API", getattr(module, "DDFW_HOOK_API", 1))
@@ -46,7 +46,7 @@ def catalog() -> Catalog:
 
 def as_table(value: Any) -> dict[str, Any]:
     """A component, or a settings record, as the table of a configuration file."""
-    from ddfw_registry import Structurer  # loads cattrs, which help does without
+    from ddfw_registry import Structurer  # imported here, since it loads cattrs, which slows `ddfw --help`
 
     return Structurer(catalog()).unstructure(value)
 
@@ -55,8 +55,8 @@ def from_table(table: Mapping[str, Any], cls: type[T], path: str = "") -> T:
     """The component or settings record that a table describes.
 
     Args:
-        table: as in a configuration file.
-        cls: what it has to be; for a component also the base class of its kind, the table's `name` then chooses.
+        table: keys and values as in a configuration file.
+        cls: the class to build. With the base class of a kind, the table's `name` chooses the component.
         path: where the table stands in its file; the paths of problems start with it.
 
     Raises:
@@ -68,18 +68,18 @@ def from_table(table: Mapping[str, Any], cls: type[T], path: str = "") -> T:
 
 
 def through_toml(component: T) -> T:
-    """A component written as a configuration file's table and read again; its class need not be registered.
+    """A component written as a table of a configuration file and read back; no plugin needs to offer its class.
 
     Raises:
-        ConfigError, TypeError, ValueError: its options do not survive that.
+        ConfigError, TypeError, ValueError: the options cannot be written as TOML, or not be read back.
     """
     return from_table(tomllib.loads(dumps(as_table(component))), type(component))
 
 
 def component(kind: str, name: str, **options: Any) -> Any:
-    """A component with these options, the rest as they are by default.
+    """Builds a component from its kind and name, with these options and defaults for all others.
 
     Raises:
-        UnknownComponentError: no plugin offers it.
+        UnknownComponentError: no plugin offers a component of this kind and name.
     """
     return catalog().get(kind, name).cls(**options)

@@ -1,4 +1,4 @@
-"""Commands, formats and folders of recipes that plugins offer; asked once, when one of them is needed."""
+"""Commands, formats and folders of recipes that plugins offer; plugins are asked once, on first use."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def recipe_folders() -> Offers[Path]:
 
 
 def imported(target: str, owner: str) -> Any:
-    """What `module:attribute` names.
+    """Imports the object that a string `module:attribute` names.
 
     Args:
-        target: the place.
+        target: the string; the attribute may have dots.
         owner: identity of the plugin that named it, for the message.
 
     Raises:
-        PluginError: there is no such thing, or its module fails to import.
+        PluginError: the module fails to import, or has no such attribute.
     """
     module, _, path = target.partition(":")
     try:

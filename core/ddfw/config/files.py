@@ -1,4 +1,4 @@
-"""What files that people write have in common: how they are read, and how their mistakes are named."""
+"""Reads TOML files that users write, and reports their mistakes with the place in the file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file.
+    """The tables of a TOML file.
 
     Raises:
-        ConfigError: there is none, or it cannot be read.
+        ConfigError: the file is missing, unreadable or not TOML.
     """
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
@@ -28,17 +28,17 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def structured(given: str | Mapping[str, Any], cls: type[T], place: str = "") -> T:
-    """A file that users write, or a table of it, as an object of an attrs class: strictly, with every problem at once.
+    """Builds an object of an attrs class from TOML; unknown keys are errors, and all problems are reported at once.
 
     Args:
-        given: TOML, or tables that were read from it; their keys are the fields of the class.
+        given: TOML text, or tables that were read from TOML; the keys are the fields of the class.
         cls: an attrs class with typed, validated fields; a field may be another such class, a list, a mapping, or a
             component. An OptionError of its `__attrs_post_init__` is reported at the field that it names.
-        place: what the text is called in messages, the file's name; or where the tables stand in their file.
+        place: for messages: the file's name if a text is given, otherwise the path of the tables in their file.
 
     Raises:
-        ConfigError: no TOML, unknown or missing keys, values of the wrong type; each with its place, and the nearest
-            known key.
+        ConfigError: invalid TOML, unknown or missing keys, or values of the wrong type; each problem with its path,
+            and for an unknown key the nearest known one.
     """
     if not isinstance(given, str):
         return from_table(given, cls, place)

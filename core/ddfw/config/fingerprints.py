@@ -1,4 +1,4 @@
-"""Fingerprints: hashes of data, of components and of their code, by which equal work is found again."""
+"""Hashes of data, components and code, by which finished work is recognised and used again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ KEY_SCHEMA = 1
 
 
 def expert_key(run: ResolvedRun[RunConfig], splits: Splits, data_sha256: str) -> dict[str, Any]:
-    """Everything that shapes an expert, JSON-able; its seed, the number of experts and the executor excepted."""
+    """The key of an expert store: everything that an expert depends on, except its seed; JSON-able.
+
+    The number of experts and the executor are not part of it, since they do not change an expert.
+    """
     config = run.config
     training = attrs.asdict(config.experts.training)
     if training["sharpness"] is None:
@@ -35,7 +38,7 @@ def expert_key(run: ResolvedRun[RunConfig], splits: Splits, data_sha256: str) ->
 
 
 def subject_key(run: ResolvedRun[RunConfig], splits: Splits, data_sha256: str) -> dict[str, Any]:
-    """What experts are networks of, and on what: the part of their key that imported ones have too."""
+    """The part of an expert store's key that imported experts have too: data, training space and network; JSON-able."""
     config = run.config
     return {
         "schema": KEY_SCHEMA,
@@ -46,7 +49,7 @@ def subject_key(run: ResolvedRun[RunConfig], splits: Splits, data_sha256: str) -
 
 
 def sha256_of(*splits: Split) -> str:
-    """A hash over the images and labels of splits, in their order."""
+    """SHA-256 (hexadecimal) of the images and labels of splits, in the order given."""
     digest = hashlib.sha256()
     for tensor in (t for split in splits for t in (split.images, split.labels)):
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -56,7 +59,7 @@ def sha256_of(*splits: Split) -> str:
 
 
 def source_sha256(cls: type) -> str:
-    """A hash of the file that a class is written in, "" where there is none: edited code is other code."""
+    """SHA-256 (hexadecimal) of the source file of a class, "" if it has none; it shows whether code was edited."""
     try:
         path = inspect.getsourcefile(cls)
     except TypeError:
@@ -65,7 +68,7 @@ def source_sha256(cls: type) -> str:
 
 
 def foreign_code(config: RunConfig) -> dict[str, ForeignCode]:
-    """By kind, where each component of a configuration comes from that is not built in."""
+    """The package and code hash of each component of a configuration that is not built in, by the id of its kind."""
     found = {}
     for kind in COMPONENT_TABLES:
         cls = type(getattr(config, kind))

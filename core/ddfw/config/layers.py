@@ -1,4 +1,4 @@
-"""Where a run's settings come from: recipe < its quick table < file < flags < --set, and which of them said what."""
+"""Merges the layers of a run's settings: recipe < its quick table < file < flags < --set."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ from ddfw.config.toml import parse_value
 from ddfw.errors import PluginError, config_error
 from ddfw_registry import did_you_mean
 
-#: The origin of what a recipe's quick table says.
+#: Origin of settings that come from a recipe's quick table.
 QUICK = "--quick"
 
 
 @frozen(kw_only=True)
 class Settings:
-    """Merged settings, for each dotted path the layer that had the last word, and the recipe below them."""
+    """Merged settings, and where they come from.
+
+    Args:
+        tables: the tables of the configuration.
+        origins: for each dotted path (`param.rank`), the name of the layer that set its value.
+        recipe: name of the recipe that was merged.
+    """
 
     tables: Mapping[str, Any]
     origins: Mapping[str, str] = field(factory=dict)
@@ -36,18 +42,19 @@ def gather(
     *,
     quick: bool = False,
 ) -> Settings:
-    """Merges all layers.
+    """Merges all layers of a run's settings.
 
     Args:
-        start: a recipe's name, a configuration file, complete tables that stand for one, or None.
-        flags: tables that flags set, `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`; or several such layers, each
-            laid over the one before it.
-        assignments: `key.path=value` texts of --set.
-        quick: lay the recipe's quick table over it, below what the user said.
+        start: a recipe's name, the path of a configuration file, the tables of a whole configuration, or None to choose
+            a recipe by the settings.
+        flags: tables of settings, such as `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`; or several layers of
+            them, each overriding the one before it.
+        assignments: texts `key.path=value`, as given to --set.
+        quick: merge the recipe's quick table, too; flags, --set and a partial file override it.
 
     Raises:
-        ConfigError: an unknown recipe, an unreadable file, a --set without `=`.
-        PluginError: no plugin offers the recipe `default`, and a component is not named.
+        ConfigError: the recipe is unknown, the file is unreadable, or an assignment has no `=`.
+        PluginError: no plugin offers the recipe `default`, and the settings do not name every component.
     """
     known = recipes()
     file = _start(start, known)
@@ -56,7 +63,7 @@ def gather(
     default = known.get(DEFAULT, NO_RECIPE)
     recipe = known[file.recipe] if file.recipe else choose(known.values(), default, [tables for tables, _ in layers])
     quick_layer = [(recipe.quick, QUICK)] if quick else []
-    if file.complete:  # the file holds what is below it already, but for the quick table
+    if file.complete:  # the file already holds its recipe's settings, but not those of the quick table
         layers[1:1] = quick_layer if file.recipe else []
     else:
         layers = [*((r.tables, f"recipe {r.name}") for r in (default, recipe)), *quick_layer, *layers]
@@ -79,13 +86,14 @@ def gather(
 
 @frozen(kw_only=True)
 class _Start:
-    """What a configuration starts from.
+    """The recipe, file or card that a configuration starts from.
 
     Args:
-        tables: of a file or card, {} for a recipe or nothing.
-        origin: what the tables are called in messages.
-        recipe: the recipe that is named, "" where one has to be chosen.
-        complete: whether no recipe belongs below the tables: a run's own file leaves out only what is meant to be out.
+        tables: the settings of the file or card, {} for a recipe or nothing.
+        origin: name of the tables in messages.
+        recipe: name of the recipe, "" if one has to be chosen.
+        complete: whether the tables are a whole configuration, as runs write it, with no recipe below: what is missing
+            there is meant to be unset.
     """
 
     tables: Mapping[str, Any] = field(factory=dict)
@@ -116,7 +124,7 @@ def _start(start: str | Mapping[str, Any] | None, known: Mapping[str, Recipe]) -
 
 
 def _some(known: Collection[Recipe]) -> str:
-    """A few names, the most general ones first."""
+    """A sentence that names a few recipes, the most general ones first."""
     if not known:
         return "No plugin offers any."
     ordered = [recipe.name for recipe in sorted(known, key=lambda recipe: recipe.tuned)]

@@ -1,4 +1,4 @@
-"""From words to a configuration: layers are merged, structured by the catalogue, and resolved once."""
+"""Turns recipes, files and flags into a configuration, and resolves it: text, hash and foreign code."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def structured_config(settings: Settings) -> RunConfig:
     if isinstance(observers, Mapping):
         tables["observers"] = {k: v for k, v in observers.items() if not _missing_extra(k, v, settings)}
     config = from_table(tables, RunConfig)
-    takes_dtype(type(config.labels))  # a strategy of an older hook API is warned about when it is chosen
+    takes_dtype(type(config.labels))  # warns if the label strategy was written for an older hook API
     return config
 
 
 def _missing_extra(key: str, table: object, settings: Settings) -> bool:
-    """Whether an observer that only a recipe asked for is not installed; a run goes on without it."""
+    """Whether an observer is not installed and only a recipe asks for it; warns, since the run goes on without it."""
     path = f"observers.{key}"
     said = [o for place, o in settings.origins.items() if place == path or place.startswith(f"{path}.")]
     if not said or not all(origin.startswith("recipe ") for origin in said):
@@ -52,7 +52,13 @@ def _missing_extra(key: str, table: object, settings: Settings) -> bool:
 
 @frozen(kw_only=True)
 class Configured:
-    """A configuration, the settings it came from, and what `--quick` changed, a text for each value."""
+    """A configuration, and how it came about.
+
+    Args:
+        config: the configuration.
+        settings: the merged settings that it was built from.
+        changes: what `--quick` changed, one text for each value: `experts.count 100 → 3`.
+    """
 
     config: RunConfig
     settings: Settings
@@ -67,17 +73,19 @@ def configure(
     *,
     quick: bool = False,
 ) -> Configured:
-    """The configuration that a recipe or file, flags and --set describe, scaled down where asked for.
+    """The configuration that a recipe or file, flags and --set describe, scaled down with `quick`.
 
     Args:
-        start: a recipe's name, a configuration file, complete tables, or None.
-        flags: tables that flags set, or several layers of them, each laid over the one before it.
-        assignments: texts of --set.
-        data_root: where data sets look for their files; scaling down counts the images.
-        quick: scale down, as `--quick` does.
+        start: a recipe's name, the path of a configuration file, the tables of a whole configuration, or None to choose
+            a recipe by the settings.
+        flags: tables of settings, such as `{"budget": {"ipc": 1}}`, or several layers of them, each overriding the one
+            before it.
+        assignments: texts `key.path=value`, as given to --set.
+        data_root: folder in which data sets look for their files; used with `quick`, which counts the images.
+        quick: scale everything down that the user did not set, so that a run ends in minutes.
 
     Raises:
-        ConfigError: an unknown recipe or component, or options that are wrong; every problem at once.
+        ConfigError: a recipe or component is unknown, or options are wrong; every problem at once, each with its path.
         DataError: with `quick`, the data set is missing or damaged.
     """
     settings = gather(start, flags, assignments)
@@ -92,12 +100,12 @@ def configure(
 
 
 def config_text(config: RunConfig) -> str:
-    """The content of config.toml, which runs again."""
+    """The text of a run's config.toml, which can be run again as it is."""
     return resolve(config).text
 
 
 def resolve(config: RunConfig) -> ResolvedRun[RunConfig]:
-    """The configuration with its tables, its text and the code that it depends on, each computed once."""
+    """The configuration with its tables, its TOML text and hash, and the foreign code that it uses."""
     tables = as_table(config)
     text = dumps(tables)
     return ResolvedRun(

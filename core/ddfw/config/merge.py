@@ -1,4 +1,4 @@
-"""One layer of settings is laid over another."""
+"""Merges one layer of settings into another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from ddfw.config.run_config import COMPONENT_TABLES
 
 
 def merge(into: dict[str, Any], tables: Mapping[str, Any], path: str, origin: str, origins: dict[str, str]) -> None:
-    """Merges one layer; a component table that names another component replaces the old one."""
+    """Merges one layer of settings into another; a table that names another component replaces the old table.
+
+    Args:
+        into: the settings so far; updated in place.
+        tables: the layer whose values override them.
+        path: dotted path of both in the configuration, "" for the whole of it.
+        origin: name of the layer, such as "flag".
+        origins: for each dotted path, the name of the layer that set its value; updated in place.
+    """
     for key, value in tables.items():
         here = f"{path}.{key}" if path else key
         if not path and key in COMPONENT_TABLES and isinstance(value, str):

@@ -1,7 +1,7 @@
 """`--quick`: any configuration scaled down so that it ends in minutes on two cores.
 
-A recipe's own quick table comes first, and its word stands; what else is large is cut to the caps below. What the user
-said by a flag or by --set stays.
+A recipe's quick table is applied first, and its values stay. Other large numbers are cut to the caps in this module,
+except those that the user set by a flag or by --set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ddfw.config.run_config import RunConfig
 from ddfw.contracts.settings import WindowSettings
 from ddfw.errors import DataError, OptionError, option_errors_at
 
-#: Training images in all, and the least of each class.
+#: Most training images in all, and fewest training images of each class, that are kept.
 IMAGES, LEAST_PER_CLASS = 10_000, 20
 #: The largest value of each number that decides how long a run takes.
 CAPS: Mapping[str, Mapping[str, int]] = {
@@ -28,26 +28,27 @@ CAPS: Mapping[str, Mapping[str, int]] = {
     "outer": {"steps": 120, "syn_steps": 20, "batch_syn": 50, "segments_per_step": 1},
     "eval": {"networks": 3, "epochs": 100, "select_epochs": 100, "every": 20, "select_networks": 1, "full_epochs": 10},
 }
-#: Classes where the data are not there to count them, at least.
+#: Number of classes that is assumed where the data are missing.
 FEWEST_CLASSES = 10
-#: The window's upper end, and the steps until it is there.
+#: Largest `window.max_start` (epochs) and `window.expand_steps` (outer steps).
 MAX_START, EXPAND_STEPS = 3, 30
-#: A fresh network sees this many learned images of 32×32 pixels, in at least so many passes.
+#: Learned images of 32×32 pixels on which a fresh network is trained, counted over all passes; fewest passes.
 SEEN, FEWEST_PASSES = 20_000, 20
 _USERS = ("flag", "--set")
 
 
 def scaled(config: RunConfig, full: RunConfig, settings: Settings, data_root: Path | None) -> RunConfig:
-    """The configuration with every number cut to its cap, unless the recipe's quick table or the user said it.
+    """The configuration with every number cut to its cap, unless the recipe's quick table or the user set it.
 
     Args:
-        config: structured from `settings`, which hold the recipe's quick table.
-        full: the same without that table; its window is not widened.
-        settings: know who said what.
-        data_root: where the data set looks for its files; it is loaded to count its images.
+        config: the configuration with the recipe's quick table applied.
+        full: the configuration without the quick table; the window never becomes wider than in it.
+        settings: the merged settings of `config`, which say which layer set each value.
+        data_root: folder in which the data set looks for its files; it is loaded to count its images.
 
     Raises:
-        ConfigError, DataError: the data set cannot be loaded.
+        ConfigError: options do not fit the data set.
+        DataError: the data set is missing or damaged.
     """
     user = {path for path, origin in settings.origins.items() if origin in _USERS}
     said = user | {path for path, origin in settings.origins.items() if origin == QUICK}
@@ -67,7 +68,7 @@ def scaled(config: RunConfig, full: RunConfig, settings: Settings, data_root: Pa
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> list[str]:
-    """What differs between two configuration documents, one text for each value: `experts.count 100 → 3`."""
+    """The differences between two configurations as tables, one text for each value: `experts.count 100 → 3`."""
     found = []
     for key in [*before, *(k for k in after if k not in before)]:
         here = f"{path}.{key}" if path else key
@@ -86,7 +87,7 @@ def _text(value: object) -> str:
 
 
 def _capped(component: Any, table: str, caps: Mapping[str, int], said: set[str]) -> Any:
-    """A component or record with its large numbers cut; options that it does not have are passed over."""
+    """A component or settings record with its large numbers cut; caps of options that it lacks are ignored."""
     known = {field.name for field in attrs.fields(type(component))}
     new = {
         name: cap
@@ -101,15 +102,15 @@ def _above(value: object, cap: int) -> bool:
 
 
 def _fewer(config: RunConfig, data_root: Path | None, *, keep: bool) -> tuple[RunConfig, int, float]:
-    """As many images of each class as make `IMAGES` in all, if there are more.
+    """Limits the real training images to about `IMAGES`, with the same number of each class.
 
     Args:
-        config: the configuration.
-        data_root: where the data set looks for its files.
-        keep: leave the number of real images; data that are not there are then no fault here.
+        config: the configuration to limit.
+        data_root: folder in which the data set looks for its files.
+        keep: do not limit them; a missing data set is then no error.
 
     Returns:
-        The configuration, how many images will be learned, and how large each is (1: 32×32 pixels or fewer).
+        The configuration, the number of learned images, and the size of each in units of 32×32 pixels, at least 1.
     """
     try:
         with option_errors_at("data"):
@@ -119,26 +120,26 @@ def _fewer(config: RunConfig, data_root: Path | None, *, keep: bool) -> tuple[Ru
             return config, FEWEST_CLASSES * config.budget.ipc, 1.0
         raise
     counts, spec = splits.class_counts(), splits.spec
-    # The choice is balanced, so a rare class decides, unless it is so rare that little would be left.
+    # Every class gets as many images as the rarest one has, unless that would leave too few.
     wanted = min(max(LEAST_PER_CLASS, IMAGES // len(counts)), min(counts))
     if not keep and sum(counts) > IMAGES and wanted >= LEAST_PER_CLASS:
         config = evolve(config, data=evolve(config.data, per_class=wanted))
     size = max(1.0, spec.height * spec.width / 32**2)
     try:
         layout = config.param.layout(spec, config.budget, config.labels.floats_per_image(spec))
-    except OptionError:  # the run will say so
+    except OptionError:  # the run itself reports this error
         return config, 1, size
     return config, layout.num_images, size
 
 
 def _within(window: WindowSettings, full: WindowSettings, latest: float, user: set[str]) -> WindowSettings:
-    """The window of a short run: no wider than the full one's, closed where the shorter experts end.
+    """The window of a scaled-down run: no wider than in the full run, and within the shorter experts.
 
     Args:
-        window: with the recipe's quick table.
-        full: without it.
-        latest: where segments of the shorter experts start at the latest.
-        user: options that the user said, for which the others make room.
+        window: the window settings with the recipe's quick table applied.
+        full: the window settings without the quick table.
+        latest: upper end (excluded) of the epochs at which segments of the shorter experts may start.
+        user: names of window options that the user set; the other options are adjusted to them.
     """
     high = min(window.max_start, full.max_start, MAX_START, max(1, int(latest)))
     if "min_start" in user:

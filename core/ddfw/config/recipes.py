@@ -1,4 +1,4 @@
-"""Recipes: settings for known data, methods and sizes, found by name or by what a run is about."""
+"""Recipes: settings for known data, methods and sizes, found by name or by a run's data, size and method."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ddfw.config.merge import merge
 from ddfw.errors import PluginError
 from ddfw_registry import ConfigError
 
-#: What a recipe may be chosen by.
+#: Settings by which a recipe can be chosen.
 SELECTORS = ("data", "ipc", "param", "traj")
 
 
-#: The recipe below all others; one that ships under this name gives every setting that nobody says.
+#: Name of the recipe that lies below all others and gives the settings that no other layer sets.
 DEFAULT = "default"
 
 
@@ -29,13 +29,14 @@ class Recipe:
 
     Args:
         name: its file's name without the ending.
-        summary: one line.
-        source: where its figures come from.
-        selects: values of data, ipc, param, traj for which it is chosen; the recipe that names most of them wins.
-        tables: the settings, those of the recipes that it extends included.
-        quick: what `--quick` sets on top of them.
-        extends: the recipe below this one, "" for none.
-        tuned: whether its settings were tuned for what it selects; others suit many methods.
+        summary: one line about the recipe.
+        source: the paper or code that its values come from.
+        selects: values of data, ipc, param, traj for which it is chosen; of several that fit, the one with most values
+            wins.
+        tables: the settings, including those of the recipes that it extends.
+        quick: settings that `--quick` adds.
+        extends: name of the recipe whose settings lie below, "" for none.
+        tuned: whether its settings were tuned for the data, size and method that it selects.
         origin: identity of the plugin that offers it.
     """
 
@@ -50,7 +51,7 @@ class Recipe:
     origin: str = ""
 
 
-#: Stands in where no plugin offers a recipe of the name `default`.
+#: Used where no plugin offers a recipe named `default`.
 NO_RECIPE = Recipe(name=DEFAULT, summary="", source="", selects={}, tables={}, tuned=False)
 
 
@@ -67,7 +68,7 @@ def recipes() -> Mapping[str, Recipe]:
     """All recipes, by name.
 
     Raises:
-        PluginError: a plugin's recipe is no recipe, or has the name or the selection of another one.
+        PluginError: a file is not a valid recipe, or two recipes have the same name or selection.
     """
     files: dict[str, _File] = {}
     # Those that ship with ddfw first: where two collide, the other one is refused.
@@ -93,7 +94,7 @@ def _refused(path: Path, owner: str, reason: str) -> PluginError:
 
 
 def _add_recipe(name: str, files: Mapping[str, _File], found: dict[str, Recipe]) -> Recipe:
-    """A recipe over the one that it extends, which is read first."""
+    """Reads a recipe and those that it extends, adds them to `found`, and returns the recipe."""
     if name in found:
         return found[name]
     file = files[name]
@@ -128,7 +129,13 @@ def _add_recipe(name: str, files: Mapping[str, _File], found: dict[str, Recipe])
 
 
 def choose(known: Iterable[Recipe], default: Recipe, layers: Sequence[Mapping[str, Any]]) -> Recipe:
-    """The recipe for (data, ipc, param, traj) as the layers say them, the default's values where they are silent."""
+    """The recipe that fits the data, ipc, param and traj of some settings best.
+
+    Args:
+        known: the recipes to choose from.
+        default: the recipe that is returned if none fits; gives the values that the layers do not set.
+        layers: tables of settings, each overriding the one before it.
+    """
     merged: dict[str, Any] = {}
     for tables in [default.tables, *layers]:
         merge(merged, tables, "", "", {})

@@ -36,7 +36,10 @@ def _file_names(instance: object, attribute: object, value: Mapping[str, object]
 
 @frozen(kw_only=True)
 class RunConfig:
-    """Everything that shapes a run. Places (data root, output, expert cache) are not part of it."""
+    """The whole configuration of a run; each field is a table of the configuration file.
+
+    Folders (data root, run directory, expert stores) are not part of it, since they change no result.
+    """
 
     run: RunSettings = field(factory=RunSettings)
     budget: Budget = field(factory=Budget)
@@ -57,7 +60,7 @@ class RunConfig:
     eval: EvalSettings = field(factory=EvalSettings)
 
     def title(self) -> str:
-        """The main choices in a few words."""
+        """One line with the names of the main components, the images per class and the seed."""
         parts = (self.data, self.model, self.param, self.traj, self.labels, self.loss, self.augment)
         return f"{' · '.join(p.name for p in parts)} · ipc {self.budget.ipc} · seed {self.run.seed}"
 

@@ -1,4 +1,4 @@
-"""Writing TOML, and reading the values of `--set`; the standard library only reads."""
+"""Writes TOML, which the standard library can only read, and reads the values of `--set`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 
 
 def dumps(tables: Mapping[str, Any], comment: Callable[[str], str] = lambda path: "") -> str:
-    """A TOML document.
+    """The text of a TOML document.
 
     Args:
         tables: str, bool, int, float, lists of these, and mappings.
-        comment: gives the comment behind a value from its dotted path, "" for none.
+        comment: called with the dotted path of each value; returns the comment to write behind it, "" for none.
+
+    Raises:
+        TypeError: a value has another type.
     """
     lines: list[str] = []
     _table(lines, "", tables, comment)
@@ -22,7 +25,7 @@ def dumps(tables: Mapping[str, Any], comment: Callable[[str], str] = lambda path
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value, or the text itself where it is none (`--set param.name=lss` needs no quotes)."""
+    """The value of a TOML literal, or the text itself if it is not one: `--set param.name=lss` needs no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except (ValueError, RecursionError):
@@ -46,7 +49,7 @@ def _key(key: str) -> str:
 
 
 def _text(text: str) -> str:
-    # JSON's escapes are TOML's, but TOML wants DEL escaped too and knows no surrogates.
+    # JSON's escapes are valid in TOML, except pairs of surrogates; TOML also demands that DEL is escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

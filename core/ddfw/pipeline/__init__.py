@@ -1,1 +1,1 @@
-"""Objects to a finished run: preparation, experts, the outer loop, evaluation, files."""
+"""Carries out a run: preparation, experts, the outer loop, evaluation, files."""

@@ -1,6 +1,6 @@
-"""Sets of images from anywhere, made fit for the data set, the training space and the precision of a run.
+"""Converts image sets from files to the classes, the training space and the precision of a run.
 
-Shapes: n images, m classes.
+Shapes: n images, C channels, H rows, W columns, m classes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,18 @@ if TYPE_CHECKING:
 
 
 def given(setup: Setup, found: ImageSet) -> LabelledImages:
-    """The set's images in the run's training space with probabilities [n, m] in the order of the data set's classes.
+    """Converts an image set to training data of a run.
+
+    Args:
+        setup: the run's data, training space and precision.
+        found: the set as it was read.
+
+    Returns:
+        Images [n, C, H, W] in the run's training space, and targets [n, m]: probabilities in the order of the data
+        set's classes; both in the run's precision.
 
     Raises:
-        DataError: images or classes that are not those of the data set.
+        DataError: the images have another shape, or the classes are others, than those of the data set.
     """
     require_shape(setup, found)
     space = setup.space
@@ -38,10 +46,14 @@ def given(setup: Setup, found: ImageSet) -> LabelledImages:
 
 
 def require_shape(setup: Setup, found: ImageSet) -> None:
-    """Refuses images of another shape than the data set's.
+    """Refuses an image set whose images have another shape than those of the data set.
+
+    Args:
+        setup: the run's data.
+        found: the set as it was read.
 
     Raises:
-        DataError: they are.
+        DataError: the shapes differ.
     """
     shape, expected = tuple(found.images.shape[1:]), setup.splits.spec.shape
     if shape != expected:
@@ -69,5 +81,5 @@ def _targets(setup: Setup, found: ImageSet) -> Tensor:
         if found.card:
             strange = ", ".join(sorted(set(there) - set(names))[:3])
             raise DataError(f"{found.origin}: its classes ({strange}, …) are not those of {setup.config.data.name}")
-        return targets  # folders may be named as they like; their order counts
+        return targets  # folders of pictures may have any names: the order of the names decides
     return targets[:, torch.tensor([there.index(name) for name in names])]

@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from ddfw.engine.inner import Network
 
 
-#: Validation images on which an import looks whether the network and the training space are right.
+#: Number of validation images on which an import checks that the network and the training space are right.
 _LOOK_AT = 1000
 
 
 @frozen(kw_only=True)
 class Imported:
-    """What an import did.
+    """The result of an import of experts.
 
     Args:
-        store: where the experts are.
-        experts: how many.
-        epochs: K.
-        accuracy: of the first expert's last checkpoint on validation images (a fraction).
-        chance: what guessing would give.
-        already_there: the same import was made before; nothing was written.
+        store: the store that holds the experts.
+        experts: number of experts.
+        epochs: K, the number of epochs of each expert.
+        accuracy: accuracy of the first expert's last checkpoint on validation images, a fraction.
+        chance: accuracy of guessing, a fraction.
+        already_there: whether the same import had been made before, so that nothing was written.
     """
 
     store: ExpertStore
@@ -61,19 +61,19 @@ def import_buffers(
     compact: bool = False,
     quiet: bool = False,
 ) -> Imported:
-    """Copies the experts of replay_buffer_N.pt files into a store of their own; all of them, or nothing.
+    """Copies the experts of replay_buffer_N.pt files into an expert store of their own; all of them, or none.
 
     Args:
-        path: a file, or a folder of them.
-        config: its data, training space and network say what the experts are.
+        path: a buffer file, or a folder of buffer files.
+        config: a configuration with the data, training space and network of the experts.
         experts_dir: the folder of expert stores.
-        data_root: where data sets look for their files.
-        compact: keep only what `config.traj` needs.
-        quiet: no progress.
+        data_root: folder in which data sets look for their files.
+        compact: keep only what `config.traj` needs of each expert, instead of all checkpoints.
+        quiet: show no progress.
 
     Raises:
-        DataError: a buffer that is damaged, unsafe, or of another network; nothing is written.
-        ConfigError: options that do not fit the data or the experts.
+        DataError: a buffer is damaged, unsafe, or of another network; nothing is written.
+        ConfigError: options do not fit the data or the experts.
     """
     setup = set_up(resolve(config), data_root)
     network = setup.network
@@ -93,7 +93,7 @@ def import_buffers(
     store = ExpertStore(experts_dir, key, title)
     there = bool(store.index())
     if not there:
-        # Written aside and moved in as a whole: a buffer that turns out bad at its last expert leaves nothing.
+        # Written to a temporary folder that is renamed at the end, so that a damaged buffer leaves nothing behind.
         with _aside(experts_dir) as aside:
             written = ExpertStore(aside, key, title)
             announcer = Announcer()
@@ -120,7 +120,7 @@ def _copy(
     compact: RunConfig | None,
     announcer: Announcer,
 ) -> None:
-    """One expert at a time, each dropped before the next is read."""
+    """Copies experts one at a time, so that only one of them is in memory."""
     total, number = sum(b.num_experts for b in buffers), 0
     for buffer in buffers:
         for expert in range(buffer.num_experts):
@@ -139,7 +139,7 @@ def _copy(
 
 @contextmanager
 def _aside(experts_dir: Path) -> Iterator[Path]:
-    """A folder beside the stores that vanishes; the stores' own, if it was made for this, when it stays empty."""
+    """A temporary folder beside the stores; after an error an `experts_dir` that was made here is removed, too."""
     made = not experts_dir.exists()
     experts_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -152,9 +152,9 @@ def _aside(experts_dir: Path) -> Iterator[Path]:
 
 
 def _look(buffer: ReplayBuffer, setup: Setup) -> float:
-    """Accuracy of the first expert's last checkpoint on some validation images."""
+    """Accuracy (a fraction) of the first expert's last checkpoint on some validation images."""
     last = buffer.expert(0)[-1]
     validation = setup.splits.validation
-    stride = -(-len(validation.labels) // _LOOK_AT)  # spread out: data may be sorted by class
+    stride = -(-len(validation.labels) // _LOOK_AT)  # spread over the split, since data may be sorted by class
     images = setup.space.encode(validation.images[::stride], last.dtype)
     return accuracy(setup.network, last, LabelledImages(images=images, targets=validation.labels[::stride]))

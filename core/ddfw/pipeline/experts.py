@@ -1,4 +1,4 @@
-"""Experts: trained into their store, looked at, and imported from other programs' buffers."""
+"""Trains the experts of a run that are missing in their store."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def ensure_experts(
     stopping: Stopping | None = None,
     crew: Crew | None = None,
 ) -> StoredExperts:
-    """Experts from the store, the missing ones trained and added to it.
+    """Trains the experts that are missing in the store, adds them to it, and returns all of them.
 
     Args:
         setup: configuration, data and network.
-        expert_set: which experts.
-        session: trains them; in a crew it yields those that this rank trained.
-        announce: hears of each expert.
+        expert_set: the store, and the seeds of the experts that are needed.
+        session: trains the experts; in a crew of several processes, it yields those that this process trained.
+        announce: called with a report for each expert.
         train: the training split in training space.
         validation: the validation split in training space.
-        stopping: asked after each expert whether time is over.
-        crew: the processes that train them together.
+        stopping: says whether the time limit is reached; asked after each batch of experts. None for no limit.
+        crew: the processes that train experts together; None for this process alone.
 
     Raises:
-        StoppedError: time is over; experts that are trained are in the store.
+        StoppedError: the time limit is reached; the experts that were trained are in the store.
     """
     crew = crew or Crew()
     training = _Training(
@@ -59,7 +59,7 @@ def ensure_experts(
         crew=crew,
     )
     seeds, index = expert_set.seeds, expert_set.store.index()
-    # Another rank may look when the first expert of this one is in the store already.
+    # Rank 0 decides for all, since a rank that reads the index late may find experts that another has just stored.
     missing = crew.share([seed for seed in seeds if seed not in index])
     for seed in seeds:
         if seed in index and seed not in missing:
@@ -80,7 +80,7 @@ def ensure_experts(
 
 @frozen(kw_only=True)
 class _Training:
-    """Trains missing experts into their store, and reports each; the arguments are those of `ensure_experts`."""
+    """Trains missing experts, stores them and reports each; holds arguments of `ensure_experts`."""
 
     setup: Setup
     expert_set: ExpertSet
@@ -90,7 +90,7 @@ class _Training:
     crew: Crew
 
     def report(self, seed: int, cached: bool, accuracies: Sequence[float]) -> None:
-        """Tells observers that an expert is there."""
+        """Tells observers that an expert is in the store."""
         seeds = self.expert_set.seeds
         self.announce(
             ExpertReport(
@@ -104,17 +104,17 @@ class _Training:
         )
 
     def run(self, missing: Sequence[int], train: LabelledImages, validation: LabelledImages) -> tuple[set[int], bool]:
-        """Trains the experts of these seeds; gives the seeds trained in this process, and whether time is over."""
+        """Trains experts; returns the seeds trained in this process, and whether the time limit is reached."""
         settings, crew = self.setup.config.experts, self.crew
         epochs, counter = len(missing) * settings.epochs, itertools.count(1)
         here, over = set[int](), False
 
         def told(position: int, epoch: int) -> None:
-            # Counted, since experts may be trained side by side; every rank has its share of them.
+            # Epochs of all experts are counted, since several may be trained at once; each rank trains an equal share.
             self.announce.tick("experts", min(epochs, next(counter) * crew.size), epochs)
 
         # The deadline is checked after each batch of experts: the ranks of a crew can only stop together, and experts
-        # that are trained side by side are ready together.
+        # that are trained at the same time are finished at the same time.
         together = crew.size * self.setup.config.executor.experts_at_once
         in_batches = any(crew.gather(self.stopping.timed)) and together > 1
         at_once = together if in_batches else max(1, len(missing))
@@ -136,7 +136,9 @@ def train_missing(config: RunConfig, experts_dir: Path, data_root: Path | None, 
     """Trains the experts of a configuration that are not in their store yet.
 
     Raises:
-        ConfigError, DataError, DivergedError: see there.
+        ConfigError: `experts.store` names imported experts, or options do not fit the data or this machine.
+        DataError: the data set is missing or damaged.
+        DivergedError: a loss or parameter of an expert is not finite.
     """
     if config.experts.store:
         raise ConfigError((ConfigProblem(path="experts.store", message="imported experts are there already"),))
@@ -156,5 +158,10 @@ def train_missing(config: RunConfig, experts_dir: Path, data_root: Path | None, 
 
 
 def observers_for_people(config: RunConfig, quiet: bool) -> list[tuple[str, Any]]:
-    """The configuration's observers that show people what goes on, for work that is no run; none if it is quiet."""
+    """The configured observers that show progress to people, with their keys, for work outside a run.
+
+    Args:
+        config: the configuration.
+        quiet: show no progress: return none.
+    """
     return [(k, o) for k, o in config.observers.items() if o.for_people and not quiet]

@@ -1,4 +1,4 @@
-"""Where an outer loop begins: trajectories, initial images and labels, checked against what was announced."""
+"""The initial state of the outer loop: trajectories, images and labels, checked against what was announced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Start:
-    """The outer loop's constants and its first state."""
+    """What all outer steps share (`distillation`), and the state before the first one."""
 
     distillation: Distillation[Any]
     state: OuterState
@@ -45,17 +45,17 @@ def initial_state(
     """Prepares trajectories and draws the initial set, in the plan's precision.
 
     Args:
-        plan: what was configured.
-        session: says where tensors have to be.
-        experts: their checkpoints.
-        teachers: the same as labellers.
+        plan: the run: configuration, data, network and layout.
+        session: the executor's session; its device holds all tensors.
+        experts: the experts' checkpoints.
+        teachers: the experts as networks that label images.
         train: the training split in training space.
-        warm: what to start from, in place of real images.
-        ranks: processes that work on the run.
+        warm: the learned set to start from instead of real images, None for real images.
+        ranks: number of processes that work on the run.
 
     Raises:
-        ConfigError: options that do not fit the experts.
-        PluginError: a component that gives something else than it announced.
+        ConfigError: options do not fit the experts.
+        PluginError: a component returns other shapes, dtypes or sizes than it announced.
     """
     config = plan.config
     with option_errors_at("traj"):
@@ -98,10 +98,10 @@ def initial_state(
 
 
 def _check_groups(what: str, tensors: Params, groups: Sequence[ParamGroup]) -> None:
-    """Refuses optimiser groups of tensors that are not there.
+    """Refuses optimiser groups that name tensors which do not exist, or which cannot be optimised.
 
     Raises:
-        PluginError: an unknown name, or a table of integers.
+        PluginError: a group names an unknown tensor, or a tensor of integers.
     """
     there = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
     for key in (key for group in groups for key in group.keys):
@@ -110,7 +110,7 @@ def _check_groups(what: str, tensors: Params, groups: Sequence[ParamGroup]) -> N
 
 
 def count_floats(tensors: Mapping[str, Tensor]) -> int:
-    """Number of floating elements."""
+    """Number of elements in all floating-point tensors."""
     return sum(t.numel() for t in tensors.values() if t.is_floating_point())
 
 
@@ -118,7 +118,7 @@ def _check_images(plan: Plan, images: Tensor) -> None:
     """Refuses a parameterisation that decodes to something else than its layout says.
 
     Raises:
-        PluginError: another shape or dtype.
+        PluginError: the decoded images have another shape or dtype.
     """
     config, layout = plan.config, plan.layout
     expected = (layout.num_images, *layout.spec.shape)
@@ -130,7 +130,7 @@ def _check_images(plan: Plan, images: Tensor) -> None:
 
 
 def _check_stored(plan: Plan, params: Params, label_params: Params, images: Tensor) -> None:
-    """Refuses a parameterisation or label strategy that does not keep its word, before anything is learned.
+    """Refuses targets of a wrong shape or range, and tensors with another number of floats than the layout announced.
 
     Raises:
         PluginError: wrong shapes, or another number of floats than announced.

@@ -1,4 +1,4 @@
-"""A run up to its first outer step, for commands and notebooks that look at it without distilling."""
+"""A run up to its first outer step, for commands and notebooks that inspect it without distilling."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class InitialRun:
 def initial_run(
     plan: Plan, *, precision: Literal["float32", "float64"] | None = None, quiet: bool = False
 ) -> Iterator[InitialRun]:
-    """Trains the experts that are missing and draws the initial synthetic set, as a run does; no run is written.
+    """Trains the experts that are missing and draws the initial synthetic set, as a run does; writes no run directory.
 
     Args:
         plan: what `ddfw.plan` made of a configuration.
-        precision: of the synthetic set and what is computed with it; None for the configuration's own, which is the
-            experts' in any case.
+        precision: dtype of the synthetic set and of what is computed with it; None for the configuration's
+            `run.precision`. Experts are trained in `run.precision` in any case.
         quiet: show no progress.
 
     Raises:
-        ConfigError: options that do not fit the experts, or an executor that this machine cannot have.
-        DivergedError: an expert diverged.
+        ConfigError: options do not fit the experts, or the executor cannot be used on this machine.
+        DivergedError: a loss or parameter of an expert is not finite.
     """
     config, expert_set = plan.config, plan.expert_set
     with ExitStack() as stack:

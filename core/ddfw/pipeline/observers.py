@@ -1,4 +1,4 @@
-"""Tells observers what happens; one that fails is warned about and heard no more."""
+"""Passes reports to the observers of a run; an observer that fails is disabled with a warning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ddfw.contracts.observer import (
     StepReport,
 )
 
-#: Progress ticks of one stage come at most this often, in seconds.
+#: Least time between two progress reports of one stage, in seconds.
 TICK_S = 0.2
 
 _METHODS: dict[type, str] = {
@@ -42,14 +42,14 @@ logger = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Passes reports on to the sessions that are still heard."""
+    """Passes each report to the sessions of all observers that have not failed."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, ObserverSession] = {}
         self._ticked: dict[str, float] = {}
 
     def __call__(self, report: Report) -> None:
-        """Tells everyone; an observer's exception never reaches the run."""
+        """Passes a report to every session; a session that raises an exception is disabled, and the run goes on."""
         for name, session in list(self._sessions.items()):
             try:
                 getattr(session, _METHODS[type(report)])(report)
@@ -58,7 +58,13 @@ class Announcer:
                 logger.warning("observer %s failed and is disabled: %s: %s", name, type(error).__name__, error)
 
     def tick(self, stage: str, done: int, total: int) -> None:
-        """Reports progress, unless the stage's last report was a moment ago."""
+        """Reports progress, unless the stage's last report is less than `TICK_S` old.
+
+        Args:
+            stage: name of the stage.
+            done: how much of it is done.
+            total: how much of it there is; the last report is never left out.
+        """
         now = time.monotonic()
         if done >= total or now - self._ticked.get(stage, -TICK_S) >= TICK_S:
             self._ticked[stage] = now
@@ -66,7 +72,12 @@ class Announcer:
 
     @contextlib.contextmanager
     def opened(self, observers: Iterable[tuple[str, AbstractObserver]], run: Path) -> Iterator[Announcer]:
-        """Opens sessions for the run directory and closes them all in the end."""
+        """Opens a session of each observer, and closes all of them at the end of the block.
+
+        Args:
+            observers: the observers, each with the name that warnings call it by.
+            run: the run directory.
+        """
         with contextlib.ExitStack() as stack:
             for name, observer in observers:
                 try:
@@ -78,7 +89,7 @@ class Announcer:
 
 @contextlib.contextmanager
 def _shielded(observer: AbstractObserver, name: str, run: Path) -> Iterator[ObserverSession]:
-    """An observer's session whose closing may fail without harm."""
+    """An observer's session; an exception when it is closed becomes a warning."""
     context = observer.open(run)
     session = context.__enter__()
     try:
@@ -93,7 +104,7 @@ def _shielded(observer: AbstractObserver, name: str, run: Path) -> Iterator[Obse
 @final
 @frozen(kw_only=True)
 class JsonStream(AbstractObserver):
-    """Reports as JSON Lines on an open stream."""
+    """Writes reports as JSON Lines to an open stream."""
 
     name: ClassVar[str] = "json"
 
@@ -101,9 +112,14 @@ class JsonStream(AbstractObserver):
 
     @contextmanager
     def open(self, run: Path) -> Iterator[ObserverSession]:
-        """A session; the stream stays open."""
+        """A session that writes to the stream, and does not close it."""
         yield EventLines(self.stream)
 
     def repeat(self, directory: Path, summary: Mapping[str, Any]) -> None:
-        """The last line of a run that had been finished before."""
+        """Writes the last line of a run that was finished before.
+
+        Args:
+            directory: the run directory.
+            summary: the content of its summary.json.
+        """
         EventLines(self.stream).run_finished(RunFinished(status="finished", directory=directory, summary=summary))

@@ -1,4 +1,4 @@
-"""The outer loop of a run: steps, selections on the validation split, checkpoints, and stops in between."""
+"""The outer loop of a run: steps, selections on the validation split, checkpoints, and stops between steps."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class OuterLoop:
-    """All outer steps of a run, with a selection now and then.
+    """All outer steps of a run, with a selection at the start, after every `eval.every` steps and after the last one.
 
-    After each selection there is a checkpoint, the last one before the final evaluation. A run stops after a step, so
-    that each part of it does at least one.
+    A selection evaluates the synthetic set on the validation split; a checkpoint follows it. A run stops only after a
+    step, so that a run that is resumed again and again makes at least one step each time.
 
     Args:
-        plan: the run.
+        plan: the run: configuration, data, network and layout.
         distillation: makes the steps.
-        best: is kept up to date with the best step so far.
+        best: the best step so far; updated in place.
         validation: the validation split in training space.
         evaluator: trains networks for the selections.
-        checkpoints: where the state is kept.
+        checkpoints: writes the state to files.
         crew: the processes that work on the run.
-        stopping: says when to stop.
+        stopping: says whether to stop; asked after each step.
     """
 
     plan: Plan
@@ -48,18 +48,18 @@ class OuterLoop:
     stopping: Stopping
 
     def run(self, state: OuterState, *, resumed: bool) -> int:
-        """Makes all steps that are left.
+        """Makes all outer steps that are left.
 
         Args:
-            state: where to begin; its tensors are updated in place.
-            resumed: whether the state comes from a checkpoint, so that the initial set was looked at before.
+            state: the state to begin with; its tensors are updated in place.
+            resumed: whether the state comes from a checkpoint, so that the initial set was evaluated before.
 
         Returns:
-            How many steps changed nothing (`outer.skip_above`).
+            Number of steps that changed nothing because of `outer.skip_above`.
 
         Raises:
-            DivergedError: something is not finite any more.
-            StoppedError: time is over; a checkpoint is written.
+            DivergedError: a loss, parameter or image is not finite.
+            StoppedError: the time limit is reached; a checkpoint was written.
         """
         if not resumed:
             self._select(state)
@@ -67,7 +67,7 @@ class OuterLoop:
             return run_steps(self.distillation, state, self._after_step).skipped
 
     def _select(self, state: OuterState) -> None:
-        """Keeps the step if it is better on the validation split than every one before."""
+        """Evaluates the synthetic set on the validation split, and keeps it if it is better than all before."""
         self.crew.align(moving_tensors(state).values())
         learned = state.result
         images, targets = self.distillation.decoded(learned)
@@ -87,7 +87,7 @@ class OuterLoop:
             self.checkpoints.save(state, self.best)
         if (reason := self.stopping.wanted()) is not None:
             self.checkpoints.save(state, self.best)
-            self.crew.gather(None)  # nobody leaves before the checkpoint is written
+            self.crew.gather(None)  # every rank waits here until the checkpoint is written
             ended = ", before the evaluation" if state.step == steps else ""
             message = f"time is over: stopped after outer step {state.step} of {steps}{ended}"
             self.stopping.stop(reason, f"{message}; the same command goes on from there")

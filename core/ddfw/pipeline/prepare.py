@@ -1,4 +1,4 @@
-"""A plan: a configuration with its data, network and layout in place, checked before anything is trained."""
+"""Loads the data, builds the network and lays out the budget of a run, and checks that they fit together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,16 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @frozen(kw_only=True)
 class Setup:
-    """What training and evaluating networks needs, whatever is distilled."""
+    """What training and evaluating networks needs: configuration, data and network.
+
+    Args:
+        run: the resolved configuration.
+        splits: training, validation and test split of the data set.
+        space: the training space: how images are normalised.
+        module: the network as a PyTorch module.
+        network: the network as a function of a flat parameter vector.
+        data_sha256: hash of the training and the validation split.
+    """
 
     run: ResolvedRun[RunConfig]
     splits: Splits
@@ -41,29 +50,29 @@ class Setup:
 
     @property
     def config(self) -> RunConfig:
-        """What is run."""
+        """The configuration."""
         return self.run.config
 
     def with_config(self, config: RunConfig) -> Self:
-        """The same with settings that change neither data nor network."""
+        """This setup with another configuration, which must describe the same data and network."""
         return evolve(self, run=evolve(self.run, config=config))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of all floating tensors."""
+        """The dtype of all floating-point tensors, from `run.precision`."""
         return DTYPES[self.config.run.precision]
 
     def encode(self, split: Split, device: torch.device) -> LabelledImages:
-        """A split in training space, on a device."""
+        """A split on a device: images [n, C, H, W] in training space and precision of the run, labels [n] int64."""
         images = self.space.encode(split.images.to(device), self.dtype)
         return LabelledImages(images=images, targets=split.labels.to(device))
 
     def real(self, train: LabelledImages) -> RealImages:
-        """The training split as parameterisations see it."""
+        """The training split, as `encode` returns it, in the form that parameterisations take."""
         return RealImages(images=train.images, labels=train.targets, num_classes=self.splits.spec.num_classes)
 
     def context(self) -> ExecutorContext:
-        """What an executor's session needs to know."""
+        """The network, augmentation, loss and precision for an executor's session."""
         from ddfw.contracts.executor import ExecutorContext
 
         config = self.config
@@ -77,7 +86,7 @@ class Setup:
         )
 
     def full_data_floats(self) -> int:
-        """Floats of the training split."""
+        """Number of floats in the images of the training split."""
         return len(self.splits.train.labels) * self.splits.spec.floats_per_image
 
 
@@ -86,10 +95,10 @@ class ExpertSet:
     """The experts of a run.
 
     Args:
-        store: where they are, or will be.
-        seeds: which of them.
-        epochs: K.
-        imported: whether they were trained elsewhere.
+        store: the store that holds the experts, or will hold them.
+        seeds: the seed of each expert.
+        epochs: K, the number of epochs of each expert.
+        imported: whether the experts were trained by another program.
     """
 
     store: ExpertStore
@@ -100,17 +109,24 @@ class ExpertSet:
 
 @frozen(kw_only=True)
 class Plan(Setup):
-    """What is fixed before the first expert is trained."""
+    """A checked run that is ready to start: its setup, the layout of the synthetic set, and its experts."""
 
     layout: Layout
     expert_set: ExpertSet
 
 
 def fits(config: RunConfig, data_root: Path | None) -> Layout:
-    """The layout, and everything that can be checked without fitting a space or looking for experts.
+    """Checks that a configuration fits its data and its budget, without fitting a training space or reading experts.
+
+    Args:
+        config: the configuration to check.
+        data_root: folder in which data sets look for their files.
+
+    Returns:
+        The layout of the synthetic set.
 
     Raises:
-        ConfigError: options that do not fit the data, the budget or each other.
+        ConfigError: options do not fit the data, the budget or each other.
         DataError: the data set is missing or damaged.
     """
     with option_errors_at("data"):
@@ -132,12 +148,12 @@ def set_up(run: ResolvedRun[RunConfig], data_root: Path | None, space: TrainingS
     """Loads the data and builds the network.
 
     Args:
-        run: what to run.
-        data_root: where data sets look for their files.
-        space: the training space that images were learned in; None fits one to the training split.
+        run: the resolved configuration.
+        data_root: folder in which data sets look for their files.
+        space: a training space to use, such as that of a learned set; None fits one to the training split.
 
     Raises:
-        ConfigError: options that do not fit the data.
+        ConfigError: options do not fit the data.
         DataError: the data set is missing or damaged.
     """
     config = run.config
@@ -159,11 +175,16 @@ def set_up(run: ResolvedRun[RunConfig], data_root: Path | None, space: TrainingS
 
 
 def select_experts(setup: Setup, experts_dir: Path) -> ExpertSet:
-    """The experts that a configuration asks for, trained or not.
+    """The experts that a configuration asks for, whether or not they are trained yet.
+
+    Args:
+        setup: configuration, data and network.
+        experts_dir: the folder of expert stores.
 
     Raises:
-        ConfigError: imported experts of other data, another training space or another network.
-        DataError: no such imported store, or a damaged one.
+        ConfigError: the store that `experts.store` names holds experts of other data, another training space or
+            another network.
+        DataError: the store that `experts.store` names is missing or damaged.
     """
     settings = setup.config.experts
     if settings.store:
@@ -180,12 +201,12 @@ def make_plan(run: ResolvedRun[RunConfig], data_root: Path | None, experts_dir: 
     """Loads the data, builds the network and lays out the budget.
 
     Args:
-        run: what to run.
-        data_root: where data sets look for their files.
+        run: the resolved configuration.
+        data_root: folder in which data sets look for their files.
         experts_dir: the folder of expert stores.
 
     Raises:
-        ConfigError: options that do not fit the data, the budget or each other.
+        ConfigError: options do not fit the data, the budget or each other.
         DataError: the data set is missing or damaged.
     """
     setup = set_up(run, data_root)
@@ -196,13 +217,13 @@ def make_plan(run: ResolvedRun[RunConfig], data_root: Path | None, experts_dir: 
 
 
 def _named_roster(setup: Setup, experts_dir: Path) -> ExpertSet:
-    """The experts of the store that `experts.store` names; its key has to fit the run."""
+    """The experts of the store that `experts.store` names, which must be of the run's data and network."""
     settings = setup.config.experts
     store = ExpertStore.named(experts_dir, settings.store)
     wanted = subject_key(setup.run, setup.splits, setup.data_sha256)
     for part, words in (("data", "data"), ("space", "a training space"), ("model", "a network")):
         there, here = store.key.get(part), wanted[part]
-        # The name of the data set is a name; the bytes decide.
+        # Data sets are compared by the hash of their images and labels, not by their names.
         same = there == here
         if part == "data" and isinstance(there, dict):
             same = there.get("sha256") == here["sha256"]
@@ -217,7 +238,7 @@ def _named_roster(setup: Setup, experts_dir: Path) -> ExpertSet:
 
 
 def _short(part: object) -> str:
-    """A key's part for people, long hashes cut."""
+    """A part of an expert store's key as text, with hashes shortened."""
     if not isinstance(part, dict):
         return str(part)
     return "{" + ", ".join(f"{k}: {str(v)[:12] + '…' if k == 'sha256' else v}" for k, v in part.items()) + "}"

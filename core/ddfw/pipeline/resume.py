@@ -1,4 +1,4 @@
-"""A run that was stopped goes on: what its checkpoints hold, and whether it can go on here bit for bit."""
+"""Resumes a stopped run: writes and reads its checkpoints, and checks that it would continue bit for bit."""
 
 from __future__ import annotations
 
@@ -25,13 +25,20 @@ if TYPE_CHECKING:
     from ddfw.pipeline.prepare import Plan
     from ddfw.pipeline.stopping import StageTimer
 
-#: What a session may describe and bits do not depend on: how large a cluster is, and what a checkpoint fixes itself.
+#: Entries of a session's description that change no bit of a result: the size of a cluster, and `held_steps`, which a
+#: resumed run takes from its checkpoint.
 _WITHOUT_EFFECT = ("held_steps", "nodes", "cpus", "gpus")
 
 
 @define(kw_only=True)
 class Best:
-    """The best step so far by validation accuracy; earlier steps win ties."""
+    """The best step so far by validation accuracy; of equal steps the earliest.
+
+    Args:
+        accuracy: validation accuracy of the best step, a fraction; -1 before the first selection.
+        step: number of outer steps after which it was reached.
+        learned: what was learned until then, None before the first selection.
+    """
 
     accuracy: float = -1.0
     step: int = 0
@@ -40,14 +47,14 @@ class Best:
 
 @frozen(kw_only=True)
 class Facts:
-    """What goes into a checkpoint beside the tensors.
+    """What a checkpoint records beside the tensors.
 
     Args:
-        circumstances: what the result depends on besides the configuration.
-        materials: what the run learns from.
-        seconds: of each stage so far.
-        held_steps: how many step graphs the session holds, None where it does not say.
-        resumed_from: the steps after which the run went on before.
+        circumstances: what the bits of the result depend on, as the function `circumstances` returns it.
+        materials: hashes of what the run learns from, as the function `materials` returns them.
+        seconds: seconds spent in each stage so far.
+        held_steps: how many step graphs the session holds, None if it does not say.
+        resumed_from: the outer steps after which the run was resumed before.
     """
 
     circumstances: Mapping[str, Any] = field(factory=dict)
@@ -59,15 +66,15 @@ class Facts:
 
 @frozen(kw_only=True)
 class Resumption:
-    """Where an unfinished run goes on.
+    """A checkpoint from which an unfinished run is resumed.
 
     Args:
-        folder: of the checkpoints.
-        step: outer steps that are done.
-        tensors: of the state, and of the best step.
-        skipped: how many steps changed nothing.
-        best: (accuracy, step) of the best step.
-        facts: what else the checkpoint says.
+        folder: the folder of the checkpoints.
+        step: number of outer steps that are done.
+        tensors: the tensors of the state, and those of the best step, whose names begin with `best.`.
+        skipped: number of steps that changed nothing because of `outer.skip_above`.
+        best: (validation accuracy, step) of the best step.
+        facts: what the checkpoint records beside the tensors.
     """
 
     folder: Path
@@ -78,14 +85,14 @@ class Resumption:
     facts: Facts
 
     def require(self, recorded: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-        """Refuses to go on where something is not what it was.
+        """Refuses to resume if something has changed since the checkpoint was written.
 
         Args:
-            recorded: of `facts`.
-            here: the same of this process.
+            recorded: `circumstances` or `materials` of the checkpoint.
+            here: circumstances or materials as they are now.
 
         Raises:
-            ResumeError: the first few differences, and the way out.
+            ResumeError: an entry differs; the message names the first few differences and the way out.
         """
         differ = [
             f"{key} {_short(recorded[key])}, not {_short(here.get(key))}"
@@ -99,14 +106,14 @@ class Resumption:
             )
 
     def applied(self, state: OuterState, best: Best) -> OuterState:
-        """The state, and the best step so far, as they were.
+        """Restores the state and the best step from the checkpoint, and returns the state.
 
         Args:
-            state: before the first step; its tensors are written over.
-            best: is filled in.
+            state: the state before the first step; its tensors are overwritten.
+            best: overwritten by the best step of the checkpoint.
 
         Raises:
-            DataError: tensors of another run.
+            DataError: the tensors are those of another run.
         """
         try:
             best.accuracy, best.step = self.best
@@ -120,8 +127,12 @@ class Resumption:
 def find(folder: Path, crew: Crew) -> Resumption | None:
     """The newest checkpoint, which rank 0 chooses and every rank reads; None if there is none.
 
+    Args:
+        folder: the folder of the checkpoints.
+        crew: the processes that work on the run.
+
     Raises:
-        DataError: it is damaged.
+        DataError: the checkpoint is damaged.
     """
     found = checkpoint.latest(folder) if crew.rank == 0 else None
     shared = crew.share(None if found is None else attrs.asdict(found))
@@ -154,15 +165,15 @@ def _resumption(folder: Path, there: Checkpoint) -> Resumption:
 
 @define(kw_only=True)
 class Checkpoints:
-    """Keeps the state of a run between steps; only the newest one.
+    """Writes the checkpoints of a run; only the newest one is kept.
 
     Args:
-        folder: where.
-        session: says how many step graphs it holds.
-        timer: seconds of each stage so far.
-        facts: what goes into a checkpoint beside the tensors, as far as it is known.
-        writes: whether this process is the one that writes.
-        saved: the step of the newest checkpoint, None where there is none.
+        folder: the folder of the checkpoints.
+        session: the executor's session, which says how many step graphs it holds.
+        timer: measures the seconds of each stage.
+        facts: what a checkpoint records beside the tensors; `save` adds seconds and held_steps.
+        writes: whether this process writes the files, as rank 0 does.
+        saved: number of outer steps in the newest checkpoint, None if there is none.
     """
 
     folder: Path
@@ -173,7 +184,7 @@ class Checkpoints:
     saved: int | None = None
 
     def save(self, state: OuterState, best: Best) -> None:
-        """Writes a checkpoint in place of the one before, unless the newest one is of this step."""
+        """Writes a checkpoint and removes the one before; does nothing if the newest one is of this step already."""
         if self.saved == state.step:
             return
         if self.writes:
@@ -200,9 +211,12 @@ def circumstances(
 
     Args:
         configuration_sha256: hash of config.toml.
-        sources: by kind, the hash of the code of each component that is not built in.
-        session: is asked what it describes before its first step.
+        sources: hash of the code of each component that is not built in, by the id of its kind.
+        session: the executor's session before its first step; it describes its device.
         crew: the processes that work on the run.
+
+    Returns:
+        JSON-able values by their names in messages.
     """
     machine = f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     device = session.describe()
@@ -218,7 +232,12 @@ def circumstances(
 
 
 def materials(plan: Plan, init_from_sha256: str | None) -> dict[str, Any]:
-    """What a run learns from: the bytes of its data, of its experts, and of the set that it starts from."""
+    """Hashes of what a run learns from: its data, its experts, and the set that it starts from.
+
+    Args:
+        plan: the run; all of its experts are in their store.
+        init_from_sha256: hash of the set that `outer.init_from` names, None without one.
+    """
     expert_set = plan.expert_set
     index = expert_set.store.index()
     files = [expert_set.store.digest, [[seed, index[seed].sha256] for seed in expert_set.seeds]]
@@ -230,13 +249,13 @@ def materials(plan: Plan, init_from_sha256: str | None) -> dict[str, Any]:
 
 
 def held_steps(session: ExecutorSession) -> int | None:
-    """How many step graphs a session says that it holds, None if it does not say."""
+    """Number of step graphs that a session holds according to its description, None if it does not say."""
     held = session.describe().get("held_steps")
     return held if isinstance(held, int) else None
 
 
 def _short(value: object) -> str:
-    """A value for people, a long hash cut."""
+    """A value as text, with a hash shortened."""
     if isinstance(value, str) and len(value) == 64:
         return f"{value[:12]}…"
     return str(value)

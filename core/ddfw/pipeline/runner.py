@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Places:
-    """Where things are; none of it changes a result.
+    """The folders that a run reads and writes; they change no result.
 
     Args:
         out: the run directory, None for `runs/<recipe>-s<seed>-<hash8>`.
-        experts: the folder of expert caches.
-        data_root: where data sets look for their files.
+        experts: the folder of expert stores.
+        data_root: folder in which data sets look for their files.
     """
 
     out: Path | None = None
@@ -57,11 +57,15 @@ class Places:
 
 
 def download(config: RunConfig, data_root: Path | None) -> None:
-    """Fetches the data set's official files into the data root.
+    """Downloads the data set's official files into the data root.
+
+    Args:
+        config: the configuration that names the data set.
+        data_root: folder in which data sets look for their files.
 
     Raises:
-        ConfigError: no data root, or nothing to download.
-        DataError: a file cannot be had, or is not the official one.
+        ConfigError: no data root is given, or the data set has nothing to download.
+        DataError: a file cannot be downloaded, or is not the official one.
     """
     if data_root is None:
         raise config_error("--download", "where to? name a folder by --data-root or DDFW_DATA")
@@ -70,10 +74,14 @@ def download(config: RunConfig, data_root: Path | None) -> None:
 
 
 def plan(config: RunConfig, places: Places | None = None) -> Plan:
-    """Everything that can be checked before training; what `--dry-run` shows.
+    """Loads the data and checks everything that can be checked before training, as `--dry-run` does.
+
+    Args:
+        config: the configuration of the run.
+        places: folders to read and write; None for the defaults.
 
     Raises:
-        ConfigError: options that do not fit the data, the budget or each other.
+        ConfigError: options do not fit the data, the budget or each other.
         DataError: the data set is missing or damaged.
     """
     places = places or Places()
@@ -81,7 +89,7 @@ def plan(config: RunConfig, places: Places | None = None) -> Plan:
 
 
 def directory_for(run: ResolvedRun[RunConfig], places: Places) -> Path:
-    """The run directory: the user's, or one named after recipe, seed and configuration."""
+    """The run directory: `places.out`, or one below `runs` named after recipe, seed and configuration."""
     if places.out is not None:
         return places.out
     return Path("runs") / f"{run.config.run.recipe}-s{run.config.run.seed}-{run.sha256[:8]}"
@@ -90,7 +98,7 @@ def directory_for(run: ResolvedRun[RunConfig], places: Places) -> Path:
 def recorded_text(folder: Path, text: str) -> str:
     """The text of config.toml in a run directory, if it resolves to the configuration `text`; otherwise `text`.
 
-    The two differ in runs of an earlier version of ddfw, in which an option's value may have had another name.
+    The two texts differ where an earlier version of ddfw wrote the run and an option's value had another name in it.
     """
     path = RunDirectory(folder).config
     with suppress(OSError, UnicodeDecodeError, ConfigError, DataError):
@@ -101,11 +109,15 @@ def recorded_text(folder: Path, text: str) -> str:
 
 
 def finished(config: RunConfig, places: Places) -> RunResult | None:
-    """The run of this configuration if its directory holds it, finished and undamaged; None if it is not finished.
+    """The finished run of a configuration, read from its directory; None if it is not finished.
+
+    Args:
+        config: the configuration of the run.
+        places: folders to read; `out` is the run directory.
 
     Raises:
-        DataError: it is finished, but what it wrote was changed.
-        DirectoryInUseError: the directory holds something else.
+        DataError: the run is finished, but its files were changed afterwards.
+        DirectoryInUseError: the directory holds another run, or something else.
     """
     return _finished(resolve(config), places)
 
@@ -142,23 +154,23 @@ def run(
 ) -> RunResult:
     """Runs a configuration, or returns the summary of the run that its directory already holds.
 
-    An unfinished run goes on after its newest checkpoint, with the result that it would have had without a break.
+    An unfinished run is resumed from its newest checkpoint; the result is the same as without the interruption.
 
     Args:
-        config: what to run.
-        places: where things are.
+        config: the configuration of the run.
+        places: folders to read and write; None for the defaults.
         extra_observers: observers beside the configuration's own, each with the name that warnings call it by.
-        quiet: leave out observers that show the run to people; how a run is shown is no part of its configuration.
-        max_seconds: stop in order when so many seconds are over, after the next trained expert or outer step, so that
-            each part of a run gets somewhere; none are left (0 or less): stop before anything is done.
+        quiet: leave out observers that show progress to people.
+        max_seconds: time limit in seconds, None for none. The run stops after the expert or outer step during which
+            the limit is reached; with 0 or less, before any work is done.
 
     Raises:
-        ConfigError: options that do not fit the data, the budget or each other.
+        ConfigError: options do not fit the data, the budget or each other.
         DataError: the data set, or a file of the run, is missing or damaged.
-        DirectoryInUseError: another process runs it, or the directory holds something else.
-        DivergedError: something is not finite any more; what was learned before is kept.
+        DirectoryInUseError: another process writes the run directory, or it holds another run or something else.
+        DivergedError: a loss, parameter or image is not finite; what was learned before is kept.
         ResumeError: the run was begun with other versions, threads, data or experts.
-        StoppedError: time is over; the same call goes on.
+        StoppedError: the time limit is reached; the same call resumes the run.
     """
     began = now()
     with ExitStack() as stack:
@@ -187,7 +199,7 @@ def _run(
     directory = RunDirectory(Path(str(found["directory"])))
     if found["summary"] is not None:
         if crew.rank == 0:
-            with suppress(OSError):  # left by a process that died right after it had finished
+            with suppress(OSError):  # left by a process that ended between finishing the run and removing them
                 checkpoint.remove(directory.checkpoints)
         summary = Summary.from_json(found["summary"])
         return RunResult(directory=directory.path, summary=summary, already_finished=True)
@@ -215,7 +227,7 @@ def _run(
 
 
 def _reported(stages: Stages) -> RunResult:
-    """Goes through the stages; an error is told to the observers."""
+    """Runs all stages; an unexpected error is recorded in the run directory and reported to the observers."""
     try:
         return stages.run()
     except (DivergedError, StoppedError):
@@ -241,22 +253,22 @@ def distill(
     settings: Mapping[str, Any] | None = None,
     **components: Any,
 ) -> RunResult:
-    """Distils from a notebook, with the words of the command line.
+    """Distils a data set, for notebooks; names and values are those of the command line.
 
     Args:
-        recipe: a recipe's name or a configuration file; None chooses one by data, ipc, param and traj.
-        out: run directory; None for one below `runs/`.
-        experts_dir: folder of the expert caches.
-        data_root: where data sets look for their files.
-        seed: `run.seed`.
-        ipc: `budget.ipc`.
-        quick: scale everything down that is not said here, so that the run ends in minutes.
-        settings: tables as in a configuration file, `{"outer": {"steps": 100}}`.
+        recipe: a recipe's name or the path of a configuration file; None chooses a recipe by data, ipc, param and traj.
+        out: the run directory; None for one below `runs/`.
+        experts_dir: the folder of expert stores.
+        data_root: folder in which data sets look for their files.
+        seed: `run.seed`, the seed of the run.
+        ipc: `budget.ipc`, images per class; None for the recipe's.
+        quick: scale everything down that is not given here, so that the run ends in minutes.
+        settings: tables as in a configuration file, such as `{"outer": {"steps": 100}}`.
         components: `param=`, `traj=`, `loss=`, `labels=`, `data=`, `model=`, `augment=`, `executor=`: components,
             also ones that no plugin offers; and the settings records `experts=`, `outer=`, `window=`, `gradient=`,
             `eval=`, `budget=`.
 
-            A component's name alone, `param="lss"`, takes the recipe's options.
+            A name alone, such as `param="lss"`, keeps the recipe's options of that component.
 
     Returns:
         The finished run; `.load()` gives the images.
@@ -270,7 +282,7 @@ def distill(
     if ipc is not None:
         flags["budget"] = {**flags.get("budget", {}), "ipc": ipc}
     offered = {kind: {e.cls for e in catalog().entries(kind)} for kind in given}
-    # They choose the recipe; with all of their options, since some have no defaults.
+    # These components choose the recipe. All of their options are passed along, since some have no default.
     named = {k: as_table(v) for k, v in given.items() if type(v) in offered[k]}
     places = Places(
         out=None if out is None else Path(out),

@@ -40,26 +40,32 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class RunResult:
-    """A finished run: its directory, its summary, and whether it had been finished before."""
+    """A finished run.
+
+    Args:
+        directory: the run directory.
+        summary: the content of its summary.json.
+        already_finished: whether the run was finished before, so that nothing was done now.
+    """
 
     directory: Path
     summary: Summary
     already_finished: bool = False
 
     def load(self) -> SyntheticSet:
-        """The learned set."""
+        """Reads the learned set from the run directory."""
         return load(self.directory)
 
 
 @frozen(kw_only=True)
 class Distilled:
-    """What the outer loop leaves.
+    """The result of the outer loop.
 
     Args:
-        distillation: its constants.
-        state: the last state, for a set that has to be kept although its evaluation diverges.
-        best: the step that was selected.
-        skipped: steps that changed nothing.
+        distillation: what all outer steps share: components, trajectories, session.
+        state: the last state; its set is saved if a step or a selection diverges.
+        best: the best step by validation accuracy.
+        skipped: number of steps that changed nothing because of `outer.skip_above`.
     """
 
     distillation: Distillation[Any]
@@ -70,18 +76,18 @@ class Distilled:
 
 @define(kw_only=True)
 class Stages:
-    """The stages of one run; in a crew every rank goes through them, and rank 0 alone writes.
+    """The stages of one run; every rank of a crew goes through them, and only rank 0 writes files.
 
     Args:
-        plan: what was configured.
-        directory: of the run.
-        session: of the run's network.
-        announce: hears every report.
+        plan: the run: configuration, data, network and layout.
+        directory: the run directory.
+        session: the executor's session for the run's network.
+        announce: called with every report for observers.
         crew: the processes that work on the run.
-        stopping: says when to stop.
-        resumed: where an unfinished run goes on, None at a start.
-        timer: seconds of each stage.
-        checkpoints: where the state is kept between steps.
+        stopping: says whether to stop.
+        resumed: the checkpoint to resume from, None for a new run.
+        timer: measures the seconds of each stage.
+        checkpoints: writes the state between outer steps.
     """
 
     plan: Plan
@@ -113,15 +119,15 @@ class Stages:
         )
 
     def run(self) -> RunResult:
-        """Experts, outer loop, evaluation, files.
+        """Trains experts, makes the outer steps, evaluates the best set and writes all files.
 
         Raises:
-            DivergedError: something is not finite any more; what was learned before is kept.
-            StoppedError: time is over; the same command goes on.
+            DivergedError: a loss, parameter or image is not finite; what was learned before is kept.
+            StoppedError: the time limit is reached; the same command resumes the run.
         """
         plan = self.plan
         self._announce_start()
-        # A network of [cross] or a set to start from that is impossible is refused now, not after the last step.
+        # Impossible networks of [cross] and unusable sets to start from are refused now, not after the last step.
         cross_contexts(plan)
         warm = warm_start(plan)
         train = plan.encode(plan.splits.train, self.session.device)
@@ -139,7 +145,7 @@ class Stages:
             assert best.learned is not None
             images, targets = learned.distillation.decoded(best.learned)
             subject = distilled(plan, images, targets, float(best.learned.step_size), best.step)
-            # A part of this run that was killed in its evaluation has read the test split, too.
+            # Earlier evaluations of this run that were killed have read the test split, too; they are counted.
             before = checkpoint.begin_evaluation(self.directory.checkpoints) if self._writes else 0
             found = final(self._evaluator, subject, teachers, train, validation)
         summary = self._finish(learned, found, experts, warm, before) if self._writes else None
@@ -152,7 +158,7 @@ class Stages:
 
     @property
     def _evaluator(self) -> Evaluator:
-        """Evaluates on the session of the run's own network."""
+        """Evaluates synthetic sets with the run's own network."""
         net = self.plan.config.model.name
         return Evaluator(setup=self.plan, session=self.session, announce=self.announce, net=net)
 
@@ -193,7 +199,7 @@ class Stages:
         )
 
     def _require_materials(self, init_from_sha256: str | None) -> None:
-        """Refuses to go on from other experts, or from another set to start from, than the first part had."""
+        """Refuses to resume if the data, the experts or the set to start from have changed since the checkpoint."""
         here = materials(self.plan, init_from_sha256)
         if self.resumed is not None:
             self.resumed.require(self.resumed.facts.materials, here)
@@ -207,16 +213,16 @@ class Stages:
         validation: LabelledImages,
         warm: WarmStart | None,
     ) -> Distilled:
-        """Everything from the initial set to the last outer step."""
+        """Prepares the initial set, or restores the state of a checkpoint, and makes all outer steps."""
         there = None if warm is None else warm.to(self.session.device)
         start = initial_state(self.plan, self.session, experts, teachers, train, there, ranks=self.crew.size)
         if any(baseline.labels == "teacher" for baseline in asked_baselines(self.plan.config.eval.baselines)):
-            with option_errors_at("eval.baselines"):  # asked now, and not after the last outer step
+            with option_errors_at("eval.baselines"):  # checked now, not after the last outer step
                 _require_teachers(teachers, train)
         state, best = start.state, Best()
         if self.resumed is not None:
             state = self.resumed.applied(state, best)
-            self.resumed = evolve(self.resumed, tensors={})  # they need not stay in memory twice
+            self.resumed = evolve(self.resumed, tensors={})  # frees the checkpoint's tensors, which the state holds now
         learned = Distilled(distillation=start.distillation, state=state, best=best)
         loop = OuterLoop(
             plan=self.plan,
@@ -233,7 +239,7 @@ class Stages:
 
     @contextmanager
     def _keeping_diverged(self, learned: Distilled) -> Iterator[None]:
-        """If the block diverges, what was learned before is written, so that nothing is lost; there is no summary."""
+        """If the block diverges, writes the set that was learned before; a diverged run has no summary."""
         try:
             yield
         except DivergedError as error:
@@ -281,7 +287,7 @@ class Stages:
         self._files.write_finished(
             learned.distillation, learned.best, found, summary, {**facts, "seconds": self.timer.seconds}
         )
-        with suppress(OSError):  # the run is finished; they go when the same command looks at it again
+        with suppress(OSError):  # the run is finished; the same command would remove what is left
             checkpoint.remove(self.directory.checkpoints)
         self._announce_end("finished", summary.to_json())
         return summary
@@ -290,9 +296,12 @@ class Stages:
         self.announce(RunFinished(status=status, directory=self.directory.path, summary=summary))
 
     def report_failure(self, error: Exception) -> None:
-        """Writes a manifest and tells the observers that the run ended in an error; there is no summary.
+        """Writes a manifest and tells the observers that the run ended in an error; writes no summary.
 
-        A run that has its summary is finished, and stays so whatever goes wrong afterwards.
+        If the run already has a summary, it is finished, and nothing is written.
+
+        Args:
+            error: the error that ended the run.
         """
         if not self._writes or (self.directory.path / SUMMARY).exists():
             return
@@ -302,10 +311,10 @@ class Stages:
 
 
 def _require_teachers(teachers: ExpertTeachers, train: LabelledImages) -> None:
-    """Refuses the baseline of teacher labels where the experts' last checkpoints were not kept.
+    """Refuses baselines with teacher labels if the experts' last checkpoints were not kept.
 
     Raises:
-        OptionError: they were not.
+        OptionError: the checkpoints were not kept.
     """
     try:
         teachers.logits(train.images[:1])

@@ -1,4 +1,4 @@
-"""Stopping in order, between two outer steps: because time is over, or because a signal came."""
+"""Stops a run between two outer steps, because of a time limit or a signal, and measures its time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, Literal
 from ddfw.contracts.executor import Crew
 from ddfw.errors import StoppedError
 
-#: Why to stop: the number of a signal, or that time is over.
+#: Why to stop: the number of a signal, or "time" if the time limit is reached.
 Reason = int | Literal["time"]
 
 _STAGES = ("experts", "distill", "evaluate")
 
 
 def now() -> float:
-    """Seconds of a clock that is never put back."""
+    """Seconds of a monotonic clock, which is never set back."""
     return time.monotonic()
 
 
@@ -29,8 +29,8 @@ class Stopping:
     """Whether a run should stop, asked between its steps; all processes of a crew get the same answer.
 
     Args:
-        crew: everybody asks at the same places.
-        seconds: from now until time is over, None for never.
+        crew: the processes of the run; all of them must ask at the same points of the run.
+        seconds: time limit in seconds from now, None for none.
     """
 
     def __init__(self, crew: Crew, seconds: float | None = None) -> None:
@@ -41,16 +41,16 @@ class Stopping:
 
     @property
     def timed(self) -> bool:
-        """Whether there is a time to look at."""
+        """Whether there is a time limit."""
         return self._deadline is not None
 
     @property
     def time_is_over(self) -> bool:
-        """Of this process alone."""
+        """Whether the deadline has passed in this process."""
         return self._deadline is not None and now() >= self._deadline
 
     def wanted(self) -> Reason | None:
-        """Why to stop now; a signal comes before the time."""
+        """The reason to stop now, None to continue; if both a signal and the time limit are reasons, the signal."""
         mine: Reason | None = self._signal
         if mine is None and self.time_is_over:
             mine = "time"
@@ -60,15 +60,15 @@ class Stopping:
         return next((r for r in reasons if isinstance(r, int)), reasons[0] if reasons else None)
 
     def stop(self, reason: Reason, message: str) -> None:
-        """Stops: raises, or does what the signal does where nobody listens for it.
+        """Stops the run: raises an error if the time limit is reached, or raises the signal again with its own handler.
 
         Args:
-            reason: from `wanted`.
-            message: for a stop because time is over.
+            reason: the reason, as `wanted` returned it.
+            message: text of the error if the time limit is reached.
 
         Raises:
-            StoppedError: time is over.
-            KeyboardInterrupt: or whatever else the signal's own handler raises.
+            StoppedError: the time limit is reached.
+            KeyboardInterrupt: the reason is SIGINT. Other handlers may raise other exceptions.
         """
         if reason == "time":
             raise StoppedError(message)
@@ -78,9 +78,9 @@ class Stopping:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Until the end of the block, the first SIGTERM or SIGINT is noted; a second one does what it always does.
+        """Within the block, the first SIGTERM or SIGINT only asks the run to stop; a second one has its usual effect.
 
-        Outside the main thread, which alone can set handlers, nothing changes.
+        In threads other than the main one signals keep their usual effect, since Python allows handlers there only.
         """
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,7 +92,7 @@ class Stopping:
             yield
         finally:
             self._put_back()
-        if self._signal is not None:  # it came after the last look
+        if self._signal is not None:  # it came after the last call of `wanted`
             late, self._signal = self._signal, None
             signal.raise_signal(late)
 
@@ -100,8 +100,8 @@ class Stopping:
         self._signal = number
         self._put_back()
         if self._crew.size > 1:
-            return  # a launcher also sends signals because another process is gone
-        with contextlib.suppress(OSError):  # no stream: it may be in the middle of a write
+            return  # no message, since a launcher also sends signals when another process has ended
+        with contextlib.suppress(OSError):  # not sys.stderr, which the signal may have interrupted in a write
             os.write(2, b"\n" * os.isatty(2) + b"stopping after this step; once more stops at once\n")
 
     def _put_back(self) -> None:
@@ -110,10 +110,10 @@ class Stopping:
 
 
 class StageTimer:
-    """Seconds of each stage, over all parts of a run.
+    """Measures the seconds of each stage, summed over the first start of a run and all resumptions.
 
     Args:
-        before: seconds of earlier parts.
+        before: seconds of each stage before the run was resumed, {} for a new run.
     """
 
     def __init__(self, before: Mapping[str, float]) -> None:
@@ -122,7 +122,7 @@ class StageTimer:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Adds the seconds of the block to a stage."""
+        """Adds the seconds that the block takes to a stage (`experts`, `distill`, `evaluate`)."""
         self._running[stage] = now()
         try:
             yield
@@ -132,7 +132,7 @@ class StageTimer:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By stage, with those of a stage that is not over."""
+        """Seconds by stage, including the time so far of a stage that is still running."""
         at, found = now(), dict(self._seconds)
         for stage, began in self._running.items():
             found[stage] = found.get(stage, 0.0) + at - began

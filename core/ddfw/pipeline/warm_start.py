@@ -1,4 +1,4 @@
-"""Where a run begins that starts from a learned set (`outer.init_from`) in place of real images."""
+"""Starts a run from a learned set (`outer.init_from`) instead of real images."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class WarmStart:
-    """What `outer.init_from` names.
+    """The learned set that `outer.init_from` names.
 
     Args:
-        images: in place of real ones.
-        params: what the run stored for its parameterisation, {} where it is no run of this one.
-        label_params: likewise for its labels.
-        step_size: likewise.
-        sha256: of its images and targets.
+        images: its images, used instead of real ones.
+        params: its stored parameters, {} if it was not learned with this run's parameterisation and training space.
+        label_params: its stored label parameters, {} if it was not learned with this run's label strategy.
+        step_size: its learned step size, None if it was not learned with this run's parameterisation.
+        sha256: hash of its images and targets.
     """
 
     images: RealImages
@@ -42,7 +42,7 @@ class WarmStart:
     sha256: str
 
     def to(self, device: torch.device) -> WarmStart:
-        """The same on a device."""
+        """A copy with all tensors on a device."""
 
         def moved(tensors: Params) -> Params:
             return {key: tensor.to(device) for key, tensor in tensors.items()}
@@ -52,15 +52,15 @@ class WarmStart:
         return evolve(self, images=images, params=moved(self.params), label_params=moved(self.label_params))
 
     def fits(self, params: Params) -> bool:
-        """Whether the stored parameters can take the place of these."""
+        """Whether the stored parameters have the names, shapes and dtypes of `params`, and can replace them."""
         return bool(self.params) and _alike(self.params, params)
 
 
 def set_sha256(path: Path) -> str:
-    """The hash of the images and targets of a set, as a run's manifest has it.
+    """The hash of the images and targets of the set at a path, as it stands in a run's manifest.
 
     Raises:
-        DataError: nothing that can be read there.
+        DataError: there is no readable set at the path.
     """
     return _sha256(read_images(path))
 
@@ -70,7 +70,7 @@ def _sha256(found: ImageSet) -> str:
 
 
 def _decodes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two tables name one parameterisation with the same options, learning rates apart."""
+    """Whether two tables name the same parameterisation with equal options, learning rates and initialisation aside."""
     rates = ("lr", "lr_mappers", "lr_coefficients", "momentum", "source", "from")
     return {k: v for k, v in one.items() if k not in rates} == {k: v for k, v in other.items() if k not in rates}
 
@@ -80,11 +80,11 @@ def _alike(some: Params, others: Params) -> bool:
 
 
 def warm_start(plan: Plan) -> WarmStart | None:
-    """Reads the set that `outer.init_from` names, None where it names none.
+    """Reads the learned set that `outer.init_from` names; None if the option is empty.
 
     Raises:
-        ConfigError: it lacks a class.
-        DataError: nothing that can be read there, or images of another shape.
+        ConfigError: the set has no image of some class.
+        DataError: the set cannot be read, or its images have another shape than those of the data set.
     """
     config = plan.config
     if not config.outer.init_from:

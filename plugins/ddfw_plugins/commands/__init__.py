@@ -1,4 +1,4 @@
-"""Commands of `ddfw` beyond the core's own; a command's module is imported when it is called."""
+"""Commands that ship with ddfw as plugins; a command's module is imported only when the command is called."""
 
 from __future__ import annotations
 

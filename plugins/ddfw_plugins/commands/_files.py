@@ -1,4 +1,4 @@
-"""What the files of sweeps and comparisons have in common."""
+"""Checks that the files of sweeps and comparisons share."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def require_name(name: str, place: str) -> None:
-    """Refuses a name that could not be a folder's.
+    """Refuses a name that cannot be the name of a folder.
 
     Args:
-        name: the name.
-        place: where it stands, for the message.
+        name: the name to check.
+        place: for the message: where the name stands in its file, or the file itself.
 
     Raises:
-        ConfigError: it has other characters than letters, digits, `.`, `_` and `-`, or does not start with a letter or
-            digit.
+        ConfigError: the name has other characters than letters, digits, `.`, `_` and `-`, or does not start with a
+            letter or digit.
     """
     if not _NAME.fullmatch(name):
         raise ddfw.config_error(place, f"{name!r} names a folder, too: use A-Z a-z 0-9 . _ -, a letter or digit first")
 
 
 def known_recipe(instance: object, attribute: object, value: str) -> None:
-    """Refuses a text that is not the name of a recipe; an attrs validator. "" stands for none."""
+    """An attrs validator that refuses a text which is not the name of a recipe; "", for no recipe, is allowed."""
     if value and value not in (known := ddfw.recipes()):
         hint = ddfw.did_you_mean(value, known) or " `ddfw recipes list` lists all."
         raise ValueError(f"unknown recipe {value!r}.{hint}")

@@ -1,4 +1,4 @@
-"""`ddfw bench`."""
+"""The command `ddfw bench`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @click.command("bench")
 @component_flags("executor")
-@click.option("--only", type=click.Choice(BENCH_GROUPS), multiple=True, help="Only this (may be given several times).")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME", help="Only this shape (of --only outer).")
-@click.option("--pairs", type=click.IntRange(min=1), default=9, show_default=True, help="Interleaved pairs per ratio.")
+@click.option("--only", type=click.Choice(BENCH_GROUPS), multiple=True, help="Measure only this (repeatable).")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME", help="Measure outer steps only in this size.")
+@click.option("--pairs", type=click.IntRange(min=1), default=9, show_default=True, help="Pairs of timings per ratio.")
 @set_option
 @quiet_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
@@ -35,8 +35,8 @@ def bench_command(
 ) -> None:
     """Measure ddfw against a plain trajectory-matching loop, on this machine.
 
-    Both do the same work in one process, in turn, so that ratios hold on a busy machine, too. Below 1 ddfw is faster,
-    or takes less memory. All of it takes some twenty minutes on two cores; `--shape digits` two.
+    Both do the same work in turn, in one process, so that ratios hold on a busy machine, too. A ratio below 1 means
+    that ddfw is faster, or takes less memory. The whole takes about twenty minutes on two cores, `--shape digits` two.
 
     \b
     ddfw bench --shape digits --only outer
@@ -71,7 +71,7 @@ def bench_command(
 
 
 def _table(rows: list[BenchRow], about: dict[str, Any]) -> RenderableType:
-    """The rows for people, those whose bound is broken in red, and where they were measured."""
+    """The rows as a table for a terminal, broken bounds in red, with notes on the machine."""
     from rich.text import Text
 
     from ddfw import text_table

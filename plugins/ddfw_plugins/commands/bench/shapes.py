@@ -1,4 +1,4 @@
-"""What `ddfw bench` can measure, by name. Importing this loads no torch."""
+"""Names and sizes of what `ddfw bench` can measure. Importing this module loads no torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class BenchShape:
     """A size of work: one outer step of a ConvNet on random images.
 
     Args:
-        name: what users type.
+        name: the name that users type.
         about: the experiment that has this size.
-        depth: D, blocks of the ConvNet.
-        width: W, its channels.
-        side: rows and columns of the images.
-        channels: C.
-        images: how many synthetic images, all of them in each inner step.
-        steps: N.
+        depth: number of blocks of the ConvNet.
+        width: number of channels of each block.
+        side: height and width of the images, in pixels.
+        channels: number of colour channels of the images.
+        images: number of synthetic images; every inner step uses all of them.
+        steps: N, the number of inner steps.
     """
 
     name: str
@@ -34,7 +34,7 @@ class BenchShape:
 
     @property
     def title(self) -> str:
-        """The experiment, network and images in words."""
+        """The experiment, its network and its images in one line."""
         network = f"ConvNet {self.depth}×{self.width}"
         return f"{self.about}: {network}, {self.images} images {self.side}×{self.side}, N = {self.steps}"
 

@@ -1,4 +1,4 @@
-"""What `ddfw bench` measures.
+"""The measurements of `ddfw bench`.
 
 Every row is a ratio of ddfw to the plain loop on the same work; below 1 ddfw is faster, or takes less memory.
 """
@@ -27,13 +27,13 @@ from ddfw_plugins.commands.bench.yardstick import plain_training
 
 BENCH_SCHEMA = 1
 Call = Callable[[], Any]
-#: Bytes of `gradient.memory` that hold every graph, whatever the machine.
+#: A `gradient.memory` (bytes) so large that the graphs of all inner steps are held.
 HOLD_ALL = 2**62
-#: Inner steps N of the comparison of memory.
+#: Number of inner steps N in the comparison of memory.
 MEMORY_STEPS = 80
-#: Images of the augmentation's comparison, and of the experts' training set.
+#: Number of images in the comparison of augmentations, and in the training set of experts.
 AUGMENTED, TRAINED = 500, 1_000
-#: One epoch of an expert.
+#: Settings of the one epoch for which experts are trained.
 EPOCH = TrainingSettings(epochs=1, lr=0.01, momentum=0.0, weight_decay=0.0, batch_size=256)
 #: Largest ratios that are promised on a CPU, by (bench, shape, mode).
 BOUNDS: Mapping[tuple[str, str, str], float] = {
@@ -55,15 +55,15 @@ class BenchRow:
     """One line of the table.
 
     Args:
-        bench: what is measured.
-        shape: on which work.
-        mode: how ddfw did it.
-        ratio: of times, None where bytes are compared.
-        bytes: the most bytes that ddfw adds to what is alive, and that the plain loop adds; None where times are.
-        bound: what the ratio should not exceed, None where nothing was promised.
+        bench: what is measured, such as "outer step".
+        shape: name of the size of the work.
+        mode: the way in which ddfw does the work, such as "compiled".
+        ratio: ratio of times, None if bytes are compared.
+        bytes: peak memory that ddfw adds, and that the plain loop adds; None if times are compared.
+        bound: largest ratio that is promised, None if nothing is promised.
         error: the largest difference between both sides' results, relative to the plain one's largest value, in the
             measured precision; None where the results are not the same thing.
-        note: what there is to say.
+        note: a remark on the measurement, "" for none.
     """
 
     bench: str
@@ -85,11 +85,11 @@ class BenchRow:
 
     @property
     def kept(self) -> bool | None:
-        """Whether the bound is kept, None without one."""
+        """Whether the ratio is within its bound, None without a bound."""
         return None if self.bound is None else self.value <= self.bound
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """The row as a JSON-able dictionary."""
         return {**asdict(self), "value": self.value, "kept": self.kept}
 
 
@@ -98,11 +98,11 @@ class Benchmarks:
     """The measurements of one executor, a method for each of `BENCH_GROUPS`.
 
     Args:
-        executor: whose sessions are measured; its compiled variants besides, where it has them.
-        device: where these compute.
-        shapes: of the outer steps.
-        pairs: interleaved pairs of each ratio of times.
-        tick: told what is measured next.
+        executor: the executor to measure; its compiled variants are measured, too, if it has them.
+        device: the device on which the executor computes.
+        shapes: the sizes in which outer steps are measured.
+        pairs: number of pairs of timings for each ratio.
+        tick: called before each measurement with its name.
     """
 
     executor: AbstractExecutor
@@ -112,7 +112,7 @@ class Benchmarks:
     tick: Callable[[str], None] = lambda words: None
 
     def rows(self, groups: Sequence[str]) -> Iterator[BenchRow]:
-        """Measures some of `BENCH_GROUPS`, and yields each row as soon as it is there."""
+        """Measures some of `BENCH_GROUPS`, and yields each row as soon as it is measured."""
         methods = (self.outer, self.memory, self.augment, self.expert, self.ensemble)
         for group, method in zip(BENCH_GROUPS, methods, strict=True):
             for row in method() if group in groups else ():
@@ -120,7 +120,7 @@ class Benchmarks:
                 yield evolve(row, bound=bound if self.device.type == "cpu" else None)
 
     def outer(self) -> Iterator[BenchRow]:
-        """One outer step: its meta-gradient."""
+        """Times of the meta-gradient of one outer step, in every mode of the executor."""
         for shape in self.shapes:
             for mode, (variant, memory) in executor_modes(self.executor).items():
                 work = bench_work(shape, memory=memory, device=self.device)
@@ -134,8 +134,8 @@ class Benchmarks:
                     yield evolve(row, note=f"{held} held" if held else "")
 
     def memory(self) -> Iterator[BenchRow]:
-        """The most bytes that one outer step adds at N = 80."""
-        # On a CPU tensors are counted as operations are dispatched, which those of compiled steps are not.
+        """Peak memory that the meta-gradient of one outer step with N = 80 adds."""
+        # On a CPU, memory is counted at each dispatched operation; operations of compiled steps are not dispatched.
         wanted = ("no graph held", "compiled") if self.device.type == "cuda" else ("no graph held",)
         modes = executor_modes(self.executor)
         for mode in (mode for mode in wanted if mode in modes):
@@ -144,13 +144,13 @@ class Benchmarks:
             self.tick(f"memory, cifar-ipc1, {mode}")
             with variant.open(work.context) as session:
                 ours = partial(session.meta_gradient, work.problem, [work.segment])
-                ours()  # what is made once does not count
+                ours()  # the first call also makes what is kept for later calls, which is not counted
                 size = live_bytes(ours, self.device), live_bytes(work.plain_gradient, self.device)
             note = f"N = {MEMORY_STEPS}, extra peak"
             yield BenchRow(bench="memory", shape="cifar-ipc1", mode=mode, bytes=size, note=note)
 
     def augment(self) -> Iterator[BenchRow]:
-        """DSA's matrices, and its whole warps, against loops over images."""
+        """Times of the matrices of the augmentation DSA, and of its warps, against loops over images."""
         rng = torch.Generator().manual_seed(0)
         for family in ("scale", "rotate"):
             augmentation = component("augment", "dsa", families=(family,))
@@ -173,7 +173,7 @@ class Benchmarks:
                 )
 
     def expert(self) -> Iterator[BenchRow]:
-        """An expert's epoch with its snapshot and validation, against a loop with torch.optim.SGD and neither."""
+        """Time of an expert's epoch with snapshot and validation, against torch.optim.SGD in a loop without them."""
         work, data = self._training("cifar-ipc1")
         one = LabelledImages(images=data.images[:1], targets=data.targets[:1])
         rng = torch.Generator().manual_seed(0)
@@ -196,7 +196,7 @@ class Benchmarks:
             )
 
     def ensemble(self) -> Iterator[BenchRow]:
-        """Four experts at a time against one after another, where the executor can."""
+        """Time of four experts trained at once against one after another; no row if the executor cannot do so."""
         if not hasattr(self.executor, "together"):
             return
         work, data = self._training("digits")
@@ -211,7 +211,7 @@ class Benchmarks:
             yield self._timed(names, train(together), train(alone), "against one after another", compared=False)
 
     def _training(self, name: str) -> tuple[BenchWork, LabelledImages]:
-        """A shape's network, and labelled noise to train it on."""
+        """The network of a shape, and labelled random images to train it on."""
         shape, rng = BENCH_SHAPES[name], torch.Generator().manual_seed(1)
         images = torch.randn(TRAINED, shape.channels, shape.side, shape.side, generator=rng)
         labels = torch.arange(TRAINED) % NUM_CLASSES
@@ -221,7 +221,7 @@ class Benchmarks:
     def _timed(
         self, names: tuple[str, str, str], ours: Call, plain: Call, note: str = "", *, compared: bool = True
     ) -> BenchRow:
-        """Times both sides; where they are `compared`, says how far the tensors that they return are apart."""
+        """Times both sides; if `compared`, also records how far the tensors that they return differ."""
         self.tick(", ".join(names))
         error = None
         if compared:
@@ -233,7 +233,7 @@ class Benchmarks:
 
 
 def executor_modes(executor: AbstractExecutor) -> dict[str, tuple[AbstractExecutor, int]]:
-    """The ways to compute an outer step that an executor has: itself or its variant, and bytes of held graphs."""
+    """The modes in which an executor can compute an outer step: for each a variant and `gradient.memory` in bytes."""
     ways = {name for name in ("compile", "graphs") if hasattr(executor, name)}
 
     def variant(on: set[str]) -> AbstractExecutor:
@@ -246,7 +246,7 @@ def executor_modes(executor: AbstractExecutor) -> dict[str, tuple[AbstractExecut
 
 
 def live_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that `work` adds to what is alive: of tensors on a CPU, of the allocator on a GPU."""
+    """Peak bytes that `work` allocates on top of what is allocated: by tensors on a CPU, by the allocator on a GPU."""
     if device.type != "cuda":
         return peak_bytes(work)
     torch.cuda.synchronize(device)
@@ -258,7 +258,12 @@ def live_bytes(work: Callable[[], object], device: torch.device) -> int:
 
 
 def matrices_in_a_loop(family: str, values: Mapping[str, Tensor]) -> Tensor:
-    """DSA's matrices [B, 2, 2] image by image, as a list of numbers that becomes a tensor."""
+    """DSA's matrices [B, 2, 2] float32, made image by image as lists of numbers, as in published code.
+
+    Args:
+        family: "scale" or "rotate".
+        values: the random draws, each [B] in [0, 1): `x` and `y` for "scale", `u` for "rotate".
+    """
     if family == "scale":
         low, high = 1 / 1.2, 1.2
         x, y = (values[key] * (high - low) + low for key in ("x", "y"))
@@ -282,7 +287,7 @@ def warps_in_a_loop(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def machine(executor: AbstractExecutor) -> tuple[torch.device, dict[str, Any]]:
-    """An executor's device, and what the figures come from: the session's description, the machine and versions."""
+    """An executor's device, and a JSON-able record of device, versions and processor for the report."""
     with executor.open(bench_work(BENCH_SHAPES["digits"]).context) as session:
         device, described = session.device, session.describe()
     return device, {

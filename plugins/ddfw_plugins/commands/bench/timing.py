@@ -1,4 +1,4 @@
-"""Ratios of times: what is compared runs in turn, so that whatever else the machine does meets both sides."""
+"""Ratios of times: both sides run in turn, so that other load on the machine slows both alike."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class TimeRatio:
-    """Times of one thing over times of another, pair by pair.
+    """Ratios of the times of some work to the times of its reference, measured in pairs.
 
     Args:
-        median: of the pairs' ratios.
-        low: their lower quartile.
-        high: their upper quartile.
-        pairs: how many.
-        seconds: median time of the one.
-        reference_seconds: median time of the other.
+        median: median of the ratios.
+        low: lower quartile of the ratios.
+        high: upper quartile of the ratios.
+        pairs: number of pairs.
+        seconds: median time of the work, in seconds.
+        reference_seconds: median time of the reference, in seconds.
     """
 
     median: float
@@ -34,13 +34,13 @@ class TimeRatio:
 def time_pairs(
     work: Callable[[], object], reference: Callable[[], object], count: int, device: torch.device
 ) -> TimeRatio:
-    """Times two things in turn, each once before that; who goes first changes from pair to pair.
+    """Times two functions in turn, after one untimed call of each; which is called first alternates.
 
     Args:
-        work: what is measured.
-        reference: what it is measured against.
-        count: pairs.
-        device: waited for before the clock is read.
+        work: the function to measure.
+        reference: the function to compare it with.
+        count: number of pairs.
+        device: the device that both use; work on it is finished before the clock is read.
     """
     work()
     reference()
@@ -62,7 +62,7 @@ def time_pairs(
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of one call; a GPU is waited for before and after."""
+    """Wall-clock seconds of one call of `work`; a GPU finishes its work before the clock is read."""
     _wait(device)
     began = time.perf_counter()
     work()

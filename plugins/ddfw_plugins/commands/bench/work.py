@@ -1,6 +1,6 @@
-"""One outer step's inner problem, with random images and parameters, for the engine and for the plain loop.
+"""The work of one outer step with random images and parameters, for the engine and for the plain loop.
 
-What a step costs does not depend on the values, so neither data nor experts are needed.
+The cost of a step does not depend on the values, so neither data nor experts are needed.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ddfw.engine.inner import build_module
 from ddfw_plugins.commands.bench.shapes import BenchShape
 from ddfw_plugins.commands.bench.yardstick import PlainGradient, plain_meta_gradient
 
-#: Classes of every shape.
+#: Number of classes in every shape.
 NUM_CLASSES = 10
 CPU = torch.device("cpu")
 
 
 @frozen(kw_only=True)
 class BenchWork:
-    """One outer step.
+    """The work of one outer step.
 
     Args:
-        plain: the network as PyTorch builds it, for the plain loop.
-        context: what an executor's session needs.
-        problem: images, targets, step size, and the schedule with DSA's draws.
-        segment: where the student starts and should land.
+        plain: the network as a PyTorch module, for the plain loop.
+        context: network, augmentation and loss, for opening an executor's session.
+        problem: images, targets, step size, and the schedule of batches with the draws of the augmentation.
+        segment: parameters at which the student starts, and parameters that it should reach.
     """
 
     plain: nn.Module
@@ -37,7 +37,7 @@ class BenchWork:
     segment: Segment
 
     def plain_gradient(self) -> PlainGradient:
-        """The meta-gradient by the plain loop."""
+        """The meta-gradient of this work, computed by the plain loop."""
         problem, (schedule,) = self.problem, self.problem.schedules
 
         def augment(images: Tensor, step: int) -> Tensor:
@@ -46,7 +46,7 @@ class BenchWork:
         return plain_meta_gradient(
             self.plain,
             problem.images,
-            problem.targets.argmax(dim=1),  # classes, as the public loops have them
+            problem.targets.argmax(dim=1),  # class indices, as in published loops
             problem.step_size,
             self.segment.start,
             self.segment.target,
@@ -62,14 +62,14 @@ def bench_work(
     memory: int | None = None,
     device: torch.device = CPU,
 ) -> BenchWork:
-    """Random work of a shape; the same for every call.
+    """Random work of a given size; equal arguments give equal work.
 
     Args:
-        shape: its size.
-        dtype: of all floating tensors.
-        steps: N in place of the shape's.
+        shape: the size.
+        dtype: dtype of all floating-point tensors.
+        steps: N, the number of inner steps; None for that of the shape.
         memory: `gradient.memory` in bytes; None for "auto".
-        device: where all tensors are.
+        device: device of all tensors.
     """
     rng = torch.Generator().manual_seed(0)
     spec = ImageSpec(channels=shape.channels, height=shape.side, width=shape.side, num_classes=NUM_CLASSES)

@@ -1,7 +1,7 @@
 """The yardstick: plain trajectory matching, with autograd through all inner steps.
 
-It is written from the method's equations alone and shares no code with the engine. So its results check those of the
-engine, and its cost is that of such a loop: every inner step keeps its graph until the one backward pass.
+This code is written from the method's equations alone and shares none with the engine. So its results check those of
+the engine, and its cost is that of a plain loop, in which every inner step keeps its graph until the backward pass.
 
 Shapes: n images, b of them in a batch, C channels, H rows, W columns, m classes, N inner steps, P parameters.
 """
@@ -22,9 +22,9 @@ class PlainGradient:
     """One outer step of the plain loop: the matching loss and its gradients.
 
     Args:
-        loss: scalar.
+        loss: L, the matching loss, a scalar.
         images: ∂L/∂images [n, C, H, W].
-        step_size: ∂L/∂a, scalar.
+        step_size: ∂L/∂a, a scalar; a is the student's step size.
     """
 
     loss: Tensor
@@ -45,14 +45,14 @@ def plain_meta_gradient(
     """Unrolls a student and differentiates the matching loss through all of its steps.
 
     Args:
-        module: gives names and shapes of the parameters.
-        images: [n, C, H, W].
-        labels: [n] classes or [n, m] probabilities.
-        step_size: a, scalar.
+        module: the network; its own parameter values are not used.
+        images: [n, C, H, W], the synthetic images.
+        labels: [n] class indices or [n, m] probabilities.
+        step_size: a, the student's step size, a scalar.
         start: [P], the expert's parameters from which the student starts.
-        target: [P], the parameters that it should reach.
-        batches: rows of `images` for each of the N steps.
-        augment: (batch, number of the step) → augmented batch.
+        target: [P], the expert's parameters that the student should reach.
+        batches: row numbers in `images`, for each of the N steps.
+        augment: called with a batch and the number of the step (from 0); returns the augmented batch.
     """
     images = images.detach().requires_grad_()
     step_size = step_size.detach().requires_grad_()
@@ -85,14 +85,14 @@ def plain_training(
     """A plain training loop with torch.optim.SGD; the module is trained in place.
 
     Args:
-        module: the network.
-        images: [n, C, H, W].
-        labels: [n] classes or [n, m] probabilities.
+        module: the network to train.
+        images: [n, C, H, W], the training images.
+        labels: [n] class indices or [n, m] probabilities.
         epochs: passes over the images.
         lr: learning rate.
-        batch_size: images of a step; the last batch of an epoch may be smaller.
-        augment: batch → augmented batch.
-        rng: shuffles the images.
+        batch_size: number of images in a step; the last batch of an epoch may be smaller.
+        augment: called with a batch; returns the augmented batch.
+        rng: random generator that shuffles the images.
 
     Returns:
         The mean loss of each epoch.

@@ -1,4 +1,4 @@
-"""`ddfw compare`."""
+"""The command `ddfw compare`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ddfw_plugins.commands.compare import files, runner, tables
 
 @click.command("compare")
 @click.argument("comparison", metavar="NAME|FILE")
-@click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant (may be given several times).")
-@click.option("--seeds", metavar="A,B,C", help="Run seeds in place of the file's.")
+@click.option("--only", multiple=True, metavar="VARIANT", help="Run only this variant (may be given several times).")
+@click.option("--seeds", metavar="A,B,C", help="Run seeds to use instead of the file's.")
 @click.option("--out", type=click.Path(path_type=Path), help="The comparison's folder; the default is runs/<name>.")
 @experts_dir_option
 @data_root_option
 @max_time_option
 @quiet_option
-@click.option("--dry-run", is_flag=True, help="Check every variant, say what it would cost, and stop.")
+@click.option("--dry-run", is_flag=True, help="Check every variant, list the runs, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def compare_command(
     comparison: str,
@@ -39,8 +39,8 @@ def compare_command(
 ) -> None:
     """Run several ways to distil at equal cost, and compare them over run seeds.
 
-    A comparison is a TOML file: what all variants share, and what each changes. One that ships with ddfw goes by its
-    name. Runs that are already finished are not run again, so the same command goes on where it was interrupted.
+    A comparison is a TOML file with the settings that all variants share, and those that each changes. Comparisons that
+    ship with ddfw have names. Finished runs are not run again, so the same command continues an interrupted comparison.
 
     \b
     ddfw compare fashionmnist-ipc1 --data-root DATA

@@ -1,4 +1,4 @@
-"""A comparison's file: what all variants share, and what each one changes."""
+"""Reads the file of a comparison: the settings that all variants share, and those that each variant changes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _SEEDS: Any = deep_iterable(ge(0), min_len(1))
 
 @frozen(kw_only=True)
 class ComparisonSettings:
-    """`[comparison]`.
+    """The table [comparison] of a comparison's file.
 
     Args:
-        seeds: run seeds; the table gives mean and standard deviation over them.
-        summary: one line.
-        source: where the settings come from.
-        recipe: what the base lies over.
-        image_gradients: inner image-gradients that every variant may spend; `outer.steps` follows from it.
-        selections: how often every variant is looked at on the validation split after its start, at most.
+        seeds: run seeds; the results are given as mean and standard deviation over them.
+        summary: one line about the comparison.
+        source: the paper or code that the settings come from.
+        recipe: name of the recipe whose settings lie below [base].
+        image_gradients: number of images whose gradient every variant may compute in inner steps; sets `outer.steps`.
+            None leaves `outer.steps` as configured.
+        selections: largest number of evaluations on the validation split in a run, without the one at the start; sets
+            `eval.every`. None leaves `eval.every` as configured.
     """
 
     seeds: tuple[int, ...] = field(validator=_SEEDS)
@@ -40,13 +42,13 @@ class ComparisonSettings:
 
 @frozen(kw_only=True)
 class Variant:
-    """One way to distil.
+    """One of the ways to distil that are compared.
 
     Args:
-        name: key in the file, and folder of its runs.
-        title: words for the table.
-        seeds: run seeds, the comparison's unless it has its own.
-        tables: settings over the comparison's base.
+        name: the variant's key in the file, and the folder of its runs.
+        title: the variant's name in tables.
+        seeds: run seeds of the variant.
+        tables: settings that override those of [base].
     """
 
     name: str
@@ -66,13 +68,13 @@ class _File:
 
 @frozen(kw_only=True)
 class Comparison:
-    """A comparison.
+    """A comparison as its file describes it.
 
     Args:
         name: the file's name without the ending; `run.recipe` of every run.
         settings: the table [comparison].
-        base: settings that all variants share, over the recipe.
-        variants: in the order of the file.
+        base: the table [base]: settings that all variants share; they override the recipe's.
+        variants: the variants, in the order of the file.
     """
 
     name: str
@@ -82,16 +84,16 @@ class Comparison:
 
 
 def shipped() -> dict[str, Path]:
-    """The files of the comparisons that plugins ship beside their recipes, by name."""
+    """The files of the comparisons that plugins ship with their recipes, by the name of the comparison."""
     folders = [offer.item / "comparisons" for offer in ddfw.recipe_folders().entries.values()]
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 
 def read(name_or_path: str) -> Comparison:
-    """A comparison that ships with ddfw, or one's own file.
+    """Reads a comparison: one that ships with ddfw by its name, any other by the path of its file.
 
     Raises:
-        ConfigError: unknown, unreadable, or not a comparison; with the place.
+        ConfigError: there is no such comparison, or the file is unreadable or wrong; with the place in it.
     """
     known = shipped()
     path = known.get(name_or_path, Path(name_or_path))
@@ -116,10 +118,15 @@ def _variant(name: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Varia
 
 
 def chosen(comparison: Comparison, names: Sequence[str], seeds: Sequence[int]) -> Comparison:
-    """Only some variants (all without names), with other seeds if there are any.
+    """The comparison with some of its variants only, or with other seeds.
+
+    Args:
+        comparison: the comparison.
+        names: names of the variants to keep; none keeps all.
+        seeds: run seeds for all variants; none keeps those of the file.
 
     Raises:
-        ConfigError: an unknown variant.
+        ConfigError: a name is not that of a variant.
     """
     there = [variant.name for variant in comparison.variants]
     for name in names:

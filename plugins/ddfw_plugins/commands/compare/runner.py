@@ -1,4 +1,4 @@
-"""Comparisons: one file that names several ways to distil, run over several seeds at equal cost.
+"""Runs comparisons: several ways to distil, named in one file, over several seeds and at equal cost.
 
 Every variant gets the same budget of floats, the same number of inner image-gradients (outer steps × segments × inner
 steps × images per inner step, as near as whole steps allow) and about as many selections on the validation split.
@@ -24,7 +24,7 @@ def variant_config(comparison: Comparison, variant: Variant, places: ddfw.Places
     """A variant's configuration, its outer steps and selections set so that all variants cost the same.
 
     Raises:
-        ConfigError: what the variant's settings get wrong, with its name before the path.
+        ConfigError: the variant's settings are wrong, or do not fit its data; the path starts with the variant's name.
         DataError: the data set is missing or damaged.
     """
     settings, place = comparison.settings, f"variants.{variant.name}"
@@ -60,13 +60,13 @@ def _require_equal_terms(comparison: Comparison, variant: Variant, place: str) -
 
 
 def _keys(tables: Mapping[str, Any], name: str) -> set[str]:
-    """The keys of one of the tables; none if it is missing or is no table, which `configure` refuses."""
+    """The keys of one of the tables; none if it is missing, or is not a table (which `configure` refuses)."""
     table = tables.get(name)
     return set(table) if isinstance(table, Mapping) else set()
 
 
 def image_gradients_per_step(config: ddfw.RunConfig, num_images: int) -> int:
-    """Images whose gradient is taken in one outer step: over all segments and inner steps, remainders as they come."""
+    """Number of images whose gradient is computed in one outer step, over all segments and inner steps."""
     outer = config.outer
     return outer.segments_per_step * sum(ddfw.batch_sizes(num_images, outer.batch_syn, outer.syn_steps))
 
@@ -76,9 +76,9 @@ class Job:
     """One run of a comparison.
 
     Args:
-        variant: what is run.
-        config: its configuration, with the run's seed.
-        places: where; `out` is the run directory.
+        variant: the variant that is run.
+        config: the variant's configuration, with the seed of the run.
+        places: folders of the run; `out` is its run directory.
     """
 
     variant: Variant
@@ -87,10 +87,11 @@ class Job:
 
 
 def jobs(comparison: Comparison, places: ddfw.Places) -> list[Job]:
-    """All runs, seed by seed, so that an interrupted comparison has whole rows; every variant is checked first.
+    """All runs of a comparison, seed by seed, so that an interrupted one has every variant; all are checked first.
 
     Raises:
-        ConfigError, DataError: a variant cannot be run; as in `variant_config`.
+        ConfigError: settings of a variant are wrong, or do not fit its data.
+        DataError: the data set is missing or damaged.
     """
     configs = {v.name: variant_config(comparison, v, places) for v in comparison.variants}
     seeds = dict.fromkeys(seed for v in comparison.variants for seed in v.seeds)
@@ -118,14 +119,14 @@ Finished: TypeAlias = dict[tuple[str, int], tuple[Job, "ddfw.RunResult"]]
 
 
 def _finished_before(comparison: Comparison, places: ddfw.Places) -> Finished:
-    """The finished runs in the folder, of any variant of the file and any seed; what does not fit is left out."""
+    """The finished runs in the comparison's folder, of all variants and seeds, except runs with other settings."""
     root, found = folder_of(comparison, places), Finished()
     for variant in comparison.variants:
         names = [path.parent.name.removeprefix("seed-") for path in (root / variant.name).glob("seed-*/summary.json")]
         seeds = sorted(int(name) for name in names if name.isascii() and name.isdigit())
         if not seeds:
             continue
-        with contextlib.suppress(ConfigError):  # of a variant that is not to be run; the others were checked
+        with contextlib.suppress(ConfigError):  # of a variant that is not run now; the others were checked before
             config = variant_config(comparison, variant, places)
             for seed in seeds:
                 job = _job(comparison, variant, config, seed, places)
@@ -144,21 +145,23 @@ def run(
     quiet: bool = False,
     max_seconds: float | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Runs everything that is not there yet; the table is written anew after every run.
+    """Runs what is not finished yet, and writes comparison.json and comparison.md after every run.
 
     Args:
-        whole: the comparison as its file has it; what is finished of it stands in the table too.
-        comparison: what to run of it.
-        places: where; `out` is the comparison's folder.
+        whole: the comparison with all of its variants; all finished runs of it stand in the tables.
+        comparison: the comparison with the variants and seeds to run now.
+        places: folders to read and write; `out` is the comparison's folder.
         say: called with a line of text before each run.
-        quiet: no progress of single runs.
-        max_seconds: stop in order when they are over, as `ddfw.run` does.
+        quiet: show no progress of single runs.
+        max_seconds: time limit for all runs in seconds, None for none.
 
     Returns:
-        The folder and what its comparison.json says.
+        The comparison's folder, and the content of its comparison.json.
 
     Raises:
-        StoppedError: time is over; the same call goes on.
+        ConfigError: settings of a variant are wrong, or do not fit its data.
+        DataError: the data set, or a file of a run, is missing or damaged.
+        StoppedError: the time limit is reached; the same call continues the comparison.
     """
     began, root, record, first = monotonic(), folder_of(whole, places), dict[str, Any](), True
     planned = jobs(comparison, places)
@@ -167,7 +170,7 @@ def run(
         say(f"\n── {number}/{len(planned)}  {job.variant.title}, seed {job.config.run.seed}")
         left = None if max_seconds is None else max_seconds - (monotonic() - began)
         if left is not None and first:
-            left = max(left, 1e-3)  # however short the time, a command gets somewhere
+            left = max(left, 1e-3)  # however short the time is, the first unfinished run makes a step
         result = ddfw.run(job.config, job.places, quiet=quiet, max_seconds=left)
         first = first and result.already_finished
         finished[job.variant.name, job.config.run.seed] = (job, result)
@@ -211,7 +214,7 @@ def _record(comparison: Comparison, finished: Finished) -> dict[str, Any]:
 
 
 def _cost(config: ddfw.RunConfig, summary: Any, subject: str) -> dict[str, Any]:
-    """What a row's training set holds, and what the outer loop spent on it."""
+    """Images and floats of a row's training set, and the outer steps and image gradients spent on it."""
     row = next(r for r in summary["rows"] if r["subject"] == subject)
     steps = config.outer.steps if subject == "distilled" else 0
     return {

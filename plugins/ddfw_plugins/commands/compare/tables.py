@@ -1,4 +1,4 @@
-"""A comparison's record as tables: for documents, and for a terminal."""
+"""Tables of a comparison's results: in Markdown for documents, and for a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _marks(record: Mapping[str, Any]) -> dict[str, str]:
-    """A mark for each note of any row."""
+    """A footnote mark (asterisks) for each note of any row, by the note."""
     notes = dict.fromkeys(note for row in record["rows"] for note in row["notes"])
     return {note: "*" * number for number, note in enumerate(notes, start=1)}
 
@@ -43,12 +43,12 @@ _COLUMNS = ("variant", "test accuracy %", "each seed", "images", "floats with la
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """comparison.md: the table for documents."""
+    """The text of comparison.md, a table in Markdown, from the content of comparison.json."""
     return ddfw.markdown_table(record["comparison"], record["summary"], _COLUMNS, _lines(record), _footnotes(record))
 
 
 def table(record: Mapping[str, Any]) -> RenderableType:
-    """The same as rich renders it."""
+    """The results as a table for a terminal, from the content of comparison.json."""
     return ddfw.text_table(_COLUMNS, _lines(record), _footnotes(record), ("variant", "each seed"))
 
 

@@ -1,4 +1,4 @@
-"""`ddfw gradient`."""
+"""The command `ddfw gradient`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from ddfw import component_flags, data_root_option, experts_dir_option, flag_tables, quiet_option, set_option
 
 F = TypeVar("F", bound=Callable[..., Any])
-#: Figures of a row: key in JSON, heading, decimals.
+#: The columns of numbers: key in JSON, heading, number of decimals.
 _FIGURES = (
     *(("loss", "loss", 3), ("cosine", "cosine", 3), ("norm_ratio", "norm ratio", 2)),
     *(("relative_error", "relative error", 2), ("step_size_ratio", "∂a ratio", 2)),
@@ -21,7 +21,7 @@ _FIGURES = (
 
 
 def _numbers_option(flag: str, kind: type[int] | type[float], default: str, about: str) -> Callable[[F], F]:
-    """An option whose value is numbers above 0 with commas between them."""
+    """A click option whose value is numbers above 0, separated by commas."""
 
     def parse(context: click.Context, parameter: click.Parameter, text: str) -> list[float]:
         try:
@@ -39,9 +39,9 @@ def _numbers_option(flag: str, kind: type[int] | type[float], default: str, abou
 @click.command("gradient")
 @click.argument("recipe", required=False, metavar="[RECIPE|FILE]")
 @component_flags("data", "model", "augment", "param", "traj", "labels", "loss", "executor")
-@_numbers_option("--steps", int, "10,20,50", "Numbers of student steps N.")
-@_numbers_option("--step-sizes", float, "0.01,0.05,0.1", "Step sizes a.")
-@click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Segments of each row.")
+@_numbers_option("--steps", int, "10,20,50", "Numbers N of student steps to try.")
+@_numbers_option("--step-sizes", float, "0.01,0.05,0.1", "Student step sizes a to try.")
+@click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Segments in each row.")
 @experts_dir_option
 @data_root_option
 @set_option

@@ -25,17 +25,17 @@ GRADIENT_SCHEMA = 1
 def compare_gradients(
     plan: Plan, steps: Sequence[int], step_sizes: Sequence[float], draws: int, *, quiet: bool = False
 ) -> dict[str, Any]:
-    """TESLA's gradient against the exact one for every number of steps and step size, early and late.
+    """Compares TESLA's meta-gradient with the exact one, for every number of steps and step size, early and late.
 
     The synthetic set is the configuration's initial one; experts come from the store or are trained. Early students
     start in the first epoch of the window that the trajectory source allows, late ones in its last.
 
     Args:
-        plan: data, network, experts, parameterisation, labels, trajectory source, loss.
-        steps: N, the student's steps.
-        step_sizes: a.
-        draws: segments of each row, each with its own draw of an expert, of batches and of augmentation.
-        quiet: no progress.
+        plan: the run: data, network, experts, parameterisation, labels, trajectory source and loss.
+        steps: the numbers N of student steps to try.
+        step_sizes: the student step sizes a to try.
+        draws: number of segments in each row, each with its own draw of an expert, of batches and of augmentation.
+        quiet: show no progress.
 
     Returns:
         JSON-able: `rows` with means over the draws of the images' cosine, norm ratio and relative error, the step
@@ -77,7 +77,7 @@ def compare_gradients(
 def _both(
     plan: Plan, distillation: Distillation[Any], problem: Problem, start: str, steps: int, draw: int
 ) -> list[MetaGradient]:
-    """The exact gradient and TESLA's (with the factor that its first release lost) on the same data."""
+    """The exact meta-gradient and TESLA's (`tesla_form = "datm"`), for the same segment and batches."""
     config = plan.config
     high = int(config.traj.latest_high(plan.expert_set.epochs))
     low = 0 if start == "early" else high - 1
@@ -92,7 +92,7 @@ def _both(
 
 
 def _errors(pairs: Sequence[Sequence[MetaGradient]]) -> dict[str, float | None]:
-    """A row's figures over the draws, None where a gradient is not finite."""
+    """A row's figures, means (or counts) over its segments; None where a gradient is not finite."""
 
     def over(
         figure: Callable[[MetaGradient, MetaGradient], Tensor],

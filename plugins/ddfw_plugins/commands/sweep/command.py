@@ -1,4 +1,4 @@
-"""`ddfw sweep`."""
+"""The command `ddfw sweep`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ddfw_plugins.commands.sweep import files, runner, study, tables, trials
 @click.option("--out", type=click.Path(path_type=Path), help="The sweep's folder; the default is runs/<file's name>.")
 @experts_dir_option
 @data_root_option
-@click.option("--on", default="", metavar="NAME", help="The executor that scatters whole trials (ray, say).")
+@click.option("--on", default="", metavar="NAME", help="Executor that sends out whole trials, such as ray.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=1, help="How many trials an optuna study asks for at a time."
+    "--workers", type=click.IntRange(min=1), default=1, help="Number of trials that an optuna study proposes at a time."
 )
 @quiet_option
 @click.option("--dry-run", is_flag=True, help="List the trials, check every configuration, and stop.")
@@ -42,8 +42,8 @@ def sweep_command(
 ) -> None:
     """Try values of any settings, each combination an ordinary run, and rank them by validation accuracy.
 
-    FILE is TOML: what all trials share, and a [grid] of values or a [space] for optuna (docs/sweep.md). The same
-    command goes on where it was interrupted. The exit code is 1 if no trial finished.
+    FILE is a TOML file with the settings that all trials share, and a [grid] of values or a [space] for optuna
+    (docs/sweep.md). The same command continues an interrupted sweep. The exit code is 1 if no trial finished.
 
     \b
     ddfw sweep ranks.toml

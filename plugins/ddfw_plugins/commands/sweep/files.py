@@ -1,4 +1,4 @@
-"""A sweep's file: what all trials share, and what differs between them."""
+"""Reads the file of a sweep: the settings that all trials share, and those that differ between them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from attrs.validators import ge, gt, optional
 from ddfw import OptionError, config_error, read_toml, structured
 from ddfw_plugins.commands._files import Tables, known_recipe, require_name
 
-#: Keys of [sweep] that mean something in a study only.
+#: Keys of the table [sweep] that only a study by optuna uses.
 _STUDY_ONLY = ("trials", "seed", "sampler")
 
 
 @frozen(kw_only=True)
 class Choice:
-    """A setting takes one of these values.
+    """The values of a setting that a sweep tries.
 
     Args:
-        values: TOML values, each different from the others.
+        values: the TOML values, all different.
     """
 
     values: tuple[Any, ...]
@@ -38,7 +38,7 @@ class Choice:
 
     @property
     def probes(self) -> tuple[Any, ...]:
-        """The values that are tried as configurations before a study starts: all of them."""
+        """Every value of the list; configurations with them are checked before a study starts."""
         return self.values
 
 
@@ -49,13 +49,13 @@ def _finite(instance: object, attribute: object, value: float) -> None:
 
 @frozen(kw_only=True)
 class Range:
-    """A setting takes a number between two others; a whole one, if `low`, `high` and `step` are whole.
+    """The range of numbers that a study tries for a setting: whole ones if `low`, `high` and `step` are whole.
 
     Args:
-        low: the least.
-        high: the most, included.
-        log: whether equal ratios are equally likely, instead of equal differences.
-        step: the distance between two neighbours, None for none.
+        low: the smallest number.
+        high: the largest number, included.
+        log: whether the logarithm of the number is drawn uniformly, instead of the number.
+        step: distance between two neighbouring numbers, None for any number in between.
     """
 
     low: int | float = field(validator=_finite)
@@ -72,32 +72,32 @@ class Range:
             return
         if self.log:
             raise OptionError("log = true has no step; leave one of them out", "step")
-        # Decimals, since 0.7 - 0.1 is no multiple of 0.2 for floats.
+        # Computed in decimals, since in floats 0.7 - 0.1 is not a multiple of 0.2.
         if (Decimal(str(self.high)) - Decimal(str(self.low))) % Decimal(str(self.step)):
             raise OptionError(f"{self.high:g} is not reached from {self.low:g} in steps of {self.step:g}", "high")
 
     @property
     def whole(self) -> bool:
-        """Whether the numbers are whole ones."""
+        """Whether only whole numbers are tried."""
         return isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.step, int | None)
 
     @property
     def probes(self) -> tuple[Any, ...]:
-        """The values that are tried as configurations before a study starts: the least and the most."""
+        """The smallest and the largest number; configurations with them are checked before a study starts."""
         return (self.low, self.high)
 
 
 @frozen(kw_only=True)
 class SweepSettings:
-    """`[sweep]`.
+    """The table [sweep] of a sweep's file.
 
     Args:
-        recipe: what [base] lies over; "" lets every trial's settings choose one, as `ddfw run` does.
-        summary: one line.
-        method: every combination, or a study of optuna's; None follows from the table that is there.
-        trials: how many a study has.
-        seed: of the study's sampler.
-        sampler: of the study.
+        recipe: name of the recipe whose settings lie below [base]; "" chooses one by each trial's settings.
+        summary: one line about the sweep.
+        method: "grid" runs every combination, "optuna" a study; None is "grid" for a [grid], "optuna" for a [space].
+        trials: number of trials of a study.
+        seed: seed of the study's sampler.
+        sampler: how a study proposes trials: "tpe" learns from the outcomes, "random" does not.
     """
 
     recipe: str = field(default="", validator=known_recipe)
@@ -131,15 +131,15 @@ class _File:
 
 @frozen(kw_only=True)
 class Sweep:
-    """A sweep.
+    """A sweep as its file describes it.
 
     Args:
         name: the file's name without the ending; `run.recipe` of every trial.
-        method: every combination, or a study that learns from its trials.
+        method: "grid" runs every combination, "optuna" a study.
         settings: the table [sweep].
-        base: settings that all trials share.
-        axes: what differs: paths of settings, `param.rank`, or of whole tables, `param`, with what they take; in the
-            order of the file. In a grid the last one varies fastest.
+        base: the table [base]: settings that all trials share.
+        axes: the values to try, by the path of a setting (`param.rank`) or of a whole table (`param`), in the order of
+            the file. In a grid the last one varies fastest.
     """
 
     name: str
@@ -150,17 +150,17 @@ class Sweep:
 
     @property
     def count(self) -> int:
-        """How many trials there will be."""
+        """Number of trials of the whole sweep."""
         if self.method == "optuna":
             return self.settings.trials
         return math.prod(len(axis.probes) for axis in self.axes.values())
 
 
 def read(path: Path) -> Sweep:
-    """A sweep from its file.
+    """Reads a sweep from its file.
 
     Raises:
-        ConfigError: unreadable, or not a sweep; with the place.
+        ConfigError: the file is missing, unreadable or wrong; with the place in it.
     """
     tables = read_toml(path)
     require_name(path.stem, str(path))
@@ -204,7 +204,7 @@ def _axes(given: Mapping[str, Any], place: str, path: str) -> Iterator[tuple[str
 
 
 def shown(value: Any) -> str:
-    """A value in few words; numbers are rounded."""
+    """A value as short text; numbers are rounded to four digits."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
@@ -220,5 +220,5 @@ def shown(value: Any) -> str:
 
 
 def words(parameters: Mapping[str, Any]) -> str:
-    """A trial's parameters in a line."""
+    """The parameters of a trial in one line: `param.rank=4 outer.steps=100`."""
     return " ".join(f"{path}={shown(value)}" for path, value in parameters.items())

@@ -1,7 +1,7 @@
-"""Sweeps: one file that says what differs between trials; each trial is an ordinary run in a directory of its own.
+"""Runs sweeps: one file names the values to try; each trial is an ordinary run in a directory of its own.
 
-Trials are ranked by the validation accuracy of the step that was selected, and never by the test split: the best of
-many test accuracies is no test accuracy any more.
+Trials are ranked by the validation accuracy of their selected step, never by the test split: the best of many test
+accuracies would be no fair test accuracy.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ from ddfw_plugins.commands.sweep.study import Study, require_optuna
 from ddfw_plugins.commands.sweep.tables import markdown, ranked
 from ddfw_plugins.commands.sweep.trials import Trial, folder_of, grid, probe
 
-#: The function that an executor calls for each trial, wherever it sends it.
+#: Import string of the function that an executor calls for each trial, in this or another process.
 TASK = "ddfw_plugins.commands.sweep.runner:run_trial"
-#: Paths that a trial is sent with.
+#: The fields of `ddfw.Places` that are sent with a trial.
 _PLACES = ("out", "experts", "data_root")
 
-#: How a trial ended, as sweep.json says it: `status`, accuracies, seconds, and a `reason` where there are none.
+#: How a trial ended, as it stands in sweep.json: `status`, accuracies, seconds, and a `reason` if it did not finish.
 Outcome = Mapping[str, Any]
 
 
 def run_trial(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs one trial wherever it was sent.
+    """Runs one trial, in the process that it was sent to.
 
     Args:
-        payload: `config` (a whole configuration's tables), `out`, `experts`, `data_root`, `quiet`.
+        payload: `config` (the tables of a whole configuration), the folders `out`, `experts` and `data_root`, and
+            `quiet` (show no progress).
 
     Returns:
-        Its outcome. A run that diverges or turns out to be impossible has one, too.
+        The outcome of the trial, also if the run diverges or turns out to be impossible.
     """
     config = ddfw.configure(payload["config"], {}, ()).config
     places = ddfw.structured({key: payload[key] for key in _PLACES}, ddfw.Places)
     try:
         try:
             result = ddfw.run(config, places, quiet=payload["quiet"])
-        except ResumeError:  # begun with other threads or versions, on another node perhaps: it starts over
+        except ResumeError:  # begun with other threads or versions, perhaps on another node: start it over
             shutil.rmtree(Path(payload["out"]) / "checkpoints", ignore_errors=True)
             result = ddfw.run(config, places, quiet=payload["quiet"])
         return _finished(result.summary)
@@ -84,11 +85,11 @@ def _without_figures(status: str, reason: str = "") -> dict[str, Any]:
 
 
 def ended(trial: Trial) -> Outcome | None:
-    """How a trial ended in an earlier call, from its directory; None if it did not.
+    """How a trial ended in an earlier call, read from its directory; None if it has not ended.
 
     Raises:
-        DataError: it is finished, but what it wrote was changed.
-        DirectoryInUseError: its directory holds something else.
+        DataError: the trial is finished, but its files were changed afterwards.
+        DirectoryInUseError: the trial's directory holds another run, or something else.
     """
     if trial.config is None:
         return _without_figures("impossible", trial.reason)
@@ -97,7 +98,7 @@ def ended(trial: Trial) -> Outcome | None:
     config, manifest = trial.directory / "config.toml", trial.directory / "manifest.json"
     facts = ddfw.read_json(manifest) if config.is_file() and manifest.is_file() else {}
     if facts.get("status") == "diverged" and config.read_text(encoding="utf-8") == ddfw.config_text(trial.config):
-        return _without_figures("diverged", str(facts.get("reason", "")))  # it would diverge again
+        return _without_figures("diverged", str(facts.get("reason", "")))  # another run of it would diverge again
     return None
 
 
@@ -110,21 +111,21 @@ def run(
     say: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
-    """Runs all trials that have not ended yet; sweep.json and sweep.md are written anew after each.
+    """Runs all trials that have not ended yet, and writes sweep.json and sweep.md after each.
 
     Args:
-        sweep: what to run, or its file.
-        places: where; `out` is the sweep's folder.
-        on: the executor that scatters whole trials; "" runs one after another, here.
-        workers: how many trials a study asks for at a time, with `on`.
-        say: called with a line of text whenever something happens.
-        quiet: no progress of single runs.
+        sweep: the sweep, or the path of its file.
+        places: folders to read and write; `out` is the sweep's folder.
+        on: name of the executor that sends out whole trials; "" runs them one after another in this process.
+        workers: number of trials that a study proposes at a time; above 1 only with `on`.
+        say: called with a line of text before and after each trial.
+        quiet: show no progress of single runs.
 
     Returns:
-        The folder and what its sweep.json says.
+        The sweep's folder, and the content of its sweep.json.
 
     Raises:
-        ConfigError: the file, or a trial of a grid, is wrong; nothing was run then.
+        ConfigError: the file, or a trial of a grid, is wrong; nothing was run.
         DataError: the data set is missing or damaged, or the files of a finished trial were changed.
         DirectoryInUseError: another process runs this sweep, or the folder holds another one.
     """
@@ -164,15 +165,15 @@ def _executor(name: str) -> ddfw.AbstractExecutor | None:
 
 @frozen(kw_only=True)
 class _Running:
-    """A sweep that is being run; keeps sweep.json and sweep.md.
+    """A sweep that is being run; writes its sweep.json and sweep.md.
 
     Args:
-        sweep: what is run.
-        root: its folder.
+        sweep: the sweep.
+        root: the sweep's folder.
         study: the study that proposes trials and learns from their outcomes, None for a grid.
-        executor: where trials are sent, None to run them here.
-        say: called with a line of text whenever something happens.
-        quiet: no progress of single runs.
+        executor: the executor that sends out whole trials, None to run them in this process.
+        say: called with a line of text before and after each trial.
+        quiet: show no progress of single runs.
         rows: the rows of sweep.json so far, by the trial's number.
     """
 
@@ -185,7 +186,7 @@ class _Running:
     rows: dict[int, dict[str, Any]] = field(factory=dict)
 
     def run(self, trials: Sequence[Trial], workers: int) -> dict[str, Any]:
-        """Runs those of the trials that have not ended, then those that the study asks for; returns the record."""
+        """Runs the trials that have not ended, then those that the study proposes; returns what sweep.json says."""
         waiting: list[Trial] = []
         for trial in trials:
             outcome = ended(trial)
@@ -201,13 +202,13 @@ class _Running:
             for trial, outcome in self._outcomes(waiting):
                 self._put(trial, outcome)
                 self._write()
-                here = self.executor is None and trial.config is not None  # its title was said before it ran
+                here = self.executor is None and trial.config is not None  # its title was shown before it ran
                 self.say(f"{' ' if here else self._title(trial)}  {_outcome_words(outcome)}")
             waiting = []
         return self._write()
 
     def _outcomes(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome]]:
-        """Runs trials and gives each with its outcome, as they end."""
+        """Runs trials, and yields each with its outcome as soon as it ends."""
         possible = [trial for trial in trials if trial.config is not None]
         yield from ((trial, _without_figures("impossible", trial.reason)) for trial in trials if trial.config is None)
         if self.executor is None:
@@ -215,19 +216,19 @@ class _Running:
                 self.say(f"\n{self._title(trial)}")
                 yield trial, run_trial(_payload(trial, quiet=self.quiet))
             return
-        # Quiet, since the progress of several runs at a time could not be read.
+        # Quiet, since the progress of several runs at a time would be mixed up.
         results = self.executor.scatter(TASK, [_payload(trial, quiet=True) for trial in possible])
         try:
             for position, outcome in results:
                 yield possible[position], outcome
         finally:
-            getattr(results, "close", lambda: None)()  # an interrupt has to reach the other machines
+            getattr(results, "close", lambda: None)()  # so that an interrupt stops the trials on other machines, too
 
     def _title(self, trial: Trial) -> str:
         return f"── {trial.number + 1}/{self.sweep.count}  {words(trial.parameters)}"
 
     def _put(self, trial: Trial, outcome: Outcome | None) -> None:
-        """Notes how a trial ended, for the study too; None if it still has to run."""
+        """Records how a trial ended, in the rows and in the study; None means that it still has to run."""
         if self.study is not None and outcome is not None:
             self.study.tell(trial.number, outcome)
         self.rows[trial.number] = {
@@ -238,7 +239,7 @@ class _Running:
         }
 
     def _write(self) -> dict[str, Any]:
-        """Writes both files and returns what sweep.json says."""
+        """Writes sweep.json and sweep.md, and returns the content of sweep.json."""
         sweep, settings = self.sweep, self.sweep.settings
         rows = [self.rows[number] for number in sorted(self.rows)]
         best = ranked(rows)[:1]
@@ -268,7 +269,7 @@ def _outcome_words(outcome: Outcome) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A TOML value as JSON can hold it: infinities and NaN as text."""
+    """A TOML value in a form that JSON can hold: infinities and NaN become text."""
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""A study of optuna's: it proposes trials, learns from their outcomes, and keeps both in a journal."""
+"""Studies by optuna: a study proposes trials, learns from their outcomes, and keeps both in a journal file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ddfw import DirectoryInUseError, config_error
 from ddfw_plugins.commands.sweep.files import Choice, Range, Sweep
 from ddfw_plugins.commands.sweep.trials import Trial, probe, trial_if_possible
 
-#: The sampler tpe draws so many trials at random before it learns.
+#: Number of trials that the sampler tpe draws at random before it learns from outcomes.
 STARTUP = 10
-#: The attribute of a study that says what it is a study of.
+#: Name of the attribute in which a study keeps its space, seed and sampler.
 _IDENTITY = "ddfw"
 
 Axes = Mapping[str, Choice | Range]
 
 
 def require_optuna() -> Any:
-    """The package.
+    """Imports and returns the package optuna.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: optuna is not installed.
     """
     try:
         import optuna
@@ -38,7 +38,7 @@ def require_optuna() -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[Any]:
-    """Optuna without its lines about each trial and its warnings that something is new; they come back afterwards."""
+    """The package optuna, which in the block neither logs each trial nor warns about experimental features."""
     optuna = require_optuna()
     before = optuna.logging.get_verbosity()
     with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def _quietly() -> Iterator[Any]:
 
 
 def _labels(axis: Choice) -> tuple[Any, ...]:
-    """A label for each value of a choice: a journal has no lists and tables."""
+    """A label for each value of a choice: JSON text if some are lists or tables, which a journal cannot hold."""
     scalars = all(isinstance(value, str | int | float) for value in axis.values)
     return axis.values if scalars else tuple(json.dumps(value) for value in axis.values)
 
@@ -70,7 +70,7 @@ def _distributions(optuna: Any, axes: Axes) -> dict[str, Any]:
 
 
 def _parameters(axes: Axes, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a journal's entry stands for."""
+    """The settings that the values drawn by optuna stand for, by their paths."""
     return {
         path: axis.values[_labels(axis).index(drawn[path])] if isinstance(axis, Choice) else drawn[path]
         for path, axis in axes.items()
@@ -78,9 +78,9 @@ def _parameters(axes: Axes, drawn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _next_trial(optuna: Any, sweep: Sweep, history: Sequence[Any]) -> Any:
-    """The trial after these: a function of the sweep's seed, their number and their outcomes.
+    """The trial that follows those in `history`; it depends only on the sweep, their number and their outcomes.
 
-    It is drawn in a study beside the journal, which gets the whole trial at once: no half a trial ever stands there.
+    It is drawn in a temporary study in memory. The journal gets the whole trial at once, and never a part of one.
     """
     seed = ddfw.derive_seed(sweep.settings.seed, ddfw.Stream.SWEEP, len(history)) % 2**32
     samplers, distributions = optuna.samplers, _distributions(optuna, sweep.axes)
@@ -97,7 +97,7 @@ def _next_trial(optuna: Any, sweep: Sweep, history: Sequence[Any]) -> Any:
 
 
 def preview(sweep: Sweep, places: ddfw.Places) -> list[Trial]:
-    """The trials that do not depend on the outcomes of others: all of a random study, the first ones of tpe.
+    """The trials that do not depend on outcomes: all trials of a random study, the first ones of the sampler tpe.
 
     Raises:
         ConfigError: optuna is not installed, or a value of the space is impossible.
@@ -112,12 +112,12 @@ def preview(sweep: Sweep, places: ddfw.Places) -> list[Trial]:
 
 
 class Study:
-    """A study in a journal file.
+    """A study by optuna that is kept in a journal file.
 
     Args:
-        sweep: what differs, how many trials, which sampler.
-        places: where trials run.
-        journal: the file; made if it is not there.
+        sweep: the values to try, the number of trials and the sampler.
+        places: folders of the sweep; `out` is the sweep's folder.
+        journal: the journal file; made if it is missing.
 
     Raises:
         ConfigError: optuna is not installed.
@@ -149,12 +149,12 @@ class Study:
         return trial_if_possible(self._sweep, entry.number, _parameters(self._sweep.axes, entry.params), self._places)
 
     def trials(self) -> list[Trial]:
-        """Those that were asked for before, in their order."""
+        """All trials that the study has proposed so far, in their order."""
         with _quietly():
             return [self._trial(entry) for entry in self._history()]
 
     def ask(self, count: int) -> list[Trial]:
-        """As many new trials; fewer or none where the sweep has no more."""
+        """Proposes `count` new trials; fewer, or none, if the sweep has no more."""
         made = []
         with _quietly() as optuna:
             for _ in range(min(count, self._sweep.count - len(self._history()))):
@@ -163,9 +163,13 @@ class Study:
         return made
 
     def tell(self, number: int, outcome: Mapping[str, Any]) -> None:
-        """How a trial ended. A finished one counts by its validation accuracy, any other as worse than all of these.
+        """Tells the study how a trial ended; a second call for the same trial changes nothing.
 
-        Telling it again changes nothing.
+        A finished trial counts by its validation accuracy, any other as worse than all finished ones.
+
+        Args:
+            number: number of the trial, from 0.
+            outcome: `status`, and `validation_accuracy` (a fraction) if the status is "finished".
         """
         with _quietly() as optuna:
             states = optuna.trial.TrialState
@@ -178,7 +182,7 @@ class Study:
 
 
 def _identity(sweep: Sweep) -> dict[str, Any]:
-    """What makes a study what it is; how many trials it has may grow."""
+    """The space, seed and sampler of a study, which may not change; its number of trials may."""
     space = [
         {"path": path, "values": [json.dumps(value) for value in axis.values]}
         if isinstance(axis, Choice)

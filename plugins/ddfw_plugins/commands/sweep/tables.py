@@ -1,4 +1,4 @@
-"""A sweep's record as tables: for documents, and for a terminal."""
+"""Tables of a sweep's results: in Markdown for documents, and for a terminal."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ddfw_plugins.commands.sweep.files import shown
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-#: The table's notes give the reasons of at most so many trials that did not finish; sweep.json has them all.
+#: Largest number of unfinished trials whose reasons are given below the table; sweep.json has all of them.
 _MOST_REASONS = 8
-#: Columns without longer cells (in characters) are never broken over two lines.
+#: A column whose cells all have at most this many characters is never broken over two lines.
 _SHORT_CELL = 12
 _FIGURES = ("validation %", "test %", "step", "seconds")
 
 
 def ranked(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Finished trials, the best first and the earlier first among equals; then the others by number."""
+    """Finished trials by falling validation accuracy, of equal ones the earlier first; then all others by number."""
     return sorted(
         rows, key=lambda row: (row["status"] != "finished", -(row["validation_accuracy"] or 0), row["number"])
     )
@@ -65,13 +65,13 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """sweep.md: the table for documents."""
+    """The text of sweep.md, a table in Markdown, from the content of sweep.json."""
     columns = _columns(record["paths"])
     return ddfw.markdown_table(record["sweep"], record["summary"], columns, _lines(record), _notes(record))
 
 
 def table(record: Mapping[str, Any]) -> RenderableType:
-    """The same as rich renders it."""
+    """The results as a table for a terminal, from the content of sweep.json."""
     columns, lines = _columns(_short(record["paths"])), list(_lines(record))
     whole = [c for k, c in enumerate(columns) if all(len(line[k]) <= _SHORT_CELL for line in lines)]
     return ddfw.text_table(columns, lines, _notes(record), ("trial", "status"), whole)

@@ -1,4 +1,4 @@
-"""The trials of a sweep: what each one's configuration is, and whether it can be run."""
+"""The trials of a sweep: makes the configuration of each, and checks whether it can be run."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import ddfw
 from ddfw import ConfigError, ConfigProblem, config_error
 from ddfw_plugins.commands.sweep.files import Sweep, shown, words
 
-#: At most so many combinations of a study's probes are tried before it starts.
+#: Largest number of combinations of values that are checked before a study starts.
 _MOST_PROBED = 256
 
 
 @frozen(kw_only=True)
 class Trial:
-    """One trial.
+    """One trial of a sweep.
 
     Args:
-        number: from 0; its directory's name.
-        parameters: the values that differ, by the path of the setting.
-        config: its configuration, None if these parameters do not go together.
-        recipe: the recipe below its settings.
-        places: where it runs.
-        reason: why there is no configuration.
+        number: number of the trial, from 0; its directory is named after it.
+        parameters: the values that this trial tries, by the path of the setting.
+        config: the configuration, None if the parameters do not go together.
+        recipe: name of the recipe whose settings lie below.
+        places: folders of the trial; `out` is its run directory.
+        reason: why the parameters do not go together, "" if they do.
     """
 
     number: int
@@ -40,7 +40,7 @@ class Trial:
 
     @property
     def directory(self) -> Path:
-        """Its run directory."""
+        """The run directory of the trial."""
         assert self.places.out is not None
         return self.places.out
 
@@ -57,21 +57,21 @@ def _places_of(sweep: Sweep, number: int, places: ddfw.Places) -> ddfw.Places:
 def make_trial(
     sweep: Sweep, number: int, parameters: Mapping[str, Any], places: ddfw.Places, *, fits: bool = True
 ) -> Trial:
-    """A trial whose configuration is whole.
+    """Makes a trial with its configuration.
 
     Args:
-        sweep: what all trials share.
-        number: from 0.
-        parameters: the values that differ, by the path of the setting.
-        places: the sweep's.
-        fits: check, too, that it fits its data and its budget, for which the data set is loaded.
+        sweep: the sweep; its base holds the settings that all trials share.
+        number: number of the trial, from 0.
+        parameters: the values that this trial tries, by the path of the setting.
+        places: folders of the sweep; `out` is the sweep's folder.
+        fits: also check that the configuration fits its data and budget, for which the data set is loaded.
 
     Raises:
-        ConfigError: the settings are wrong, or do not fit.
+        ConfigError: the settings are wrong, or do not fit the data or the budget.
         DataError: the data set is missing or damaged.
     """
     layers: list[Any] = [sweep.base]
-    for path in sorted(parameters, key=lambda p: p.count(".")):  # a whole table first, then what is below it
+    for path in sorted(parameters, key=lambda p: p.count(".")):  # options override the whole table
         value: Any = parameters[path]
         for key in reversed(path.split(".")):
             value = {key: value}
@@ -85,7 +85,7 @@ def make_trial(
 
 
 def trial_if_possible(sweep: Sweep, number: int, parameters: Mapping[str, Any], places: ddfw.Places) -> Trial:
-    """A trial; without a configuration, but with the reason, where these parameters do not go together."""
+    """Makes a trial; if its parameters do not go together, one that has the reason instead of a configuration."""
     try:
         return make_trial(sweep, number, parameters, places)
     except ConfigError as error:
@@ -94,10 +94,11 @@ def trial_if_possible(sweep: Sweep, number: int, parameters: Mapping[str, Any], 
 
 
 def grid(sweep: Sweep, places: ddfw.Places) -> list[Trial]:
-    """Every combination, the file's last setting varying fastest.
+    """A trial for every combination of values; the file's last setting varies fastest.
 
     Raises:
-        ConfigError: everything that is wrong with any trial, with its number.
+        ConfigError: settings of some trials are wrong, or two trials are the same; all problems at once, with the
+            numbers of the trials.
         DataError: the data set is missing or damaged.
     """
     made: dict[str, Trial] = {}
@@ -129,13 +130,13 @@ def grid(sweep: Sweep, places: ddfw.Places) -> list[Trial]:
 
 
 def probe(sweep: Sweep, places: ddfw.Places) -> None:
-    """Tries the ends of a study's ranges and all of its choices, before anything runs.
+    """Checks configurations with the ends of a study's ranges and with all of its choices, before anything runs.
 
-    A combination may be impossible, and is a failed trial then. A value that is impossible in every combination is a
-    mistake.
+    A combination of values may be impossible: it becomes a failed trial. A value that is impossible in every
+    combination is an error.
 
     Raises:
-        ConfigError: such a value, with its path.
+        ConfigError: a value is impossible in every combination; with the path of its setting.
     """
     paths, probes = list(sweep.axes), [axis.probes for axis in sweep.axes.values()]
     if math.prod(len(values) for values in probes) <= _MOST_PROBED:
@@ -161,7 +162,7 @@ def probe(sweep: Sweep, places: ddfw.Places) -> None:
     if not bad:
         return
     (k, index), first = bad[0], failed[bad[0]]
-    if not possible:  # it is no value in particular
+    if not possible:  # every combination fails, so no single value is the cause
         raise first
     message = f"{shown(probes[k][index])} is impossible: {'; '.join(map(str, first.problems))}"
     raise ConfigError((ConfigProblem(path=f"space.{paths[k]}", message=message),), first.causes)
