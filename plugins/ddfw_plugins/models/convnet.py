@@ -21,7 +21,6 @@ from ddfw_plugins.models._layers import (
     Activation,
     Norm,
     Pooling,
-    activation_layer,
     norm_layers,
     pooling_layers,
 )
@@ -47,7 +46,7 @@ class ConvNet(AbstractModel):
     width: int = option(128, validator=ge(1), help="W, channels of each block")
     norm: Norm = option("instance", validator=in_(NORMS), help=NORM_HELP)
     groups: int = option(4, validator=ge(1), help=GROUPS_HELP)
-    activation: Activation = option("relu", validator=in_(ACTIVATIONS), help="activation of each block")
+    activation: Activation = option("relu", validator=in_(tuple(ACTIVATIONS)), help="activation of each block")
     pooling: Pooling = option(
         "avg", validator=in_(POOLINGS), help="2×2 pooling at the end of each block; none: no pooling"
     )
@@ -73,7 +72,7 @@ class ConvNet(AbstractModel):
                 )
             layers.append(nn.Conv2d(channels, self.width, 3, padding=self.first_padding if block == 0 else 1))
             layers += norm_layers(self.norm, self.width, height, width, self.groups)
-            layers += [activation_layer(self.activation), *pooling_layers(self.pooling)]
+            layers += [ACTIVATIONS[self.activation](), *pooling_layers(self.pooling)]
             channels = self.width
             if self.pooling != "none":
                 height, width = height // 2, width // 2
