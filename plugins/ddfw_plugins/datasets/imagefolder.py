@@ -16,7 +16,7 @@ from ddfw import AbstractDataset, DataError, Split, Splits, Stream, option, requ
 from ddfw.artifacts.picture_files import SUFFIXES
 from ddfw.contracts.dataset import stratified_split
 from ddfw.randomness import derive_seed
-from ddfw_plugins.datasets import _pictures
+from ddfw_plugins.datasets import _official, _pictures
 
 _LAYOUT = "expected one folder of pictures for each class, or train/ and test/ (or val/) with such folders in each"
 
@@ -58,7 +58,8 @@ class ImageFolder(AbstractDataset):
 
     def load(self, root: Path | None) -> Splits:
         """Finds all pictures, sorted by their names, and reads them."""
-        folder = self._find(root)
+        # Links below the folder must lead to files inside it, so the folder's own links are resolved first.
+        folder = _official.find(root, self.path, os.path.isdir, "folder", f"set data.path ({_LAYOUT})").resolve()
         parts = _parts(folder)
         names = _classes(parts[0], folder)
         for part in parts[1:]:
@@ -92,14 +93,6 @@ class ImageFolder(AbstractDataset):
             source=f"the user's folder {folder.name}",
             licence="not stated",
         )
-
-    def _find(self, root: Path | None) -> Path:
-        tried = [p for p in ((root / self.path) if root else None, Path(self.path)) if p is not None]
-        for path in tried:
-            if os.path.isdir(path):
-                # Links below the folder must lead to files inside it, so the folder's own links are resolved first.
-                return path.resolve()
-        raise DataError(f"no folder at {' or '.join(str(p) for p in dict.fromkeys(tried))}; set data.path ({_LAYOUT})")
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -23,15 +23,8 @@ from ddfw_plugins.executors.cpu import Cpu
 from ddfw_plugins.executors.cuda import Cuda
 
 if TYPE_CHECKING:
-    from ddfw import Segment
-    from ddfw.contracts.executor import (
-        ExecutorContext,
-        ExecutorSession,
-        LabelledImages,
-        MetaGradient,
-        Problem,
-        TrainedExpert,
-    )
+    from ddfw import LabelledImages, MetaGradient, Segment
+    from ddfw.contracts.executor import ExecutorContext, ExecutorSession, Problem, TrainedExpert
     from ddfw.contracts.settings import TrainingSettings
 
 #: Seconds between two questions how many epochs running experts have done.
