@@ -65,27 +65,22 @@ class ImageFolder(AbstractDataset):
         for part in parts[1:]:
             _require_same(names, _classes(part, folder), part)
         rows = [[(p, n) for n, name in enumerate(names) for p in _pictures_in(part / name, folder)] for part in parts]
-        paths = [path for part in rows for path, _ in part]
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        images = torch.from_numpy(
-            _pictures.read_all(
-                paths,
-                str(folder),
-                size=size,
-                resize=size is not None,
-                colour=self.colour,
-                way_out="set data.size to bring all images to one size",
-            )
+        every = _pictures.read_all(
+            [row for part in rows for row in part],
+            str(folder),
+            size=size,
+            resize=size is not None,
+            colour=self.colour,
+            way_out="set data.size to bring all images to one size",
         )
-        labels = torch.tensor([label for part in rows for _, label in part], dtype=torch.int64)
         if len(parts) == 2:
-            count = len(rows[0])
-            kept, held = torch.arange(count), torch.arange(count, len(labels))
+            kept, held = torch.arange(len(every.labels)).split([len(part) for part in rows])
         else:
-            kept, held = stratified_split(labels, self.test, derive_seed(self.split_seed, Stream.TEST_SPLIT))
+            kept, held = stratified_split(every.labels, self.test, derive_seed(self.split_seed, Stream.TEST_SPLIT))
         return Splits.carve(
-            Split(images=images[kept], labels=labels[kept]),
-            Split(images=images[held], labels=labels[held]),
+            Split(images=every.images[kept], labels=every.labels[kept]),
+            Split(images=every.images[held], labels=every.labels[held]),
             validation_fraction=self.validation,
             split_seed=self.split_seed,
             max_value=255.0,
