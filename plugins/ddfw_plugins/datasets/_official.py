@@ -16,7 +16,7 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -127,6 +127,26 @@ def below(root: Path | None, dataset: str, what: str) -> Path:
     if root is None:
         raise DataError(f"{dataset} needs a data root: name the folder that has {what} with --data-root or DDFW_DATA")
     return root
+
+
+def find(root: Path | None, path: str, exists: Callable[[Path], bool], what: str, way_out: str) -> Path:
+    """Finds a user's file or folder, whose path is relative to the data root, or else to the current folder.
+
+    Args:
+        root: the data root that the user named, or None.
+        path: the path that the user gave.
+        exists: whether a path is one of a file, or of a folder.
+        what: the wanted thing, for the error text.
+        way_out: what to do about it, for the error text.
+
+    Raises:
+        DataError: there is none.
+    """
+    tried = dict.fromkeys(([] if root is None else [root / path]) + [Path(path)])
+    for candidate in tried:
+        if exists(candidate):
+            return candidate
+    raise DataError(f"no {what} at {' or '.join(map(str, tried))}; {way_out}")
 
 
 def read(path: Path, official: OfficialFile, way_out: str) -> bytes:

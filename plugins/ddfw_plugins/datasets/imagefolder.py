@@ -15,8 +15,12 @@ from attrs.validators import gt, in_, lt
 from ddfw import AbstractDataset, DataError, Split, Splits, Stream, option, required_option
 from ddfw.contracts.dataset import stratified_split
 from ddfw.randomness import derive_seed
+<<<<<<< HEAD
 from ddfw_plugins.datasets import _pictures
 from ddfw_plugins.picture_files import SUFFIXES
+=======
+from ddfw_plugins.datasets import _official, _pictures
+>>>>>>> slimplug
 
 _LAYOUT = "expected one folder of pictures for each class, or train/ and test/ (or val/) with such folders in each"
 
@@ -58,33 +62,29 @@ class ImageFolder(AbstractDataset):
 
     def load(self, root: Path | None) -> Splits:
         """Finds all pictures, sorted by their names, and reads them."""
-        folder = self._find(root)
+        # Links below the folder must lead to files inside it, so the folder's own links are resolved first.
+        folder = _official.find(root, self.path, os.path.isdir, "folder", f"set data.path ({_LAYOUT})").resolve()
         parts = _parts(folder)
         names = _classes(parts[0], folder)
         for part in parts[1:]:
             _require_same(names, _classes(part, folder), part)
         rows = [[(p, n) for n, name in enumerate(names) for p in _pictures_in(part / name, folder)] for part in parts]
-        paths = [path for part in rows for path, _ in part]
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        images = torch.from_numpy(
-            _pictures.read_all(
-                paths,
-                str(folder),
-                size=size,
-                resize=size is not None,
-                colour=self.colour,
-                way_out="set data.size to bring all images to one size",
-            )
+        every = _pictures.read_all(
+            [row for part in rows for row in part],
+            str(folder),
+            size=size,
+            resize=size is not None,
+            colour=self.colour,
+            way_out="set data.size to bring all images to one size",
         )
-        labels = torch.tensor([label for part in rows for _, label in part], dtype=torch.int64)
         if len(parts) == 2:
-            count = len(rows[0])
-            kept, held = torch.arange(count), torch.arange(count, len(labels))
+            kept, held = torch.arange(len(every.labels)).split([len(part) for part in rows])
         else:
-            kept, held = stratified_split(labels, self.test, derive_seed(self.split_seed, Stream.TEST_SPLIT))
+            kept, held = stratified_split(every.labels, self.test, derive_seed(self.split_seed, Stream.TEST_SPLIT))
         return Splits.carve(
-            Split(images=images[kept], labels=labels[kept]),
-            Split(images=images[held], labels=labels[held]),
+            Split(images=every.images[kept], labels=every.labels[kept]),
+            Split(images=every.images[held], labels=every.labels[held]),
             validation_fraction=self.validation,
             split_seed=self.split_seed,
             max_value=255.0,
@@ -92,14 +92,6 @@ class ImageFolder(AbstractDataset):
             source=f"the user's folder {folder.name}",
             licence="not stated",
         )
-
-    def _find(self, root: Path | None) -> Path:
-        tried = [p for p in ((root / self.path) if root else None, Path(self.path)) if p is not None]
-        for path in tried:
-            if os.path.isdir(path):
-                # Links below the folder must lead to files inside it, so the folder's own links are resolved first.
-                return path.resolve()
-        raise DataError(f"no folder at {' or '.join(str(p) for p in dict.fromkeys(tried))}; set data.path ({_LAYOUT})")
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -20,12 +20,82 @@ from ddfw_plugins.datasets import _official
 
 #: Number of images of the training and the test part, checked in files without a published checksum.
 COUNTS = {"train": 60_000, "t10k": 10_000}
+#: Number of axes of the array in a file of images and in a file of labels.
+_AXES = {"images-idx3": 3, "labels-idx1": 1}
 _UBYTE = 0x08
+
+
+@frozen(kw_only=True)
+class AbstractIdxDataset(AbstractDataset):
+    """A data set of four idx files: images and labels, for training and for testing.
+
+    Attributes:
+        folder: path of the files' folder below the data root.
+        class_names: names of the classes, in the order of the labels.
+        source: where the images come from, for the card.
+        licence: the data's licence in a few words.
+    """
+
+    folder: ClassVar[str]
+    class_names: ClassVar[tuple[str, ...]]
+    source: ClassVar[str]
+    licence: ClassVar[str]
+
+    def load(self, root: Path | None) -> Splits:
+        """Reads the four files of images and labels."""
+        root = _official.below(root, self.name, self.folder)
+        return Splits.carve(
+            self._split(root, "train"),
+            self._split(root, "t10k"),
+            validation_fraction=self.validation,
+            split_seed=self.split_seed,
+            max_value=255.0,
+            class_names=self.class_names,
+            source=self.source,
+            licence=self.licence,
+        )
+
+    def download(self, root: Path) -> None:
+        """Downloads those of the four compressed files that are missing or damaged."""
+        for part in COUNTS:
+            for what, dims in _AXES.items():
+                try:
+                    self._read(root, part, what, dims)
+                except DataError:
+                    _official.fetch(root, f"{self.folder}/{part}-{what}-ubyte.gz")
+
+    def _split(self, root: Path, part: str) -> Split:
+        """The images [n, 1, 28, 28] and labels [n] of a part, `train` or `t10k` (the test images)."""
+        (images, where), (labels, labels_where) = (self._read(root, part, what, dims) for what, dims in _AXES.items())
+        if images.shape[1:] != (28, 28):
+            raise DataError(f"{where} has images of {images.shape[1]}×{images.shape[2]} pixels, expected 28×28")
+        if len(labels) != len(images):
+            raise DataError(f"{labels_where} has {len(labels)} labels, but {where} has {len(images)} images")
+        # The arrays are copied, since views of the files' content are read-only.
+        return Split(
+            images=torch.from_numpy(images.copy()).unsqueeze(1), labels=torch.from_numpy(labels.astype(np.int64))
+        )
+
+    def _read(self, root: Path, part: str, what: str, dims: int) -> tuple[np.ndarray, Path]:
+        """The array of one file and the path that it was read from; a .gz file is preferred, since it has an md5."""
+        name = f"{self.folder}/{part}-{what}-ubyte"
+        packed = f"{name}.gz"
+        way_out = f"run with --download, or put {_official.FILES[packed].addresses[0]} there"
+        plain = not os.path.exists(root / packed) and os.path.exists(root / name)
+        path = root / (name if plain else packed)
+        content = _official.read(path, _official.FILES[name if plain else packed], way_out)
+        try:
+            array = parse_idx(content if plain else gunzip(content, _official.FILES[name].limit), dims)
+            if plain and _official.FILES[name].md5 is None and len(array) != COUNTS[part]:
+                raise ValueError(f"it has {len(array):,} entries, the official file {COUNTS[part]:,}")
+        except ValueError as error:
+            raise DataError(f"{path} was refused: {error}; delete it and {way_out}") from error
+        return array, path
 
 
 @final
 @frozen(kw_only=True)
-class Mnist(AbstractDataset):
+class Mnist(AbstractIdxDataset):
     """70,000 grey images of handwritten digits, 28×28 pixels, 10,000 of them for testing.
 
     The images are read from `<data root>/MNIST/raw`, from the .gz files or unpacked ones. The md5 of each is checked.
@@ -41,29 +111,15 @@ class Mnist(AbstractDataset):
   pages = {2278--2324},
   year = {1998}
 }"""
-
-    def load(self, root: Path | None) -> Splits:
-        """Reads the four files of images and labels."""
-        files = _IdxFiles("mnist", _official.below(root, "mnist", "MNIST/raw"), "MNIST/raw")
-        return Splits.carve(
-            files.split("train"),
-            files.split("t10k"),
-            validation_fraction=self.validation,
-            split_seed=self.split_seed,
-            max_value=255.0,
-            class_names=[str(n) for n in range(10)],
-            source="MNIST (LeCun et al. 1998), the official files",
-            licence="CC BY-SA 3.0 as usually given (LeCun, Cortes)",
-        )
-
-    def download(self, root: Path) -> None:
-        """Downloads those of the four compressed files that are missing or damaged."""
-        _IdxFiles("mnist", root, "MNIST/raw").download()
+    folder: ClassVar[str] = "MNIST/raw"
+    class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    source: ClassVar[str] = "MNIST (LeCun et al. 1998), the official files"
+    licence: ClassVar[str] = "CC BY-SA 3.0 as usually given (LeCun, Cortes)"
 
 
 @final
 @frozen(kw_only=True)
-class FashionMnist(AbstractDataset):
+class FashionMnist(AbstractIdxDataset):
     """70,000 grey images of clothes, 28×28 pixels, 10,000 of them for testing.
 
     The images are read from `<data root>/FashionMNIST/raw`, from the .gz files or unpacked ones. The md5 of each .gz
@@ -78,92 +134,13 @@ class FashionMnist(AbstractDataset):
   archiveprefix = {arXiv},
   year = {2017}
 }"""
-
-    def load(self, root: Path | None) -> Splits:
-        """Reads the four files of images and labels."""
-        place = "FashionMNIST/raw"
-        files = _IdxFiles("fashionmnist", _official.below(root, "fashionmnist", place), place)
-        return Splits.carve(
-            files.split("train"),
-            files.split("t10k"),
-            validation_fraction=self.validation,
-            split_seed=self.split_seed,
-            max_value=255.0,
-            class_names=[
-                "T-shirt/top",
-                "Trouser",
-                "Pullover",
-                "Dress",
-                "Coat",
-                "Sandal",
-                "Shirt",
-                "Sneaker",
-                "Bag",
-                "Ankle boot",
-            ],
-            source="Fashion-MNIST (Xiao et al. 2017), the official files",
-            licence="MIT (Zalando)",
-        )
-
-    def download(self, root: Path) -> None:
-        """Downloads those of the four compressed files that are missing or damaged."""
-        _IdxFiles("fashionmnist", root, "FashionMNIST/raw").download()
-
-
-class _IdxFiles:
-    """The four files of MNIST or of Fashion-MNIST.
-
-    Args:
-        dataset: name of the data set, for error texts.
-        root: the data root.
-        folder: path of the files' folder below the data root.
-    """
-
-    def __init__(self, dataset: str, root: Path, folder: str) -> None:
-        self._dataset = dataset
-        self._root = root
-        self._folder = folder
-
-    def split(self, part: str) -> Split:
-        """The images [n, 1, 28, 28] and labels [n] of a part, `train` or `t10k` (the test images)."""
-        images, where = self._read(f"{part}-images-idx3-ubyte", 3, part)
-        labels, labels_where = self._read(f"{part}-labels-idx1-ubyte", 1, part)
-        if images.shape[1:] != (28, 28):
-            raise DataError(f"{where} has images of {images.shape[1]}×{images.shape[2]} pixels, expected 28×28")
-        if len(labels) != len(images):
-            raise DataError(f"{labels_where} has {len(labels)} labels, but {where} has {len(images)} images")
-        # The arrays are copied, since views of the files' content are read-only.
-        return Split(
-            images=torch.from_numpy(images.copy()).unsqueeze(1), labels=torch.from_numpy(labels.astype(np.int64))
-        )
-
-    def download(self) -> None:
-        """Downloads the compressed files that are missing or damaged."""
-        for part in COUNTS:
-            for file, dims in ((f"{part}-images-idx3-ubyte", 3), (f"{part}-labels-idx1-ubyte", 1)):
-                try:
-                    self._read(file, dims, part)
-                except DataError:
-                    _official.fetch(self._root, f"{self._folder}/{file}.gz")
-
-    def _read(self, file: str, dims: int, part: str) -> tuple[np.ndarray, Path]:
-        """The array of one file and the path that it was read from; a .gz file is preferred, since it has an md5."""
-        name, packed = f"{self._folder}/{file}", f"{self._folder}/{file}.gz"
-        address = _official.FILES[packed].addresses[0]
-        way_out = f"run with --download, or put {address} there"
-        plain = not os.path.exists(self._root / packed) and os.path.exists(self._root / name)
-        path = self._root / (name if plain else packed)
-        content = _official.read(path, _official.FILES[name if plain else packed], way_out)
-        try:
-            array = parse_idx(content if plain else gunzip(content, _official.FILES[name].limit), dims)
-        except ValueError as error:
-            raise DataError(f"{path} was refused: {error}; delete it and {way_out}") from error
-        if plain and _official.FILES[name].md5 is None and len(array) != COUNTS[part]:
-            raise DataError(
-                f"{path} was refused: it has {len(array):,} entries, the official file {COUNTS[part]:,}; "
-                f"delete it and {way_out}"
-            )
-        return array, path
+    folder: ClassVar[str] = "FashionMNIST/raw"
+    class_names: ClassVar[tuple[str, ...]] = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
+    source: ClassVar[str] = "Fashion-MNIST (Xiao et al. 2017), the official files"
+    licence: ClassVar[str] = "MIT (Zalando)"
 
 
 def gunzip(content: bytes, limit: int) -> bytes:

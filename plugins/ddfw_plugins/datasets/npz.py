@@ -15,6 +15,7 @@ from attrs import frozen
 from attrs.validators import gt, optional
 
 from ddfw import AbstractDataset, DataError, Split, Splits, option, required_option
+from ddfw_plugins.datasets import _official
 
 #: For each of the four arrays its possible names in the archive; the first that exists is used.
 ALIASES = {
@@ -48,10 +49,9 @@ class Npz(AbstractDataset):
 
     def load(self, root: Path | None) -> Splits:
         """Reads the four arrays of the archive."""
-        path = self._find(root)
+        path = _official.find(root, self.path, Path.is_file, "data file", "set data.path")
         arrays = _read(path)
-        train = _split(arrays, "train", path)
-        test = _split(arrays, "test", path)
+        train, test = _split(arrays, "train", path), _split(arrays, "test", path)
         classes = int(train.labels.max()) + 1
         if classes > len(train.labels):
             raise DataError(
@@ -69,13 +69,6 @@ class Npz(AbstractDataset):
             source=f"the user's file {path.name}",
             licence="not stated",
         )
-
-    def _find(self, root: Path | None) -> Path:
-        tried = [p for p in ((root / self.path) if root else None, Path(self.path)) if p is not None]
-        for path in tried:
-            if path.is_file():
-                return path
-        raise DataError(f"no data file at {' or '.join(str(p) for p in dict.fromkeys(tried))}; set data.path")
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

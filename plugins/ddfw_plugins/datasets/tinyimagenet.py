@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import ClassVar, final
 
-import torch
 from attrs import frozen
 
 from ddfw import AbstractDataset, DataError, OptionError, Split, Splits
@@ -53,19 +52,15 @@ class TinyImageNet(AbstractDataset):
                     f"{folder} is not complete: {wnids[least]} has {counts[least]} {what} images, others have "
                     f"{max(counts.values(), default=0)}; {way_out} again"
                 )
-        # Both splits are read into one array, so that no picture is in memory twice.
-        rows = [*train, *test]
-        images = torch.from_numpy(
-            _pictures.read_all(
-                [p for p, _ in rows], self.name, size=(64, 64), resize=False, colour="rgb", way_out=way_out
-            )
+        # Both splits are read into one tensor, so that no picture is in memory twice.
+        both = _pictures.read_all(
+            [*train, *test], self.name, size=(64, 64), resize=False, colour="rgb", way_out=way_out
         )
-        labels = torch.tensor([label for _, label in rows], dtype=torch.int64)
         whole = (len(train), len(test)) == (100_000, 10_000)
         part = "" if whole else f"; a part: {len(train):,} training and {len(test):,} test images"
         return Splits.carve(
-            Split(images=images[: len(train)], labels=labels[: len(train)]),
-            Split(images=images[len(train) :], labels=labels[len(train) :]),
+            Split(images=both.images[: len(train)], labels=both.labels[: len(train)]),
+            Split(images=both.images[len(train) :], labels=both.labels[len(train) :]),
             validation_fraction=self.validation,
             split_seed=self.split_seed,
             max_value=255.0,

@@ -58,15 +58,7 @@ class ProcessCrew(Crew):
 
     def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank; what JSON can hold."""
-        if self.size == 1:
-            return value
-        sent = _encode(value) if self.rank == 0 else None
-        length = torch.tensor([0 if sent is None else len(sent)])
-        with connected():
-            dist.broadcast(length, src=0, group=self._control)
-            message = torch.empty(int(length), dtype=torch.uint8) if sent is None else sent
-            dist.broadcast(message, src=0, group=self._control)
-        return _decode(message)
+        return self.gather(value if self.rank == 0 else None)[0]
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks in the order of ranks, on every rank; what JSON can hold."""
@@ -102,8 +94,7 @@ class ProcessCrew(Crew):
 
     def wait(self) -> None:
         """Waits until every rank has called this."""
-        if self.size > 1:
-            self.gather(None)
+        self.gather(None)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from attrs import define, field
 
 from ddfw.engine.budget import NOT_YET, StepBudget, step_budget
 from ddfw.engine.evaluate import evaluate_network
@@ -16,50 +17,40 @@ from ddfw.engine.metagradient import meta_gradient
 from ddfw_plugins.executors.ensemble import evaluate_together, train_together
 
 if TYPE_CHECKING:
-    from ddfw import Segment
+    from ddfw import AbstractAugmentation, AbstractModel, Segment
     from ddfw.contracts.executor import ExecutorContext, LabelledImages, MetaGradient, Problem, TrainedExpert
     from ddfw.contracts.settings import TrainingSettings
 
+    _Work = tuple[AbstractModel, Network, AbstractAugmentation, TrainingSettings, LabelledImages, LabelledImages]
 
+
+@define(eq=False, slots=False)
 class LocalSession:
     """Runs the engine's functions on one device.
 
     Args:
         context: the model, augmentation, matching loss and settings of the run.
         network: the run's module, on the device.
-        device: where tensors are.
+        device: where images and parameters have to be.
         steps: compiled or replayed steps, which hold no autograd graph; None for ordinary steps, whose graphs are held.
         together: how many networks are trained at a time, as one vectorised network.
         training: a context that is entered while networks train; it sets the precision.
         prepare: applied to images and labels before networks train on them.
     """
 
-    def __init__(
-        self,
-        context: ExecutorContext,
-        network: Network,
-        device: torch.device,
-        *,
-        steps: Steps | None = None,
-        together: int = 1,
-        training: Callable[[], AbstractContextManager[object]] = nullcontext,
-        prepare: Callable[[LabelledImages], LabelledImages] = lambda data: data,
-    ) -> None:
-        self._context = context
-        self._network = network
-        self._device = device
-        self._steps = steps
-        self._together = together
-        self._training = training
-        self._prepare = prepare
-        # A resumed run holds as many step graphs as before, whatever memory is free now: its numbers stay the same.
-        held = 0 if steps is not None else context.held_steps
-        self._budget = None if held is None else StepBudget(held_steps=held)
+    _context: ExecutorContext
+    _network: Network
+    device: torch.device
+    _steps: Steps | None = field(default=None, kw_only=True)
+    _together: int = field(default=1, kw_only=True)
+    _training: Callable[[], AbstractContextManager[object]] = field(default=nullcontext, kw_only=True)
+    _prepare: Callable[[LabelledImages], LabelledImages] = field(default=lambda data: data, kw_only=True)
+    _budget: StepBudget | None = field(init=False)
 
-    @property
-    def device(self) -> torch.device:
-        """The device that images and parameters have to be on."""
-        return self._device
+    def __attrs_post_init__(self) -> None:
+        # A resumed run holds as many step graphs as before, whatever memory is free now: its numbers stay the same.
+        held = 0 if self._steps is not None else self._context.held_steps
+        self._budget = None if held is None else StepBudget(held_steps=held)
 
     def describe(self) -> dict[str, object]:
         """How many step graphs are held, and why; null before the first outer step."""
@@ -74,8 +65,7 @@ class LocalSession:
         on_epoch: Callable[[int, int], None],
     ) -> Iterator[TrainedExpert]:
         """Trains one expert after another, or `together` at a time."""
-        c = self._context
-        data, judge = self._prepare(train), self._prepare(validation)
+        work = self._work(settings, train, validation)
         at_a_time = 1 if settings.sharpness is not None else self._together
         for first in range(0, len(seeds), at_a_time):
             some = seeds[first : first + at_a_time]
@@ -85,10 +75,7 @@ class LocalSession:
                     on_epoch(position, epoch)
 
             with self._training():
-                if len(some) == 1:
-                    found = [train_expert(c.model, self._network, c.augmentation, settings, data, judge, some[0], told)]
-                else:
-                    found = train_together(c.model, self._network, c.augmentation, settings, data, judge, some, told)
+                found = [train_expert(*work, some[0], told)] if len(some) == 1 else train_together(*work, some, told)
             yield from found
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
@@ -119,23 +106,21 @@ class LocalSession:
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
         """Trains and tests one network after another, or `together` at a time."""
-        c = self._context
-        data, test = self._prepare(subject), self._prepare(judge)
+        work = self._work(settings, subject, judge)
         found: list[float] = []
         for first in range(0, len(networks), self._together):
             some = networks[first : first + self._together]
             with self._training():
                 if len(some) == 1:
-                    more = [
-                        evaluate_network(
-                            c.model, self._network, c.augmentation, settings, data, test, seed, some[0], purpose
-                        )
-                    ]
+                    more = [evaluate_network(*work, seed, some[0], purpose)]
                 else:
-                    more = evaluate_together(
-                        c.model, self._network, c.augmentation, settings, data, test, seed, some, purpose
-                    )
+                    more = evaluate_together(*work, seed, some, purpose)
             for accuracy in more:
                 found.append(accuracy)
                 on_network(len(found))
         return tuple(found)
+
+    def _work(self, settings: TrainingSettings, train: LabelledImages, judge: LabelledImages) -> _Work:
+        """What training and testing a network takes, as the engine's first arguments."""
+        c = self._context
+        return c.model, self._network, c.augmentation, settings, self._prepare(train), self._prepare(judge)

@@ -13,23 +13,18 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
-from attrs import astuple, define, field, frozen
+from attrs import Factory, astuple, define, field, frozen
 from attrs.validators import ge, gt, in_, le, optional
 
 from ddfw import AbstractExecutor, DdfwError, OptionError, option
 from ddfw_plugins.executors import _ray_tasks
 from ddfw_plugins.executors._ray_cluster import Shelf, connected
+from ddfw_plugins.executors.cpu import Cpu
+from ddfw_plugins.executors.cuda import Cuda
 
 if TYPE_CHECKING:
-    from ddfw import Segment
-    from ddfw.contracts.executor import (
-        ExecutorContext,
-        ExecutorSession,
-        LabelledImages,
-        MetaGradient,
-        Problem,
-        TrainedExpert,
-    )
+    from ddfw import LabelledImages, MetaGradient, Segment
+    from ddfw.contracts.executor import ExecutorContext, ExecutorSession, Problem, TrainedExpert
     from ddfw.contracts.settings import TrainingSettings
 
 #: Seconds between two questions how many epochs running experts have done.
@@ -131,13 +126,7 @@ class Ray(AbstractExecutor):
 
 def _on(device: str) -> AbstractExecutor:
     """The executor of one machine for a device, with its default options."""
-    if device == "cuda":
-        from ddfw_plugins.executors.cuda import Cuda
-
-        return Cuda()
-    from ddfw_plugins.executors.cpu import Cpu
-
-    return Cpu()
+    return Cuda() if device == "cuda" else Cpu()
 
 
 @frozen
@@ -267,6 +256,7 @@ class _Cluster:
                 self.ray.cancel(reference, force=True)
 
 
+@define(eq=False)
 class RaySession:
     """Trains experts and evaluation networks as Ray tasks, and computes meta-gradients in this process.
 
@@ -278,22 +268,14 @@ class RaySession:
         cluster: runs the tasks.
     """
 
-    def __init__(
-        self,
-        options: Ray,
-        context: ExecutorContext,
-        job: Mapping[str, Any],
-        here: ExecutorSession,
-        cluster: _Cluster,
-    ) -> None:
-        self._options = options
-        self._module = context.module
-        self._job = job
-        self._here = here
-        self._cluster = cluster
-        self._shelf = Shelf(cluster.ray)
-        self._progress: Any = None
-        self._calls = count()
+    _options: Ray
+    _context: ExecutorContext
+    _job: Mapping[str, Any]
+    _here: ExecutorSession
+    _cluster: _Cluster
+    _shelf: Shelf = field(init=False, default=Factory(lambda self: Shelf(self._cluster.ray), takes_self=True))
+    _progress: Any = field(init=False, default=None)
+    _calls: Iterator[int] = field(init=False, factory=count)
 
     @property
     def device(self) -> torch.device:
@@ -393,7 +375,7 @@ class RaySession:
     def _head(self, settings: TrainingSettings, data: LabelledImages) -> tuple[Any, ...]:
         from ddfw.remote.tasks import image_spec, pack_settings
 
-        return self._job, pack_settings(settings), astuple(image_spec(self._module, data.images))
+        return self._job, pack_settings(settings), astuple(image_spec(self._context.module, data.images))
 
     def _data(self, *data: LabelledImages) -> list[Any]:
         return [self._shelf.put(tensor) for part in data for tensor in (part.images, part.targets)]

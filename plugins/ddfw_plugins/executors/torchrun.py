@@ -20,6 +20,7 @@ from ddfw.engine.budget import auto_memory, available_memory
 from ddfw.process.ranks import Launch, launch
 from ddfw_plugins.executors._process_group import ProcessCrew, assembled, current
 from ddfw_plugins.executors.cpu import Cpu
+from ddfw_plugins.executors.cuda import Cuda
 
 if TYPE_CHECKING:
     from ddfw import Segment
@@ -96,12 +97,7 @@ class Torchrun(AbstractExecutor):
     def _inner(self, device: torch.device) -> AbstractExecutor:
         """The executor that does a rank's share: `cpu` or `cuda`."""
         more: dict[str, Any] = {} if self.compile is None else {"compile": self.compile}
-        if device.type == "cpu":
-            return Cpu(threads=self.threads, **more)
-        from ddfw_plugins.executors.cuda import Cuda
-
-        more["device"] = str(device)
-        return Cuda(**more)
+        return Cpu(threads=self.threads, **more) if device.type == "cpu" else Cuda(device=str(device), **more)
 
 
 def _with_its_memory(context: ExecutorContext, neighbours: int, crew: Crew) -> ExecutorContext:

@@ -16,7 +16,13 @@ Norm = Literal["instance", "group", "layer", "batch", "none"]
 Activation = Literal["relu", "leakyrelu", "sigmoid", "silu"]
 Pooling = Literal["avg", "max", "none"]
 NORMS: tuple[Norm, ...] = ("instance", "group", "layer", "batch", "none")
-ACTIVATIONS: tuple[Activation, ...] = ("relu", "leakyrelu", "sigmoid", "silu")
+#: The layer of each activation. None works in place, since steps are differentiated twice.
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leakyrelu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+}
 POOLINGS: tuple[Pooling, ...] = ("avg", "max", "none")
 
 NORM_HELP = (
@@ -69,17 +75,6 @@ def require_divides(groups: int, channels: int) -> None:
         raise OptionError(
             f"{groups} groups do not divide {channels} channels; {math.gcd(groups, channels)} would", "groups"
         )
-
-
-def activation_layer(activation: Activation) -> nn.Module:
-    """The activation layer of this name; it does not work in place, since steps are differentiated twice."""
-    layers: dict[str, type[nn.Module]] = {
-        "relu": nn.ReLU,
-        "leakyrelu": nn.LeakyReLU,
-        "sigmoid": nn.Sigmoid,
-        "silu": nn.SiLU,
-    }
-    return layers[activation]()
 
 
 def pooling_layers(pooling: Pooling) -> list[nn.Module]:

@@ -12,19 +12,7 @@ from attrs.validators import ge, in_
 from torch import nn
 
 from ddfw import AbstractModel, ImageSpec, OptionError, option
-from ddfw_plugins.models._layers import (
-    ACTIVATIONS,
-    GROUPS_HELP,
-    NORM_HELP,
-    NORMS,
-    POOLINGS,
-    Activation,
-    Norm,
-    Pooling,
-    activation_layer,
-    norm_layers,
-    pooling_layers,
-)
+from ddfw_plugins.models import _layers
 
 
 @final
@@ -45,11 +33,13 @@ class ConvNet(AbstractModel):
 
     depth: int = option(3, validator=ge(1), help="D, number of blocks; each pooling halves the image")
     width: int = option(128, validator=ge(1), help="W, channels of each block")
-    norm: Norm = option("instance", validator=in_(NORMS), help=NORM_HELP)
-    groups: int = option(4, validator=ge(1), help=GROUPS_HELP)
-    activation: Activation = option("relu", validator=in_(ACTIVATIONS), help="activation of each block")
-    pooling: Pooling = option(
-        "avg", validator=in_(POOLINGS), help="2×2 pooling at the end of each block; none: no pooling"
+    norm: _layers.Norm = option("instance", validator=in_(_layers.NORMS), help=_layers.NORM_HELP)
+    groups: int = option(4, validator=ge(1), help=_layers.GROUPS_HELP)
+    activation: _layers.Activation = option(
+        "relu", validator=in_(tuple(_layers.ACTIVATIONS)), help="activation of each block"
+    )
+    pooling: _layers.Pooling = option(
+        "avg", validator=in_(_layers.POOLINGS), help="2×2 pooling at the end of each block; none: no pooling"
     )
     first_padding: int = option(
         1,
@@ -72,8 +62,8 @@ class ConvNet(AbstractModel):
                     f"depth {self.depth} halves a {spec.height}×{spec.width} image away; at most {block}", "depth"
                 )
             layers.append(nn.Conv2d(channels, self.width, 3, padding=self.first_padding if block == 0 else 1))
-            layers += norm_layers(self.norm, self.width, height, width, self.groups)
-            layers += [activation_layer(self.activation), *pooling_layers(self.pooling)]
+            layers += _layers.norm_layers(self.norm, self.width, height, width, self.groups)
+            layers += [_layers.ACTIVATIONS[self.activation](), *_layers.pooling_layers(self.pooling)]
             channels = self.width
             if self.pooling != "none":
                 height, width = height // 2, width // 2

@@ -10,7 +10,7 @@ from attrs.validators import ge, in_
 from torch import nn
 
 from ddfw import AbstractModel, ImageSpec, option
-from ddfw_plugins.models._layers import ACTIVATIONS, Activation, activation_layer
+from ddfw_plugins.models._layers import ACTIVATIONS, Activation
 
 
 @final
@@ -28,13 +28,13 @@ class Mlp(AbstractModel):
 
     depth: int = option(2, validator=ge(1), help="number of hidden layers")
     width: int = option(128, validator=ge(1), help="units of each hidden layer")
-    activation: Activation = option("relu", validator=in_(ACTIVATIONS), help="activation of each hidden layer")
+    activation: Activation = option("relu", validator=in_(tuple(ACTIVATIONS)), help="activation of each hidden layer")
 
     def build(self, spec: ImageSpec) -> nn.Module:
         """Builds the module for an image shape; every shape is possible."""
         layers: list[nn.Module] = [nn.Flatten()]
         units = math.prod(spec.shape)
         for _ in range(self.depth):
-            layers += [nn.Linear(units, self.width), activation_layer(self.activation)]
+            layers += [nn.Linear(units, self.width), ACTIVATIONS[self.activation]()]
             units = self.width
         return nn.Sequential(*layers, nn.Linear(units, spec.num_classes))

@@ -5,9 +5,8 @@ Shapes: B images in a batch, m classes, P parameters.
 
 from __future__ import annotations
 
-import difflib
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from attrs import frozen
@@ -17,11 +16,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import relu6
 
-from ddfw import AbstractModel, ImageSpec, OptionError, option, required_option
+from ddfw import AbstractModel, ImageSpec, OptionError, did_you_mean, option, required_option
 from ddfw_plugins.models._layers import GROUPS_HELP, norm_layers, require_divides
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 WHERE = "torchvision.models.list_models(module=torchvision.models)"
 
@@ -90,8 +86,7 @@ class Torchvision(AbstractModel):
 
         known = torchvision.models.list_models(module=torchvision.models)
         if self.arch not in known:
-            close = difflib.get_close_matches(self.arch, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(self.arch, known)
             raise OptionError(f"torchvision has no classification network {self.arch!r}.{hint} See {WHERE}", "arch")
         try:
             network: nn.Module = torchvision.models.get_model(
@@ -153,7 +148,8 @@ class Torchvision(AbstractModel):
 
         hooks = [layer.register_forward_pre_hook(look) for layer in module.modules() if isinstance(layer, nn.GroupNorm)]
         try:
-            state = {name: torch.empty_like(t, device="meta") for name, t in _state(module)}
+            tensors = (*module.named_parameters(), *module.named_buffers())
+            state = {name: torch.empty_like(t, device="meta") for name, t in tensors}
             logits = functional_call(module, state, (torch.empty(2, *spec.shape, device="meta"),))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise self._misfit(spec, error) from error
@@ -178,11 +174,6 @@ class Torchvision(AbstractModel):
             "larger images or another arch",
             "arch",
         )
-
-
-def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
 
 
 class _Net(nn.Module):

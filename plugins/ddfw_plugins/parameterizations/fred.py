@@ -17,6 +17,7 @@ from attrs.validators import ge, le
 from torch import Tensor
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, OptionError, ParamGroup, option
+from ddfw_plugins.parameterizations._budget import would_fit
 from ddfw_plugins.parameterizations._pixel_step import PER_IMAGE
 
 if TYPE_CHECKING:
@@ -59,14 +60,9 @@ class FrequencyCoefficients(AbstractParameterization):
                 f"{pixels}",
                 "coefficients",
             )
-        try:
+        left = budget.ipc * spec.floats_per_image - budget.label_price(label_floats_per_image)
+        with would_fit("coefficients", "<=", left // spec.channels):
             return Layout.largest(spec, budget, spec.channels * self.coefficients, label_floats_per_image)
-        except OptionError as error:
-            left = budget.ipc * spec.floats_per_image - budget.label_price(label_floats_per_image)
-            fewer = left // spec.channels
-            if fewer < 1:
-                raise
-            raise OptionError(f"{error}, and so would param.coefficients <= {fewer}", "coefficients") from error
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
         """Starts from random real images of each class, of which the coefficients that vary most are kept.

@@ -19,6 +19,7 @@ from attrs.validators import ge, in_, le, optional
 from torch import Tensor
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, OptionError, ParamGroup, option
+from ddfw_plugins.parameterizations._budget import would_fit
 from ddfw_plugins.parameterizations._pixel_step import PER_IMAGE, damped
 from ddfw_plugins.parameterizations._resampling import least_squares, upsample, upsampling
 
@@ -70,14 +71,9 @@ class LinearBases(AbstractParameterization):
                 f"{self.downsample}",
                 "bases",
             )
-        try:
+        left = budget.floats(spec) - spec.num_classes * budget.label_price(label_floats_per_image)
+        with would_fit("bases", "<=", left // (size + spec.num_classes)):
             return Layout.largest(spec, budget, self.bases, label_floats_per_image, shared_floats=self.bases * size)
-        except OptionError as error:
-            left = budget.floats(spec) - spec.num_classes * budget.label_price(label_floats_per_image)
-            fewer = left // (size + spec.num_classes)
-            if fewer < 1:
-                raise
-            raise OptionError(f"{error}, and so would param.bases <= {fewer}", "bases") from error
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
         """Starts from real images projected onto leading singular vectors of real images, or from noise.

@@ -123,16 +123,11 @@ class LowRankSpace(AbstractParameterization):
         if self.ranks is not None:
             if len(self.ranks) != spec.channels:
                 raise OptionError(f"expected {spec.channels} ranks, one per channel, got {len(self.ranks)}", "ranks")
-            side = max(spec.height, spec.width)
-            if max(self.ranks) > side:
-                raise OptionError(f"a rank of {max(self.ranks)} exceeds the image side {side}", "ranks")
-            top = max(self.ranks)
-            return Ranks(
-                channels=spec.channels,
-                height=min(top, spec.height),
-                width=min(top, spec.width),
-                per_channel=self.ranks,
-            )
+            top, side = max(self.ranks), max(spec.height, spec.width)
+            if top > side:
+                raise OptionError(f"a rank of {top} exceeds the image side {side}", "ranks")
+            height, width = min(top, spec.height), min(top, spec.width)
+            return Ranks(channels=spec.channels, height=height, width=width, per_channel=self.ranks)
         modes = (
             ("rank_channels", self.rank_channels or spec.channels, spec.channels, "channels"),
             ("rank" if self.rank_h is None else "rank_h", self.rank_h or self.rank, spec.height, "rows"),
@@ -151,10 +146,9 @@ class LowRankSpace(AbstractParameterization):
             raise OptionError("at full rank all subspaces are one, and pairing all would repeat each image", "pairing")
         if self.assign == "class" and self.pairing == "own" and self.subspaces > spec.num_classes:
             raise OptionError(f"{spec.num_classes} classes cannot fill {self.subspaces} subspaces", "subspaces")
-        mappers = self._mapper_floats(spec, ranks)
         if not self._fits(spec, budget, label_floats_per_image):
-            price = ranks.core_floats + self._images_per_core * budget.label_price(label_floats_per_image)
-            raise OptionError(self._what_would_fit(spec, budget, label_floats_per_image, mappers, price))
+            raise OptionError(self._what_would_fit(spec, budget, label_floats_per_image))
+        mappers, _ = self._prices(spec, budget, label_floats_per_image)
         layout = Layout.largest(
             spec,
             budget,
@@ -182,13 +176,10 @@ class LowRankSpace(AbstractParameterization):
         fit, fit_labels = real.images[fit_rows], real.labels[fit_rows].cpu()
         modes = self._low_modes(spec, ranks)
         shared = self.pairing == "all"
-        if not modes or self.subspaces == 1:
-            assignment = torch.zeros(len(images), dtype=torch.int64)
-            groups = [fit] * self.subspaces
-        else:
-            assignment, groups = self._subspaces(images, labels, fit, fit_labels, rng)
-        if shared:
-            assignment = torch.zeros(len(images), dtype=torch.int64)
+        assignment, groups = torch.zeros(len(images), dtype=torch.int64), [fit] * self.subspaces
+        if modes and self.subspaces > 1:
+            found, groups = self._subspaces(images, labels, fit, fit_labels, rng)
+            assignment = assignment if shared else found
         # The sort is stable, so that samples of one class and subspace keep the order in which they were picked.
         order = torch.argsort(labels * self.subspaces + assignment, stable=True)
         images, assignment, labels = images[order], assignment[order], labels[order]
@@ -199,21 +190,17 @@ class LowRankSpace(AbstractParameterization):
             cores = _project(images, {mode: m.expand(len(images), -1, -1) for mode, m in common.items()})
             mappers = {mode: self._near(common[mode], m, rng) for mode, m in mappers.items()}
         else:
-            where = assignment.to(images.device)
-            cores = _project(images, {mode: m[where] for mode, m in mappers.items()})
+            cores = _project(images, {mode: m[assignment.to(m.device)] for mode, m in mappers.items()})
         if ranks.per_channel is not None and self.rotation == "fixed":
             # The fixed rotation is not stored, so _low_modes does not contain it.
             cores = torch.einsum("nchw,cj->njhw", cores, _cosine_basis(spec.channels).to(cores))
 
-        flat = _flatten_cores(cores, ranks.per_channel)
         counts = torch.zeros(spec.num_classes, self.subspaces, dtype=torch.int64)
         counts.index_put_((labels, assignment), torch.ones_like(labels), accumulate=True)
-        named = {f"map_{mode}": m for mode, m in mappers.items()}
-        device = images.device
         return {
-            "cores": flat,
-            **named,
-            "counts": counts.to(device),
+            "cores": _flatten_cores(cores, ranks.per_channel),
+            **{f"map_{mode}": m for mode, m in mappers.items()},
+            "counts": counts.to(images.device),
             "core_shape": torch.tensor((ranks.channels, ranks.height, ranks.width)),
         }
 
@@ -296,17 +283,19 @@ class LowRankSpace(AbstractParameterization):
             modes["w"] = ranks.width
         return modes
 
-    def _mapper_floats(self, spec: ImageSpec, ranks: Ranks) -> int:
-        sizes = {"c": spec.channels, "h": spec.height, "w": spec.width}
-        return self.subspaces * sum(sizes[mode] * rank for mode, rank in self._low_modes(spec, ranks).items())
+    def _prices(self, spec: ImageSpec, budget: Budget, label_floats: int) -> tuple[int, int]:
+        """Number of floats of all mappers, and of one core with its labels as far as they count."""
+        sizes, ranks = {"c": spec.channels, "h": spec.height, "w": spec.width}, self.resolve(spec)
+        mappers = self.subspaces * sum(sizes[mode] * rank for mode, rank in self._low_modes(spec, ranks).items())
+        return mappers, ranks.core_floats + self._images_per_core * budget.label_price(label_floats)
 
     @property
     def _images_per_core(self) -> int:
         return self.subspaces if self.pairing == "all" else 1
 
-    def _what_would_fit(self, spec: ImageSpec, budget: Budget, label_floats: int, mappers: int, price: int) -> str:
-        floats, classes = budget.floats(spec), spec.num_classes
-        need = mappers + classes * price
+    def _what_would_fit(self, spec: ImageSpec, budget: Budget, label_floats: int) -> str:
+        mappers, price = self._prices(spec, budget, label_floats)
+        need, classes = mappers + spec.num_classes * price, spec.num_classes
         ways = [f"budget.ipc >= {-(-need // (classes * spec.floats_per_image))}"]
         fewer = [s for s in range(1, self.subspaces) if evolve(self, subspaces=s)._fits(spec, budget, label_floats)]
         if fewer:
@@ -319,13 +308,12 @@ class LowRankSpace(AbstractParameterization):
             ways.append("budget.accounting = 'pixels' (labels free)")
         return (
             f"one sample per class needs {need} floats ({mappers} for mappers, {classes} × {price} for cores and "
-            f"labels), but ipc {budget.ipc} is {floats}. What would fit: {', or '.join(ways)}"
+            f"labels), but ipc {budget.ipc} is {budget.floats(spec)}. What would fit: {', or '.join(ways)}"
         )
 
     def _fits(self, spec: ImageSpec, budget: Budget, label_floats: int) -> bool:
-        ranks = self.resolve(spec)
-        price = ranks.core_floats + self._images_per_core * budget.label_price(label_floats)
-        return self._mapper_floats(spec, ranks) + spec.num_classes * price <= budget.floats(spec)
+        mappers, price = self._prices(spec, budget, label_floats)
+        return mappers + spec.num_classes * price <= budget.floats(spec)
 
     def _subspaces(
         self, images: Tensor, labels: Tensor, fit: Tensor, fit_labels: Tensor, rng: torch.Generator
@@ -336,8 +324,7 @@ class LowRankSpace(AbstractParameterization):
         if self.assign == "class":
             assignment, fit_assignment = labels % self.subspaces, fit_labels % self.subspaces
         else:
-            assignment = torch.arange(len(images)) % self.subspaces
-            fit_assignment = torch.arange(len(fit)) % self.subspaces
+            assignment, fit_assignment = (torch.arange(len(some)) % self.subspaces for some in (images, fit))
         return assignment, [fit[(fit_assignment == k).to(fit.device)] for k in range(self.subspaces)]
 
     def _kmeans(self, images: Tensor, fit: Tensor, rng: torch.Generator) -> tuple[Tensor, list[Tensor]]:
@@ -370,8 +357,7 @@ def _leading(images: Tensor, mode: str, rank: int) -> Tensor:
     They are computed in float64 as eigenvectors of the unfolding's Gram matrix. The sign of each vector is chosen so
     that its largest entry is positive, since otherwise it would be arbitrary.
     """
-    axis = {"c": 1, "h": 2, "w": 3}[mode]
-    unfolded = images.double().movedim(axis, 0).flatten(1)
+    unfolded = images.double().movedim(1 + "chw".index(mode), 0).flatten(1)
     vectors: Tensor = torch.linalg.eigh(unfolded @ unfolded.T).eigenvectors.flip(1)[:, :rank]
     peaks = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return (vectors * peaks.sign()).to(images.dtype)

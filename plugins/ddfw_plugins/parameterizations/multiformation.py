@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, OptionError, ParamGroup, option
+from ddfw_plugins.parameterizations._budget import would_fit
 from ddfw_plugins.parameterizations._pixel_step import PER_IMAGE
 from ddfw_plugins.parameterizations._resampling import upsample, upsampling
 
@@ -56,17 +57,11 @@ class MultiFormation(AbstractParameterization):
                 f"patches with nothing but padding; param.factor = {max(usable)} would fit",
                 "factor",
             )
-        try:
+        left, price = (budget.ipc - 1) * spec.floats_per_image, budget.label_price(label_floats_per_image)
+        with would_fit("factor", "=", max((f for f in usable if f * f * price <= left), default=0)):
             return Layout.largest(
                 spec, budget, spec.floats_per_image, label_floats_per_image, images_per_sample=self.factor**2
             )
-        except OptionError as error:
-            left = (budget.ipc - 1) * spec.floats_per_image
-            price = budget.label_price(label_floats_per_image)
-            smaller = [f for f in usable if f * f * price <= left]
-            if not smaller:
-                raise
-            raise OptionError(f"{error}, and so would param.factor = {max(smaller)}", "factor") from error
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
         """Starts from random real images of each class, one in each patch, scaled down by averaging.

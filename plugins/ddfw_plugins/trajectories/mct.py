@@ -62,11 +62,6 @@ class ConvexExpert:
         weight = beta.repeat_interleave(torch.tensor(self.sizes, device=beta.device))
         return (1 - weight) * self.points[piece] + weight * self.points[piece + 1]
 
-    @property
-    def stored_floats(self) -> int:
-        """Number of floats of way-points and β."""
-        return self.points.numel() + sum(b.numel() for b in self.betas)
-
 
 @final
 @frozen(kw_only=True)
@@ -205,16 +200,13 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         last = float(path.epochs[-1])
         target = min(start + self.expert_epochs, last)
         return Segment(
-            start=path.at(start),
-            target=path.at(target),
-            expert=expert,
-            start_epoch=start,
-            target_epoch=target,
+            start=path.at(start), target=path.at(target), expert=expert, start_epoch=start, target_epoch=target
         )
 
     def stored_bytes(self, trajectories: tuple[ConvexExpert, ...]) -> int:
         """Bytes of way-points and β of all experts."""
-        return sum(t.stored_floats * t.points.element_size() for t in trajectories)
+        tensors = [tensor for expert in trajectories for tensor in (expert.points, *expert.betas)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def latest_high(self, num_epochs: int) -> float:
         """K − 1 for real-valued starts and K for whole ones, so that a segment is at least one epoch long."""
