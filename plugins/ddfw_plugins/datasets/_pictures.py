@@ -11,12 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-<<<<<<< HEAD
-from ddfw import DataError
-=======
 from ddfw import DataError, Split
-from ddfw.artifacts.picture_files import Colour, read_picture
->>>>>>> slimplug
 from ddfw_plugins.datasets._official import Ticker
 from ddfw_plugins.picture_files import Colour, read_picture
 

@@ -15,12 +15,8 @@ from attrs.validators import gt, in_, lt
 from ddfw import AbstractDataset, DataError, Split, Splits, Stream, option, required_option
 from ddfw.contracts.dataset import stratified_split
 from ddfw.randomness import derive_seed
-<<<<<<< HEAD
-from ddfw_plugins.datasets import _pictures
-from ddfw_plugins.picture_files import SUFFIXES
-=======
 from ddfw_plugins.datasets import _official, _pictures
->>>>>>> slimplug
+from ddfw_plugins.picture_files import SUFFIXES
 
 _LAYOUT = "expected one folder of pictures for each class, or train/ and test/ (or val/) with such folders in each"
 
