@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,7 +27,8 @@ from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network, build_module
 from ddfw.engine.metagradient import meta_gradient
 from ddfw.errors import OptionError
-from ddfw.testing._common import Checked, checking, generator, same, undisturbed
+from ddfw.testing._common import Checked, generator, undisturbed
+from ddfw.testing._component import checking
 from ddfw.testing._fakes import Brighten, EndAndMiddle, TinyModel, real_images
 
 SPEC = ImageSpec(channels=1, height=6, width=6, num_classes=3)
@@ -44,16 +46,12 @@ def check_executor(executor: AbstractExecutor, *, seed: int = 0) -> None:
         ConformanceError: the executor breaks its contract; the text tells the first fault found.
         OptionError: this machine cannot do what the options ask for; a test may then be skipped.
     """
-    subject = Checked("executor", executor)
-    with checking(subject, AbstractExecutor, allow=(OptionError,)):
+    with checking("executor", executor, AbstractExecutor, allow=(OptionError,)) as subject:
         case = _Case(subject=subject, executor=executor, seed=seed)
         with undisturbed(subject, "a session", ignore=("Python's",)), executor.open(case.context()) as session:
             case.check_session(session)
-        case.check_exception()
-
-
-class _Wanted(Exception):
-    """Raised by the check inside a session, to see whether the session passes it on."""
+        with undisturbed(subject, "a session that ends with an exception"):
+            subject.passes_on(executor.open(case.context()))
 
 
 @frozen(kw_only=True)
@@ -80,10 +78,8 @@ class _Case:
 
     def check_session(self, session: ExecutorSession) -> None:
         """Checks every method of an open session."""
-        subject = self.subject
-        subject.require(
-            isinstance(session.device, torch.device), f"device has to be a torch.device, got {session.device!r}"
-        )
+        wrong = f"device has to be a torch.device, got {session.device!r}"
+        self.subject.require(isinstance(session.device, torch.device), wrong)
         self.check_description(session)
         self.check_experts(session)
         self.check_gradient(session)
@@ -96,28 +92,25 @@ class _Case:
             json.dumps(found, allow_nan=False)
         except (TypeError, ValueError) as error:
             self.subject.fail(f"describe cannot be written as JSON ({error}); it goes into the manifest")
-        self.subject.require(isinstance(found, dict) and bool(found), "describe has to say something of the device")
+        self.subject.require(isinstance(found, dict) and found, "describe has to say something of the device")
 
     def check_experts(self, session: ExecutorSession) -> None:
         """Checks that experts equal the engine's, whatever other seeds are trained in the same call."""
         subject, context = self.subject, self.context()
         train, judge = self.data(8, 1), self.data(4, 2)
         there, judge_there = _to(train, session.device), _to(judge, session.device)
-        before = there.images.clone(), there.targets.clone()
         told: list[tuple[int, int]] = []
 
         def ask(seeds: list[int]) -> dict[int, TrainedExpert]:
             found = session.train_experts(SETTINGS, there, judge_there, seeds, lambda *at: told.append(at))
             return {expert.seed: expert for expert in found}
 
-        found = ask([3, 5])
+        with subject.unchanged("train_experts changes the training images; work on copies", lambda: there):
+            found = ask([3, 5])
         subject.require(sorted(found) == [3, 5], f"train_experts gives experts {sorted(found)} for the seeds 3 and 5")
         subject.require(
             sorted(told) == [(p, e) for p in range(2) for e in range(1, SETTINGS.epochs + 1)],
             f"train_experts tells on_epoch {told}, expected (position in seeds, epochs done) once for each",
-        )
-        subject.require(
-            same((there.images, there.targets), before), "train_experts changes the training images; work on copies"
         )
         network = Network(context.module)
         for seed, expert in found.items():
@@ -154,14 +147,12 @@ class _Case:
             schedules=(schedule(([0, 1], [2, 3], [0])), schedule(([3, 1], [0, 2], [1, 2]))),
         )
         theta = TinyModel().init(build_module(TinyModel(), SPEC), generator(self.seed)).to(device, torch.float64)
-        segments = []
-        for expert in range(2):
-            start = theta + 0.1 * normal(len(theta))
-            segments.append(
-                Segment(
-                    start=start, target=start + 0.1 * normal(len(theta)), expert=expert, start_epoch=0, target_epoch=2
-                )
-            )
+        starts = [theta + 0.1 * normal(len(theta)) for _ in range(2)]
+        targets = [start + 0.1 * normal(len(theta)) for start in starts]
+        segments = [
+            Segment(start=start, target=target, expert=expert, start_epoch=0, target_epoch=2)
+            for expert, (start, target) in enumerate(zip(starts, targets, strict=True))
+        ]
         return problem, segments
 
     def check_gradient(self, session: ExecutorSession) -> None:
@@ -169,95 +160,62 @@ class _Case:
 
         It is computed twice, since a session may run other code after its first call.
         """
-        context, subject = self.context(), self.subject
-        wanted = meta_gradient(Network(context.module), context.augmentation, context.loss, *self.problem(_CPU))
+        context = self.context()
         problem, segments = self.problem(session.device)
         tensors = [problem.images, problem.targets, problem.step_size, *(s.start for s in segments)]
-        before = [t.clone() for t in tensors]
-        for _ in range(2):
-            found = session.meta_gradient(problem, segments)
-            subject.require(same(tensors, before), "meta_gradient changes the problem or a segment; work on copies")
-            for name in ("loss", "images", "targets", "step_size"):
-                self.require_close("meta_gradient", name, getattr(found, name), getattr(wanted, name), 1e-10)
-        problem_here, segments_here = self.problem(_CPU)
-        found = session.meta_gradient(evolve(problem, schedules=problem.schedules[:1]), segments[:1])
-        wanted = meta_gradient(
-            Network(context.module),
-            context.augmentation,
-            context.loss,
-            evolve(problem_here, schedules=problem_here.schedules[:1]),
-            segments_here[:1],
-        )
-        self.require_close("meta_gradient", "images (one segment)", found.images, wanted.images, 1e-10)
+        engine = partial(meta_gradient, Network(context.module), context.augmentation, context.loss)
+        wrong = "meta_gradient changes the problem or a segment; work on copies"
+        for count, times, hint in ((2, 2, ""), (1, 1, " (one segment)")):
+            here, segments_here = self.problem(_CPU)
+            wanted = engine(evolve(here, schedules=here.schedules[:count]), segments_here[:count])
+            asked = evolve(problem, schedules=problem.schedules[:count])
+            for _ in range(times):
+                with self.subject.unchanged(wrong, lambda: tensors):
+                    found = session.meta_gradient(asked, segments[:count])
+                for name in ("loss", "images", "targets", "step_size"):
+                    pair = getattr(found, name), getattr(wanted, name)
+                    self.require_close("meta_gradient", f"{name}{hint}", *pair, 1e-10)
 
     def check_evaluation(self, session: ExecutorSession) -> None:
         """Checks that the accuracy of network i depends only on seed, purpose and i."""
         context, network = self.context(), Network(self.context().module)
-        subject_set, judge = self.data(2, 5), self.data(10, 6)
+        train, judge = self.data(2, 5), self.data(10, 6)
+        there, judge_there = _to(train, session.device), _to(judge, session.device)
         purposes: tuple[Literal["select", "eval"], ...] = ("eval", "select")
         for purpose in purposes:
             told: list[int] = []
-
-            def ask(
-                networks: range, purpose: Literal["select", "eval"] = purpose, told: list[int] = told
-            ) -> list[float]:
-                found = session.evaluate(
-                    SETTINGS,
-                    _to(subject_set, session.device),
-                    _to(judge, session.device),
-                    self.seed,
-                    networks,
-                    purpose,
-                    told.append,
-                )
-                return list(found)
-
-            found = ask(range(0, 4))
-            self.subject.require(
-                sorted(told) == [1, 2, 3, 4], f"evaluate tells on_network {told} for 4 networks, expected 1 … 4"
-            )
+            found = session.evaluate(SETTINGS, there, judge_there, self.seed, range(4), purpose, told.append)
+            wrong = f"evaluate tells on_network {told} for 4 networks, expected 1 … 4"
+            self.subject.require(sorted(told) == [1, 2, 3, 4], wrong)
             wanted = [
                 evaluate_network(
-                    context.model, network, context.augmentation, SETTINGS, subject_set, judge, self.seed, i, purpose
+                    context.model, network, context.augmentation, SETTINGS, train, judge, self.seed, i, purpose
                 )
                 for i in range(4)
             ]
             # On another device rounding may put an image between two classes into the other class.
+            near = 1.5 / len(judge.targets)
             self.subject.require(
-                len(found) == 4
-                and all(abs(a - b) <= 1.5 / len(judge.targets) for a, b in zip(found, wanted, strict=True)),
-                f"evaluate gives {found} for purpose {purpose}, the engine {wanted}",
+                len(found) == 4 and all(abs(a - b) <= near for a, b in zip(found, wanted, strict=True)),
+                f"evaluate gives {list(found)} for purpose {purpose}, the engine {wanted}",
             )
+            alone = session.evaluate(SETTINGS, there, judge_there, self.seed, range(2, 4), purpose, told.append)
             self.subject.require(
-                ask(range(2, 4)) == found[2:],
+                list(alone) == list(found)[2:],
                 "evaluate's network i depends on which others are trained; it is a function of (seed, purpose, i) "
                 "alone",
             )
 
-    def check_exception(self) -> None:
-        """Checks that an exception inside a session is passed on and that global state is restored."""
-        raised = False
-        with undisturbed(self.subject, "a session that ends with an exception"):
-            try:
-                with self.executor.open(self.context()):
-                    raise _Wanted
-            except _Wanted:
-                raised = True
-        self.subject.require(raised, "open swallows an exception that is raised inside its session; let it out")
-
     def require_close(self, what: str, part: str, found: Tensor, wanted: Tensor, tolerance: float) -> None:
         here = found.detach().cpu()
-        if here.shape != wanted.shape or here.dtype != wanted.dtype:
-            self.subject.fail(
-                f"{what}: {part} is {tuple(here.shape)} in {here.dtype}, expected {tuple(wanted.shape)} in "
-                f"{wanted.dtype}"
-            )
+        kinds = [f"{tuple(t.shape)} in {t.dtype}" for t in (here, wanted)]
+        self.subject.require(kinds[0] == kinds[1], f"{what}: {part} is {kinds[0]}, expected {kinds[1]}")
         error = float((here - wanted).abs().max()) / (float(wanted.abs().max()) or 1.0)
-        if not error <= tolerance:
-            self.subject.fail(
-                f"{what}: {part} differs from the engine's by {error:.3g} (relative, float64), allowed is "
-                f"{tolerance:g}; every executor gives the same numbers"
-            )
+        self.subject.require(
+            error <= tolerance,
+            f"{what}: {part} differs from the engine's by {error:.3g} (relative, float64), allowed is {tolerance:g}; "
+            "every executor gives the same numbers",
+        )
 
 
 _CPU = torch.device("cpu")

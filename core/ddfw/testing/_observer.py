@@ -6,7 +6,7 @@ import io
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from ddfw.contracts.observer import (
@@ -20,7 +20,8 @@ from ddfw.contracts.observer import (
     RunStarted,
     StepReport,
 )
-from ddfw.testing._common import Checked, ConformanceError, checking, undisturbed
+from ddfw.testing._common import Checked, undisturbed
+from ddfw.testing._component import checking
 
 
 def check_observer(observer: AbstractObserver) -> None:
@@ -32,8 +33,7 @@ def check_observer(observer: AbstractObserver) -> None:
     Raises:
         ConformanceError: the observer breaks its contract; the text tells the first fault found.
     """
-    subject = Checked("observer", observer)
-    with checking(subject, AbstractObserver), tempfile.TemporaryDirectory() as folder:
+    with checking("observer", observer, AbstractObserver) as subject, tempfile.TemporaryDirectory() as folder:
         outer = Path(folder).resolve()
         run, here = outer / "run", outer / "here"
         run.mkdir()
@@ -42,7 +42,8 @@ def check_observer(observer: AbstractObserver) -> None:
         for stream in (io.StringIO(), _Terminal()):
             with _watched(subject, stream, here):
                 _tell(subject, observer, run)
-        _check_exception(subject, observer, run, here)
+        with _watched(subject, io.StringIO(), here):
+            subject.passes_on(observer.open(run))
         stray = sorted(str(p.relative_to(outer)) for p in (*here.rglob("*"), *outer.iterdir()) if p not in (run, here))
         subject.require(not stray, f"writes outside its run directory: {', '.join(stray)}; put files below `run`")
         subject.require(
@@ -56,10 +57,6 @@ class _Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-class _Wanted(Exception):
-    """Raised by the check inside a session, to see whether the session passes it on."""
 
 
 @contextmanager
@@ -132,30 +129,15 @@ def _reports(run: Path) -> list[tuple[str, Report]]:
 
 def _tell(subject: Checked, observer: AbstractObserver, run: Path) -> None:
     """Sends the reports of a whole run and checks that every method returns None and raises nothing."""
-    what = "open"
-    try:
-        with observer.open(run) as session:
-            subject.require(isinstance(session, ObserverSession), "open has to give an ObserverSession; derive from it")
-            for method, report in _reports(run):
-                what = method
+    hint = "a run would go on without this observer"
+    with ExitStack() as stack:
+        with subject.reporting("open", hint=hint):
+            session = stack.enter_context(observer.open(run))
+        subject.require(isinstance(session, ObserverSession), "open has to give an ObserverSession; derive from it")
+        for method, report in _reports(run):
+            with subject.reporting(method, hint=hint):
                 returned = getattr(session, method)(report)
-                subject.require(
-                    returned is None, f"{method} returns {returned!r}; an observer only watches, so return nothing"
-                )
-            what = "closing the session"
-    except ConformanceError:
-        raise
-    except Exception as error:
-        subject.fail(f"{what} raised {type(error).__name__}: {error}; a run would go on without this observer")
-
-
-def _check_exception(subject: Checked, observer: AbstractObserver, run: Path, here: Path) -> None:
-    """Checks that the session passes on an exception of the run."""
-    raised = False
-    with _watched(subject, io.StringIO(), here):
-        try:
-            with observer.open(run):
-                raise _Wanted
-        except _Wanted:
-            raised = True
-    subject.require(raised, "open swallows an exception that is raised inside its session; let it out")
+            wrong = f"{method} returns {returned!r}; an observer only watches, so return nothing"
+            subject.require(returned is None, wrong)
+        with subject.reporting("closing the session", hint=hint):
+            stack.close()
