@@ -30,12 +30,8 @@ def suggest(word: str, known: Iterable[str]) -> str | None:
     if len(word) > _LONGEST_WORD:
         return None
     typed = word.casefold()
-    near: list[tuple[int, str]] = []
-    for candidate in known:
-        folded = candidate.casefold()
-        if difflib.SequenceMatcher(None, folded, typed).ratio() >= 0.5:
-            near.append((_edits(typed, folded), candidate))
-    return min(near)[1] if near else None
+    near = [c for c in known if difflib.SequenceMatcher(None, c.casefold(), typed).ratio() >= 0.5]
+    return min(near, key=lambda c: (_edits(typed, c.casefold()), c), default=None)
 
 
 def _edits(a: str, b: str) -> int:
@@ -57,6 +53,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The words ` Did you mean 'rank'?`, with a leading space, for a known word close to `word`; "" if none is."""
     suggestion = suggest(word, known)
     return "" if suggestion is None else f" Did you mean {suggestion!r}?"
+
+
+def hint(value: object, choices: Iterable[object]) -> str:
+    """A full stop and `did_you_mean` for a text that is close to one of the texts among the choices; "" otherwise."""
+    meant = did_you_mean(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+    return meant and f".{meant}"
 
 
 def either(words: Sequence[str], last: str = "or") -> str:

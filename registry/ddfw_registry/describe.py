@@ -35,14 +35,7 @@ class OptionInfo:
 
     def as_dict(self) -> dict[str, object]:
         """The fields as a dictionary of JSON-able values; a default that JSON cannot hold becomes text."""
-        return {
-            "name": self.name,
-            "type": self.type,
-            "required": self.required,
-            "default": _json(self.default),
-            "range": self.range,
-            "help": self.help,
-        }
+        return {**attrs.asdict(self, recurse=False), "default": _json(self.default)}
 
 
 def options(cls: type) -> tuple[OptionInfo, ...]:
