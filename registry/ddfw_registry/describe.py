@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 
 import attrs
 from attrs import frozen
@@ -67,17 +67,7 @@ def _json(value: object) -> object:
     if value is None:
         return None
     try:
-        return _finite(plain(value, lambda item: isinstance(getattr(type(item), "name", None), str)))
+        written = json.dumps(plain(value, lambda item: isinstance(getattr(type(item), "name", None), str)))
     except RegistryError:
         return str(value)
-
-
-def _finite(value: object) -> object:
-    match value:
-        case float() if not math.isfinite(value):
-            return str(value)
-        case list():
-            return [_finite(item) for item in value]
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-    return value
+    return json.loads(written, parse_constant=lambda number: str(float(number)))  # inf and nan become texts

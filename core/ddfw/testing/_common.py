@@ -109,15 +109,7 @@ class Checked:
         yield
         self.require(same(before, read()), wrong)
 
-    def once(
-        self,
-        what: str,
-        method: Callable[..., T],
-        *args: Any,
-        seed: int = 1,
-        allow: tuple[type[Exception], ...] = (),
-        hint: str = "",
-    ) -> T:
+    def once(self, what: str, method: Callable[..., T], *args: Any, seed: int = 1, hint: str = "") -> T:
         """Calls the component once, after seeding the global random generators.
 
         Args:
@@ -125,7 +117,6 @@ class Checked:
             method: makes the call.
             args: arguments of `method`.
             seed: seed of the global random generators.
-            allow: exceptions that are passed on instead of being reported.
             hint: likely cause of an unexpected exception, for the error text.
 
         Returns:
@@ -136,7 +127,7 @@ class Checked:
         """
 
         def made() -> T:
-            with undisturbed(self, what, seed), self.reporting(what, allow=allow, hint=hint):
+            with undisturbed(self, what, seed), self.reporting(what, hint=hint):
                 return method(*args)
 
         # A first call may import a library that draws from Python's generator when it is loaded, so it gets a second
@@ -146,21 +137,13 @@ class Checked:
         except _ImportedSomething:
             return made()
 
-    def call(
-        self,
-        what: str,
-        method: Callable[..., T],
-        *args: Any,
-        allow: tuple[type[Exception], ...] = (),
-        hint: str = "",
-    ) -> T:
+    def call(self, what: str, method: Callable[..., T], *args: Any, hint: str = "") -> T:
         """Calls the component twice with different global seeds and checks that both results are equal.
 
         Args:
             what: name of the called method, for the error text.
             method: makes the call; generators that it passes must have the same seed each time.
             args: arguments of `method`.
-            allow: exceptions that are passed on instead of being reported.
             hint: likely cause of an unexpected exception, for the error text.
 
         Returns:
@@ -169,10 +152,10 @@ class Checked:
         Raises:
             ConformanceError: a call raised an exception or changed global state, or the results differ.
         """
-        first, second = (self.once(what, method, *args, seed=seed, allow=allow, hint=hint) for seed in (1, 2))
+        first, second = (self.once(what, method, *args, seed=seed, hint=hint) for seed in (1, 2))
         if same(first, second):
             return first
-        if same(first, self.once(what, method, *args, allow=allow, hint=hint)):
+        if same(first, self.once(what, method, *args, hint=hint)):
             self.fail(
                 f"{what} depends on a global generator (torch's, numpy's or Python's); draw from the generator that is "
                 "passed in, or runs are not reproducible"
@@ -232,8 +215,8 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return type(a) is type(b) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if attrs.has(type(a)):
-        names = [f.name for f in attrs.fields(type(a))]
-        return type(a) is type(b) and all(same(getattr(a, n), getattr(b, n)) for n in names)
+        parts = [attrs.asdict(x, recurse=False) for x in (a, b) if type(x) is type(a)]
+        return len(parts) == 2 and same(*parts)
     return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and a != a and b != b)
 
 

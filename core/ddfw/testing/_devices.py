@@ -30,14 +30,8 @@ class _Elsewhere(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> _Elsewhere:
-        made: _Elsewhere = torch.Tensor._make_wrapper_subclass(
-            cls,
-            held.shape,
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
-            device=_ELSEWHERE,
-        )
+        layout = held.shape, held.stride(), held.storage_offset()
+        made: _Elsewhere = torch.Tensor._make_wrapper_subclass(cls, *layout, dtype=held.dtype, device=_ELSEWHERE)
         made.held = held
         return made
 
@@ -119,14 +113,10 @@ def elsewhere(subject: Checked, what: str, check: Callable[[torch.device], objec
     places: list[AbstractContextManager[torch.device]] = [_stand_in()]
     if torch.cuda.is_available():
         places.append(nullcontext(torch.device("cuda")))
+    wrong = f"{what} hard-codes a device: with tensors on an accelerator it"
+    hint = "make constants with device=x.device, or move them with .to(x)"
     for place in places:
-        with (
-            place as device,
-            subject.reporting(
-                f"{what} hard-codes a device: with tensors on an accelerator it",
-                hint="make constants with device=x.device, or move them with .to(x)",
-            ),
-        ):
+        with place as device, subject.reporting(wrong, hint=hint):
             check(device)
 
 

@@ -30,6 +30,7 @@ from ddfw.errors import OptionError
 from ddfw.testing._common import Checked, generator, undisturbed
 from ddfw.testing._component import checking
 from ddfw.testing._fakes import Brighten, EndAndMiddle, TinyModel, real_images
+from ddfw.testing._tensors import normal
 
 SPEC = ImageSpec(channels=1, height=6, width=6, num_classes=3)
 SETTINGS = TrainingSettings(epochs=2, lr=0.1, momentum=0.5, weight_decay=1e-3, batch_size=8)
@@ -130,10 +131,7 @@ class _Case:
         """A problem with two segments of three steps each, whose batches overlap."""
         rng = generator(self.seed + 4)
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=rng, dtype=torch.float64).to(device)
-
-        def schedule(batches: tuple[list[int], ...]) -> Schedule:
+        def schedule(*batches: list[int]) -> Schedule:
             draws = [Brighten().draw((len(rows), *SPEC.shape), rng) for rows in batches]
             return Schedule(
                 batches=tuple(torch.tensor(rows, device=device) for rows in batches),
@@ -141,17 +139,17 @@ class _Case:
             )
 
         problem = Problem(
-            images=normal(4, *SPEC.shape),
-            targets=normal(4, SPEC.num_classes).softmax(dim=1),
+            images=normal((4, *SPEC.shape), rng).to(device),
+            targets=normal((4, SPEC.num_classes), rng).softmax(dim=1).to(device),
             step_size=torch.tensor(0.2, dtype=torch.float64, device=device),
-            schedules=(schedule(([0, 1], [2, 3], [0])), schedule(([3, 1], [0, 2], [1, 2]))),
+            schedules=(schedule([0, 1], [2, 3], [0]), schedule([3, 1], [0, 2], [1, 2])),
         )
-        theta = TinyModel().init(build_module(TinyModel(), SPEC), generator(self.seed)).to(device, torch.float64)
-        starts = [theta + 0.1 * normal(len(theta)) for _ in range(2)]
-        targets = [start + 0.1 * normal(len(theta)) for start in starts]
+        theta = TinyModel().init(build_module(TinyModel(), SPEC), generator(self.seed)).double()
+        starts = theta + 0.1 * normal((2, len(theta)), rng)
+        targets = (starts + 0.1 * normal(starts.shape, rng)).to(device)
         segments = [
             Segment(start=start, target=target, expert=expert, start_epoch=0, target_epoch=2)
-            for expert, (start, target) in enumerate(zip(starts, targets, strict=True))
+            for expert, (start, target) in enumerate(zip(starts.to(device), targets, strict=True))
         ]
         return problem, segments
 

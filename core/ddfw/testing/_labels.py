@@ -52,7 +52,7 @@ def check_labels(labels: AbstractLabels, *, spec: ImageSpec | None = None, seed:
                 parameter_floats=count * shape.floats_per_image,
                 label_floats=count * price,
             )
-            case = _Case(subject=subject, component=labels, layout=layout, seed=seed)
+            case = _Case(subject=subject, component=labels, layout=layout, row=(shape.num_classes,), seed=seed)
             params = case.check_init()
             case.check_floats(params, "floats_per_image", layout.label_floats, 0, "")
             targets = case.check_rows(params, torch.float32)
@@ -86,9 +86,6 @@ class _Case(StoredCase):
 
     def read(self, params: Tensors, index: Tensor) -> Tensor:
         return ask_targets(self.component, params, index)
-
-    def row_shape(self) -> tuple[int, ...]:
-        return (self.layout.spec.num_classes,)
 
     def check_rows(self, params: dict[str, Tensor], dtype: torch.dtype | None) -> Tensor:
         """Checks that targets are probabilities, which may be integers, and returns those of all images."""

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from attrs import evolve
+
 from ddfw.contracts.observer import (
     AbstractObserver,
     EvaluationReport,
@@ -77,52 +79,43 @@ def _watched(subject: Checked, stream: io.StringIO, here: Path) -> Iterator[None
 
 def _reports(run: Path) -> list[tuple[str, Report]]:
     """The reports of one run in their order, each with the name of the method that receives it."""
-
-    def expert(index: int, cached: bool) -> ExpertReport:
-        return ExpertReport(
-            index=index, count=2, seed=index, cached=cached, validation_accuracy=0.8, location=run.parent / "experts"
-        )
-
-    def step(number: int) -> StepReport:
-        return StepReport(
-            step=number, steps=2, loss=0.9, step_size=0.01, start_epoch=0.5, window_high=2, grad_norm_images=1.5
-        )
-
-    def evaluation(subject: str, split: str) -> EvaluationReport:
-        return EvaluationReport(
-            subject=subject,
-            split="test" if split == "test" else "validation",
-            net="convnet",
-            n=2,
-            accuracies=(0.7, 0.8),
-            mean=0.75,
-            std=0.0707,
-            seeds=(0, 1),
-            eval_seed=0,
-            step=None if subject == "full_data" else 2,
-            selected_by="validation",
-            lr=0.01,
-            images=3,
-            floats={"strict": 192, "pixels": 192},
-            notes=("a note",),
-        )
-
+    expert = ExpertReport(
+        index=0, count=2, seed=0, cached=True, validation_accuracy=0.8, location=run.parent / "experts"
+    )
+    step = StepReport(step=1, steps=2, loss=0.9, step_size=0.01, start_epoch=0.5, window_high=2, grad_norm_images=1.5)
+    validation = EvaluationReport(
+        subject="distilled",
+        split="validation",
+        net="convnet",
+        n=2,
+        accuracies=(0.7, 0.8),
+        mean=0.75,
+        std=0.0707,
+        seeds=(0, 1),
+        eval_seed=0,
+        step=2,
+        selected_by="validation",
+        lr=0.01,
+        images=3,
+        floats={"strict": 192, "pixels": 192},
+        notes=("a note",),
+    )
     started = RunStarted(recipe="default", seed=0, directory=run, steps=2, experts=2, headline=("recipe    default",))
     finished = RunFinished(status="finished", directory=run, summary={"schema": 1, "rows": []})
     return [
         ("run_started", started),
-        ("expert_ready", expert(0, True)),
+        ("expert_ready", expert),
         ("progress", ProgressReport(stage="experts", done=1, total=4)),
-        ("expert_ready", expert(1, False)),
-        ("evaluated", evaluation("distilled", "validation")),
+        ("expert_ready", evolve(expert, index=1, seed=1, cached=False)),
+        ("evaluated", validation),
         ("progress", ProgressReport(stage="a stage of the future", done=0, total=2)),
-        ("step_finished", step(1)),
+        ("step_finished", step),
         ("progress", ProgressReport(stage="distill", done=1, total=2)),
-        ("step_finished", step(2)),
-        ("evaluated", evaluation("distilled", "validation")),
+        ("step_finished", evolve(step, step=2)),
+        ("evaluated", validation),
         ("progress", ProgressReport(stage="evaluate", done=2, total=2)),
-        ("evaluated", evaluation("distilled", "test")),
-        ("evaluated", evaluation("full_data", "test")),
+        ("evaluated", evolve(validation, split="test")),
+        ("evaluated", evolve(validation, subject="full_data", split="test", step=None)),
         ("run_finished", finished),
     ]
 

@@ -60,7 +60,7 @@ def check_param(
         layouts = _layouts(subject, param, SPECS if spec is None else (spec,), BUDGETS if budget is None else (budget,))
         seen: set[ImageSpec] = set()
         for layout in layouts:
-            case = _Case(subject=subject, component=param, layout=layout, seed=seed)
+            case = _Case(subject=subject, component=param, layout=layout, row=layout.spec.shape, seed=seed)
             params = case.check_init()
             case.check_count(params)
             images = case.check_rows(params, torch.float32)
@@ -79,29 +79,39 @@ def _layouts(
 ) -> list[Layout]:
     """All layouts that fit their budget; larger shapes are tried only if no smaller one fits."""
     found: list[Layout] = []
-    refusal = ""
-    hint = "what does not fit is an OptionError"
+    refusal, hint = "", "what does not fit is an OptionError"
     for spec, budget, floats in product(specs, budgets, LABEL_FLOATS):
         if spec in specs[SMALL_SPECS:] and any(layout.spec != spec for layout in found):
             break
-        try:
-            layout = subject.call("layout", param.layout, spec, budget, floats, allow=(OptionError,), hint=hint)
-        except OptionError as error:
-            refusal = str(error)
+        layout = subject.call("layout", _layout, param, spec, budget, floats, hint=hint)
+        if isinstance(layout, str):
+            refusal = layout
             continue
         _check_layout(subject, layout, spec, budget, floats)
         found.append(layout)
-    subject.require(
-        found, f"layout fits none of the shapes and budgets tried; pass spec and budget that fit ({refusal})"
-    )
-    _check_impossible(subject, param, found[0].spec)
+    wrong = "layout fits none of the shapes and budgets tried; pass spec and budget that fit"
+    subject.require(found, f"{wrong} ({refusal})")
+    # Labels that take the whole budget lead to an OptionError or to a layout over budget.
+    impossible = found[0].spec, Budget(ipc=1), 10**9
+    layout = subject.once("layout", _layout, param, *impossible, hint=hint)
+    subject.require(layout != "", "layout's OptionError has no text; say what would fit")
+    if not isinstance(layout, str):
+        _check_layout(subject, layout, *impossible)
     return found
+
+
+def _layout(param: AbstractParameterization, spec: ImageSpec, budget: Budget, label_floats: int) -> Layout | str:
+    """A layout, or the text of the OptionError by which the parameterisation refuses the budget."""
+    try:
+        return param.layout(spec, budget, label_floats)
+    except OptionError as error:
+        return str(error)
 
 
 def _check_layout(subject: Checked, layout: Layout, spec: ImageSpec, budget: Budget, label_floats: int) -> None:
     where = f"for {spec.channels}×{spec.height}×{spec.width}, ipc {budget.ipc}, {budget.accounting}"
-    if not isinstance(layout, Layout) or layout.spec != spec or layout.budget != budget:
-        subject.fail("layout has to return a Layout with the spec and the budget that it was given")
+    kept = isinstance(layout, Layout) and layout.spec == spec and layout.budget == budget
+    subject.require(kept, "layout has to return a Layout with the spec and the budget that it was given")
     subject.require(
         layout.images_per_class >= 1 and layout.samples_per_class >= 1,
         f"layout announces {layout.images_per_class} images of each class {where}; raise OptionError where none fits",
@@ -116,17 +126,6 @@ def _check_layout(subject: Checked, layout: Layout, spec: ImageSpec, budget: Bud
         layout.label_floats == layout.num_images * label_floats,
         f"layout announces {layout.label_floats} label floats for {layout.num_images} images of {label_floats} each",
     )
-
-
-def _check_impossible(subject: Checked, param: AbstractParameterization, spec: ImageSpec) -> None:
-    """Checks that labels that take the whole budget lead to an OptionError or to a layout over budget."""
-    budget, floats, hint = Budget(ipc=1), 10**9, "a budget in which nothing fits is an OptionError"
-    try:
-        layout = subject.once("layout", param.layout, spec, budget, floats, allow=(OptionError,), hint=hint)
-    except OptionError as error:
-        subject.require(str(error), "layout's OptionError has no text; say what would fit")
-    else:
-        _check_layout(subject, layout, spec, budget, floats)
 
 
 @frozen(kw_only=True)
@@ -147,9 +146,6 @@ class _Case(StoredCase):
 
     def read(self, params: Tensors, index: Tensor) -> Tensor:
         return self.component.decode(params, index)
-
-    def row_shape(self) -> tuple[int, ...]:
-        return self.layout.spec.shape
 
     def check_count(self, params: dict[str, Tensor]) -> None:
         """Checks that `layout` and `stored_floats` count the floats that `init` stores."""

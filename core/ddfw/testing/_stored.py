@@ -36,6 +36,7 @@ class StoredCase(ABC):
         subject: the component, for error texts.
         component: the component.
         layout: the layout; its images stand in class order.
+        row: the shape of what belongs to one image.
         seed: seed of the inputs and of the generators.
     """
 
@@ -47,6 +48,7 @@ class StoredCase(ABC):
     subject: Checked
     component: Any
     layout: Layout
+    row: tuple[int, ...]
     seed: int
 
     @abstractmethod
@@ -60,10 +62,6 @@ class StoredCase(ABC):
     @abstractmethod
     def read(self, params: Tensors, index: Tensor) -> Tensor:
         """The rows that the component reads out of the tensors, with their derivatives."""
-
-    @abstractmethod
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape of one row."""
 
     def init(self, inputs: Any) -> dict[str, Tensor]:
         """The tensors that `init` gives, in a dictionary of their own."""
@@ -121,7 +119,7 @@ class StoredCase(ABC):
         wrong = f"{self.method} changes its parameters; work on a copy"
         with self.subject.unchanged(wrong, lambda: params), torch.no_grad():
             self.read(params, self.everything)
-        shape = (self.layout.num_images, *self.row_shape())
+        shape = (self.layout.num_images, *self.row)
         return require_tensor(self.subject, self.method, rows, shape, dtype, given="parameters")
 
     def check_state(self, params: dict[str, Tensor], rows: Tensor) -> None:

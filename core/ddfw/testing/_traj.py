@@ -9,8 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from ddfw.contracts.trajectory import AbstractTrajectory, ExpertSource, Segment
-from ddfw.errors import OptionError
+from ddfw.contracts.trajectory import AbstractTrajectory, Segment
 from ddfw.testing._common import Checked, generator, same
 from ddfw.testing._component import checking
 from ddfw.testing._devices import elsewhere, require_there
@@ -60,14 +59,6 @@ class _Case:
     def experts(self) -> FakeExperts:
         return FakeExperts(self.num_epochs, self.dtype, self.seed)
 
-    def prepare(self, experts: ExpertSource) -> Any:
-        try:
-            return self.traj.prepare(experts)
-        except OptionError as error:
-            self.subject.fail(
-                f"prepare refuses experts of {self.num_epochs} epochs ({error}); pass a num_epochs that the options fit"
-            )
-
     def segment(self, prepared: Any, low: float, high: float, seed: int) -> Segment:
         with self.subject.reporting(f"segment({low:g}, {high:g})"):
             return self.traj.segment(prepared, low, high, generator(seed))
@@ -80,8 +71,9 @@ class _Case:
         subject, experts, whole = self.subject, self.experts(), (0, self.high, self.seed)
         wrong = "changes the experts' checkpoints; copy them"
         with subject.unchanged(wrong, lambda: self.all_checkpoints(experts)):
-            prepared = subject.once("prepare", self.prepare, experts)
-            found = subject.call("segment", lambda: self.segment(self.prepare(self.experts()), *whole))
+            hint = f"pass a num_epochs that the options fit if experts of {self.num_epochs} epochs are refused"
+            prepared = subject.once("prepare", self.traj.prepare, experts, hint=hint)
+            found = subject.call("segment", lambda: self.segment(self.traj.prepare(self.experts()), *whole))
             subject.require(isinstance(found, Segment), f"segment has to return a Segment, got {type(found).__name__}")
             subject.require(
                 same(found, subject.once("segment", self.segment, prepared, *whole)),
@@ -105,11 +97,9 @@ class _Case:
 
     def windows(self) -> list[tuple[float, float]]:
         """Windows [low, high) of start epochs to try; each contains a whole number."""
-        last = math.ceil(self.high) - 1
-        found = [(0, self.high), (0, 1), (0, 0.5), (last, self.high), (last, last + (self.high - last) / 4)]
-        if self.high > 2:
-            found += [(1, 2), (1, min(2.5, self.high)), (1, self.high)]
-        return [(float(low), float(high)) for low, high in found]
+        high, last = self.high, math.ceil(self.high) - 1.0
+        found = [(0.0, high), (0.0, 1.0), (0.0, 0.5), (last, high), (last, last + (high - last) / 4)]
+        return [*found, (1.0, 2.0), (1.0, min(2.5, high)), (1.0, high)] if high > 2 else found
 
     def check_windows(self, prepared: Any) -> None:
         """Checks that each segment starts in its window, ends later, and holds two plain parameter vectors."""
@@ -157,7 +147,7 @@ class _Case:
     def check_device(self, device: torch.device) -> None:
         """Checks that segments are on the device of the checkpoints."""
         experts = FakeExperts(self.num_epochs, self.dtype, self.seed, device)
-        prepared = self.prepare(experts)
+        prepared = self.traj.prepare(experts)
         for draw in range(3):
             found = self.traj.segment(prepared, 0, self.high, generator(draw))
             for point in (found.start, found.target):
