@@ -50,7 +50,11 @@ def check_executor(executor: AbstractExecutor, *, seed: int = 0) -> None:
     with checking("executor", executor, AbstractExecutor, allow=(OptionError,)) as subject:
         case = _Case(subject=subject, executor=executor, seed=seed)
         with undisturbed(subject, "a session", ignore=("Python's",)), executor.open(case.context()) as session:
-            case.check_session(session)
+            wrong = f"device has to be a torch.device, got {session.device!r}"
+            subject.require(isinstance(session.device, torch.device), wrong)
+            for check in (case.check_description, case.check_experts, case.check_gradient, case.check_evaluation):
+                check(session)
+            case.check_description(session)
         with undisturbed(subject, "a session that ends with an exception"):
             subject.passes_on(executor.open(case.context()))
 
@@ -76,16 +80,6 @@ class _Case:
     def data(self, per_class: int, shift: int) -> LabelledImages:
         real = real_images(SPEC, per_class, torch.float64, self.seed + shift)
         return LabelledImages(images=real.images, targets=real.labels)
-
-    def check_session(self, session: ExecutorSession) -> None:
-        """Checks every method of an open session."""
-        wrong = f"device has to be a torch.device, got {session.device!r}"
-        self.subject.require(isinstance(session.device, torch.device), wrong)
-        self.check_description(session)
-        self.check_experts(session)
-        self.check_gradient(session)
-        self.check_evaluation(session)
-        self.check_description(session)
 
     def check_description(self, session: ExecutorSession) -> None:
         try:
@@ -113,11 +107,9 @@ class _Case:
             sorted(told) == [(p, e) for p in range(2) for e in range(1, SETTINGS.epochs + 1)],
             f"train_experts tells on_epoch {told}, expected (position in seeds, epochs done) once for each",
         )
-        network = Network(context.module)
+        engine = partial(train_expert, context.model, Network(context.module), context.augmentation, SETTINGS)
         for seed, expert in found.items():
-            wanted = train_expert(
-                context.model, network, context.augmentation, SETTINGS, train, judge, seed, lambda epoch: None
-            )
+            wanted = engine(train, judge, seed, lambda epoch: None)
             self.require_close("train_experts", f"expert {seed}", expert.snapshots, wanted.snapshots, 1e-8)
             subject.require(
                 len(expert.validation_accuracy) == len(expert.train_loss) == SETTINGS.epochs,
@@ -176,7 +168,8 @@ class _Case:
 
     def check_evaluation(self, session: ExecutorSession) -> None:
         """Checks that the accuracy of network i depends only on seed, purpose and i."""
-        context, network = self.context(), Network(self.context().module)
+        context = self.context()
+        engine = partial(evaluate_network, context.model, Network(context.module), context.augmentation, SETTINGS)
         train, judge = self.data(2, 5), self.data(10, 6)
         there, judge_there = _to(train, session.device), _to(judge, session.device)
         purposes: tuple[Literal["select", "eval"], ...] = ("eval", "select")
@@ -185,12 +178,7 @@ class _Case:
             found = session.evaluate(SETTINGS, there, judge_there, self.seed, range(4), purpose, told.append)
             wrong = f"evaluate tells on_network {told} for 4 networks, expected 1 … 4"
             self.subject.require(sorted(told) == [1, 2, 3, 4], wrong)
-            wanted = [
-                evaluate_network(
-                    context.model, network, context.augmentation, SETTINGS, train, judge, self.seed, i, purpose
-                )
-                for i in range(4)
-            ]
+            wanted = [engine(train, judge, self.seed, i, purpose) for i in range(4)]
             # On another device rounding may put an image between two classes into the other class.
             near = 1.5 / len(judge.targets)
             self.subject.require(

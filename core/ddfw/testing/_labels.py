@@ -61,7 +61,9 @@ def check_labels(labels: AbstractLabels, *, spec: ImageSpec | None = None, seed:
             case.check_index(params, targets)
             params = case.check_init(torch.float64)
             case.check_rows(params, torch.float64)
-            case.check_learning(params)
+            learned = case.check_groups(params)
+            if learned:
+                case.check_learning(params, learned)
             case.check_devices()
 
 

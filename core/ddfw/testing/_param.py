@@ -179,7 +179,7 @@ class _Case(StoredCase):
         subject, param = self.subject, self.component
         params = self.check_init(torch.float64)
         self.check_rows(params, torch.float64)
-        moved = self.check_learning(params)
+        moved = self.check_learning(params, self.check_groups(params))
         self.check_direction(moved)
         penalty = subject.call("penalty", lambda: param.penalty(leaves_of(moved)))
         if penalty is None:

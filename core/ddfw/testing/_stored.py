@@ -161,13 +161,15 @@ class StoredCase(ABC):
                 f"index {shown}; the gradients of a step would go to other images",
             )
 
-    def check_learning(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Checks the parameter groups and the gradients of rows, and returns the parameters at which it does."""
+    def check_groups(self, params: dict[str, Tensor]) -> tuple[str, ...]:
+        """Checks the parameter groups and returns the names of the tensors in them."""
         groups = self.subject.call("param_groups", lambda: self.component.param_groups(clones(params)))
-        learned = learned_keys(self.subject, groups, params)
+        return learned_keys(self.subject, groups, params)
+
+    def check_learning(self, params: dict[str, Tensor], learned: Sequence[str]) -> dict[str, Tensor]:
+        """Checks the gradients of rows, and returns the parameters at which it does."""
         moved = perturbed(params, self.seed + 2)
-        if learned:
-            check_gradients(self.subject, self.method, lambda p: self.read(p, self.everything), moved, learned)
+        check_gradients(self.subject, self.method, lambda p: self.read(p, self.everything), moved, learned)
         return moved
 
     def check_devices(self) -> None:
