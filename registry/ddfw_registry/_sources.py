@@ -115,7 +115,8 @@ def _entry_point(distribution: str, version: str, entry: EntryPoint) -> Candidat
     if match is None:
         error = ValueError(f"the entry point's value {entry.value!r} is neither 'module' nor 'module:attribute'")
         return _broken(distribution, entry.name, entry.value, error, version)
-    return _candidate(distribution, entry.name, version, entry.value, match["module"], entry.load)
+    identity = f"{distribution}:{entry.name}"
+    return Candidate(identity, entry.name, distribution, version, entry.value, match["module"], entry.load)
 
 
 def _broken(distribution: str, name: str, value: str, error: Exception, version: str = "") -> Candidate:
@@ -124,22 +125,16 @@ def _broken(distribution: str, name: str, value: str, error: Exception, version:
     def load() -> object:
         raise error
 
-    return _candidate(distribution, name, version, value, "", load)
-
-
-def _candidate(
-    distribution: str, name: str, version: str, value: str, module: str, load: Callable[[], object]
-) -> Candidate:
-    return Candidate(f"{distribution}:{name}", name, distribution, version, value, module, load)
+    return Candidate(f"{distribution}:{name}", name, distribution, version, value, "", load)
 
 
 def _local(project: str, value: str) -> Candidate:
     if os.sep not in value and not value.endswith(".py"):
-        return _candidate(LOCAL, value, "", value, value, lambda: importlib.import_module(value))
+        return Candidate(f"{LOCAL}:{value}", value, LOCAL, "", value, value, lambda: importlib.import_module(value))
     path = Path(value).expanduser().resolve()
     # The module gets a prefix, because a plugin file named like a library must not replace that library.
     module = f"_{project}_local_{path.stem}"
-    return _candidate(LOCAL, path.stem, "", value, module, lambda: _run_file(module, path))
+    return Candidate(f"{LOCAL}:{path.stem}", path.stem, LOCAL, "", value, module, lambda: _run_file(module, path))
 
 
 def _run_file(name: str, path: Path) -> object:

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 #: Longer words are not compared with known names, since no component or option has such a long name.
 _LONGEST_WORD = 80
 
+#: What the values of each type are called; bool comes before int, of which it is a subclass.
+_KINDS = {bool: "boolean", int: "integer", float: "float", str: "text", list: "list", tuple: "list", Mapping: "table"}
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 _SHORT.maxlevel = 2
@@ -99,21 +102,7 @@ def show(value: object) -> str:
 
 def got(value: object) -> str:
     """A value with its type in a config file's words, for messages: `1.7 (float)`."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            kind = "boolean"
-        case int():
-            kind = "integer"
-        case float():
-            kind = "float"
-        case str():
-            kind = "text"
-        case list() | tuple():
-            kind = "list"
-        case Mapping():
-            kind = "table"
-        case _:
-            kind = type(value).__name__
+    if value is None:
+        return "nothing"
+    kind = next((word for known, word in _KINDS.items() if isinstance(value, known)), type(value).__name__)
     return f"{show(value)} ({kind})"

@@ -49,12 +49,12 @@ def options(cls: type) -> tuple[OptionInfo, ...]:
     infos = []
     for field, form in fields(cls):
         type_, range_ = noun(form), range_of(field.validator)
-        default = default_of(field)
+        default, required = default_of(field), field.default is attrs.NOTHING
         infos.append(
             OptionInfo(
                 name=option_name(field),
                 type=type_,
-                required=field.default is attrs.NOTHING,
+                required=required,
                 default=None if default is attrs.NOTHING else default,
                 range="" if range_ == type_ else range_,  # the validator of a Literal repeats its values
                 help=str(field.metadata.get("help", "")),

@@ -20,14 +20,10 @@ from ddfw_registry._words import error_line, one_line
 #: The stage at which a plugin failed: its import, its registration, a call of its hook, or a class that it offers.
 Stage: TypeAlias = Literal["load", "register", "hook", "component"]
 
-#: Ends of the names of environment variables; they start with the project's name in capitals and an underscore.
-EXTRA_PLUGINS = "PLUGINS"
-DISABLED_PLUGINS = "DISABLE_PLUGINS"
 
-
-def variable(project: str, name: str) -> str:
-    """The full name of an environment variable of a project: `DDFW_PLUGINS` for `ddfw` and `PLUGINS`."""
-    return f"{project.upper()}_{name}"
+def disable_variable(project: str) -> str:
+    """Name of the environment variable that lists a project's disabled plugins: `DDFW_DISABLE_PLUGINS` for `ddfw`."""
+    return f"{project.upper()}_DISABLE_PLUGINS"
 
 
 @frozen
@@ -103,8 +99,8 @@ def discover(
     """
     manager = pluggy.PluginManager(project)
     manager.add_hookspecs(cast(type, hookspecs))  # pluggy accepts modules too, but its annotation does not
-    extra = _listed(environ, variable(project, EXTRA_PLUGINS))
-    wanted = _listed(environ, variable(project, DISABLED_PLUGINS))
+    extra = _listed(environ, f"{project.upper()}_PLUGINS")
+    wanted = _listed(environ, disable_variable(project))
 
     found = candidates(project, group, extra)
     matched: set[str] = set()

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from ddfw_registry._hooks import Rejected
 from ddfw_registry._words import show
-from ddfw_registry.discovery import DISABLED_PLUGINS, Discovery, PluginFailure, recorded, variable
+from ddfw_registry.discovery import Discovery, PluginFailure, disable_variable, recorded
 from ddfw_registry.errors import DuplicateComponentError, UnknownComponentError
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ def collect(
             if len(found) > 1
         },
         failures=tuple(failures),
-        disable_variable=variable(discovery.manager.project_name, DISABLED_PLUGINS),
+        disable_variable=disable_variable(discovery.manager.project_name),
     )
 
 
