@@ -36,11 +36,7 @@ def check(manager: pluggy.PluginManager, obj: object) -> None:
     Raises:
         Rejected: the plugin breaks one of these rules.
     """
-    known = [
-        name
-        for name, caller in vars(manager.hook).items()
-        if isinstance(caller, pluggy.HookCaller) and caller.has_spec()
-    ]
+    known = [name for name, caller in vars(manager.hook).items() if _is_specified(caller)]
     offered = list(implementations(manager, obj))
     if not offered:
         raise Rejected("it offers no hook: nothing in it is marked as a hook implementation of this project")
@@ -98,3 +94,7 @@ def remove(manager: pluggy.PluginManager, identity: str) -> None:
     for name, caller in list(vars(manager.hook).items()):
         if isinstance(caller, pluggy.HookCaller) and not caller.has_spec() and not caller.get_hookimpls():
             delattr(manager.hook, name)
+
+
+def _is_specified(caller: object) -> bool:
+    return isinstance(caller, pluggy.HookCaller) and caller.has_spec()

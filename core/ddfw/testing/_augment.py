@@ -67,10 +67,8 @@ class _Case:
         draws = subject.call("draw", lambda: self.augment.draw(self.shape, generator(seed)))
         subject.require(isinstance(draws, Draws), f"draw has to return Draws, got {type(draws).__name__}")
         for key, tensor in draws.values.items():
-            subject.require(
-                isinstance(tensor, Tensor) and tensor.ndim >= 1 and len(tensor) == self.shape[0],
-                f"draw's {key!r} is not a tensor with one row per image ({self.shape[0]})",
-            )
+            wrong = f"draw's {key!r} is not a tensor with one row per image ({self.shape[0]})"
+            subject.require(isinstance(tensor, Tensor) and tensor.ndim >= 1 and len(tensor) == self.shape[0], wrong)
             subject.require(
                 tensor.device.type == "cpu",
                 f"draw's {key!r} is on {tensor.device}; draws are made on the CPU, so that every device sees the same",

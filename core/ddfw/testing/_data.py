@@ -44,10 +44,8 @@ def _parts(splits: Splits) -> dict[str, Split]:
 
 def _check_facts(subject: Checked, splits: Splits) -> None:
     subject.require(isinstance(splits.test, SealedSplit), "the test split is not a SealedSplit; readings are counted")
-    subject.require(
-        splits.test.reads == 0,
-        f"load reads the test split ({splits.test.reads} times); it is read once, at the very end of a run",
-    )
+    wrong = f"load reads the test split ({splits.test.reads} times); it is read once, at the very end of a run"
+    subject.require(splits.test.reads == 0, wrong)
     names = splits.class_names
     subject.require(
         isinstance(names, tuple) and len(names) == splits.spec.num_classes and len(set(names)) == len(names),
@@ -55,10 +53,8 @@ def _check_facts(subject: Checked, splits: Splits) -> None:
     )
     subject.require(splits.max_value > 0, f"max_value is {splits.max_value}; it is what the brightest pixel holds")
     for fact in ("licence", "source"):
-        subject.require(
-            str(getattr(splits, fact)).strip(),
-            f"load names no {fact}; the card of a learned set needs it, 'not stated' if that is the case",
-        )
+        wrong = f"load names no {fact}; the card of a learned set needs it, 'not stated' if that is the case"
+        subject.require(str(getattr(splits, fact)).strip(), wrong)
 
 
 def _check_split(subject: Checked, name: str, split: Split, splits: Splits) -> None:
@@ -83,10 +79,8 @@ def _check_split(subject: Checked, name: str, split: Split, splits: Splits) -> N
         wrong = f"the {name} {what} lie in [{low}, {high}], expected [0, {most}]{hint}"
         subject.require(low >= 0 and high <= most, wrong)
     missing = sorted(set(range(spec.num_classes)) - set(labels.tolist()))
-    subject.require(
-        name == "test" or not missing,
-        f"the {name} split has no image of class {missing[:5]}; every class has to be in train and validation",
-    )
+    wrong = f"the {name} split has no image of class {missing[:5]}; every class has to be in train and validation"
+    subject.require(name == "test" or not missing, wrong)
 
 
 def _contents(images: Tensor) -> Counter[bytes]:

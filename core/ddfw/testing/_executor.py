@@ -103,18 +103,14 @@ class _Case:
         with subject.unchanged("train_experts changes the training images; work on copies", lambda: there):
             found = ask([3, 5])
         subject.require(sorted(found) == [3, 5], f"train_experts gives experts {sorted(found)} for the seeds 3 and 5")
-        subject.require(
-            sorted(told) == [(p, e) for p in range(2) for e in range(1, SETTINGS.epochs + 1)],
-            f"train_experts tells on_epoch {told}, expected (position in seeds, epochs done) once for each",
-        )
+        wrong = f"train_experts tells on_epoch {told}, expected (position in seeds, epochs done) once for each"
+        subject.require(sorted(told) == [(p, e) for p in range(2) for e in range(1, SETTINGS.epochs + 1)], wrong)
         engine = partial(train_expert, context.model, Network(context.module), context.augmentation, SETTINGS)
         for seed, expert in found.items():
             wanted = engine(train, judge, seed, lambda epoch: None)
             self.require_close("train_experts", f"expert {seed}", expert.snapshots, wanted.snapshots, 1e-8)
-            subject.require(
-                len(expert.validation_accuracy) == len(expert.train_loss) == SETTINGS.epochs,
-                "train_experts has to give one accuracy and one loss per epoch",
-            )
+            wrong = "train_experts has to give one accuracy and one loss per epoch"
+            subject.require(len(expert.validation_accuracy) == len(expert.train_loss) == SETTINGS.epochs, wrong)
         alone = ask([5])[5]
         self.require_close("train_experts", "an expert beside others", found[5].snapshots, alone.snapshots, 1e-8)
         subject.require(ask([]) == {}, "train_experts gives experts where no seed was asked for")

@@ -92,26 +92,15 @@ class _Case(StoredCase):
     def check_rows(self, params: dict[str, Tensor], dtype: torch.dtype | None) -> Tensor:
         """Checks that targets are probabilities, which may be integers, and returns those of all images."""
         targets = super().check_rows(params, None)
-        self.subject.require(
-            targets.dtype == dtype or not (targets.is_floating_point() or targets.is_complex()),
-            f"targets hard-codes a dtype: it gives {targets.dtype} for images in {dtype}",
-        )
+        wrong = f"targets hard-codes a dtype: it gives {targets.dtype} for images in {dtype}"
+        self.subject.require(targets.dtype == dtype or not (targets.is_floating_point() or targets.is_complex()), wrong)
         rows = targets.to(torch.float64)
-        self.subject.require(
-            (rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < 1e-5).all(),
-            "targets are not probabilities: each row has to be >= 0 and to sum to 1; take a softmax",
-        )
+        wrong = "targets are not probabilities: each row has to be >= 0 and to sum to 1; take a softmax"
+        self.subject.require((rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < 1e-5).all(), wrong)
         return targets
 
     def check_class_order(self, targets: Tensor) -> None:
         """Checks that targets which clearly name a class name that of their image."""
         probability, found = targets.to(torch.float64).max(dim=1)
-        classes = self.layout.labels()
         free = self.layout.label_floats == 0
-        wrong = (found != classes) & ((probability > 0.6) | free)
-        if int(wrong.sum()) * 2 > (0 if free else len(wrong)):
-            first = int(wrong.nonzero()[0])
-            self.subject.fail(
-                f"targets scrambles rows: image {first} has the target {int(found[first])}, but images stand in class "
-                f"order, so its class is {int(classes[first])}"
-            )
+        self.check_order("target", found, (probability > 0.6) | free, 0 if free else len(found))

@@ -83,10 +83,8 @@ def _check_gradient(subject: Checked, loss: AbstractMatchingLoss, points: list[T
     """Checks the derivative with respect to each row that the loss reads against central differences."""
     path = Path(points)
     gradients = path.cotangents(loss.loss(path, segment))
-    subject.require(
-        any(g.any() for g in gradients.values()),
-        "loss returns a detached number: its gradient is 0 on every row of the path, so nothing would be learned",
-    )
+    wrong = "loss returns a detached number: its gradient is 0 on every row of the path, so nothing would be learned"
+    subject.require(any(g.any() for g in gradients.values()), wrong)
     for row, point in enumerate(points):
 
         def value(moved: Tensor, row: int = row) -> Tensor:

@@ -91,10 +91,8 @@ def _check_init(subject: Checked, model: AbstractModel, spec: ImageSpec, module:
     subject.require(not same(theta, other), wrong)
     with undisturbed(subject, "build", seed=5):
         fresh = build_module(model, spec)
-    subject.require(
-        Network(fresh).names == network.names and Network(fresh).shapes == network.shapes,
-        "build gives other parameters when it is called again; θ would not fit",
-    )
+    wrong = "build gives other parameters when it is called again; θ would not fit"
+    subject.require(Network(fresh).names == network.names and Network(fresh).shapes == network.shapes, wrong)
     subject.require(
         same(theta, subject.once("init", init, fresh)),
         "init depends on the module's own values, which come from a global generator; draw every parameter from the "

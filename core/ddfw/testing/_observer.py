@@ -48,10 +48,8 @@ def check_observer(observer: AbstractObserver) -> None:
             subject.passes_on(observer.open(run))
         stray = sorted(str(p.relative_to(outer)) for p in (*here.rglob("*"), *outer.iterdir()) if p not in (run, here))
         subject.require(not stray, f"writes outside its run directory: {', '.join(stray)}; put files below `run`")
-        subject.require(
-            (run / "config.toml").read_text(encoding="utf-8") == "kept\n",
-            "changes a file of the run that is not its own (config.toml)",
-        )
+        wrong = "changes a file of the run that is not its own (config.toml)"
+        subject.require((run / "config.toml").read_text(encoding="utf-8") == "kept\n", wrong)
 
 
 class _Terminal(io.StringIO):
@@ -69,10 +67,8 @@ def _watched(subject: Checked, stream: io.StringIO, here: Path) -> Iterator[None
     quiet = undisturbed(subject, "a session", ignore=("Python's",))
     with quiet, chdir(here), redirect_stderr(stream), redirect_stdout(output):
         yield
-    subject.require(
-        not output.getvalue(),
-        f"writes to standard output ({output.getvalue()[:40]!r}), which belongs to `--json`; use standard error",
-    )
+    wrong = f"writes to standard output ({output.getvalue()[:40]!r}), which belongs to `--json`; use standard error"
+    subject.require(not output.getvalue(), wrong)
     left = [t.name for t in threading.enumerate() if t not in threads and not t.daemon]
     subject.require(not left, f"leaves threads running after its session ({', '.join(left)}); join them on exit")
 

@@ -66,10 +66,8 @@ class StoredCase(ABC):
     def init(self, inputs: Any) -> dict[str, Tensor]:
         """The tensors that `init` gives, in a dictionary of their own."""
         found = self.start(inputs)
-        self.subject.require(
-            isinstance(found, Mapping) and all(isinstance(key, str) and key for key in found),
-            "init has to return a mapping from names to tensors",
-        )
+        wrong = "init has to return a mapping from names to tensors"
+        self.subject.require(isinstance(found, Mapping) and all(isinstance(key, str) and key for key in found), wrong)
         return dict(found)
 
     def rows(self, params: Tensors, index: Tensor) -> Tensor:
@@ -160,6 +158,25 @@ class StoredCase(ABC):
                 f"{what} scrambles rows: row j of {what}(index) has to be row index[j] of all, and is not for the "
                 f"index {shown}; the gradients of a step would go to other images",
             )
+
+    def check_order(self, noun: str, found: Tensor, clear: Tensor, count: int) -> None:
+        """Checks that most rows which clearly show a class show that of their image.
+
+        Args:
+            noun: what a row shows, in a word.
+            found: [n] the class that each row shows.
+            clear: [n] whether it shows it clearly.
+            count: twice the number of rows that may show another class.
+        """
+        classes = self.layout.labels()
+        wrong = clear & (found != classes)
+        first = int(wrong.int().argmax())
+        self.subject.require(
+            int(wrong.sum()) * 2 <= count,
+            f"{self.method} scrambles rows: image {first} has the {noun} {int(found[first])}, but images stand in "
+            f"class order, image i in class i // images_per_class, here {int(classes[first])}; labels would go to "
+            "other images",
+        )
 
     def check_groups(self, params: dict[str, Tensor]) -> tuple[str, ...]:
         """Checks the parameter groups and returns the names of the tensors in them."""

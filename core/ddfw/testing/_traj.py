@@ -111,19 +111,15 @@ class _Case:
 
     def check_segment(self, what: str, found: Segment, low: float, high: float) -> None:
         subject, experts = self.subject, self.experts()
-        subject.require(
-            low <= found.start_epoch < high,
-            f"{what} starts at epoch {found.start_epoch}, outside the window; the engine refuses such a segment",
-        )
+        wrong = f"{what} starts at epoch {found.start_epoch}, outside the window; the engine refuses such a segment"
+        subject.require(low <= found.start_epoch < high, wrong)
         subject.require(
             found.start_epoch < found.target_epoch <= self.num_epochs,
             f"{what} goes from epoch {found.start_epoch} to {found.target_epoch}; the target lies later, and not after "
             f"the last epoch {self.num_epochs}",
         )
-        subject.require(
-            0 <= found.expert < experts.num_experts,
-            f"{what} names expert {found.expert} of 0 … {experts.num_experts - 1}",
-        )
+        wrong = f"{what} names expert {found.expert} of 0 … {experts.num_experts - 1}"
+        subject.require(0 <= found.expert < experts.num_experts, wrong)
         for part, point in (("start", found.start), ("target", found.target)):
             shape = (sum(experts.sizes),)
             require_tensor(subject, what, point, shape, self.dtype, part=part, given="checkpoints")
