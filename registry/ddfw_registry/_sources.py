@@ -24,29 +24,40 @@ _VALUE = re.compile(r"\s*(?P<module>[\w.]+)\s*(:\s*[\w.]+\s*)?(\[.*\]\s*)?")
 
 
 @frozen
-class Candidate:
-    """A plugin that was found but not imported yet.
+class Source:
+    """Where a plugin comes from.
 
     Args:
+        identity: the plugin's unique name `distribution:entry-point`.
         name: name of the entry point, or of the module.
-        distribution: name of the distribution.
+        distribution: name of the distribution; `local` for plugins that an environment variable names.
         version: version of the distribution; "" if it has none.
-        value: where the plugin is: `module`, `module:attribute` or a path.
-        module: name of the module that `load` imports.
-        load: imports the plugin and returns the plugin object; raises whatever the plugin raises.
+        value: the entry point's value, `module` or `module:attribute`; or a path.
     """
 
+    identity: str
     name: str
     distribution: str
     version: str
     value: str
-    module: str
-    load: Callable[[], object] = field(eq=False, repr=False)
 
     @property
-    def identity(self) -> str:
-        """The plugin's unique name `distribution:entry-point`."""
-        return f"{self.distribution}:{self.name}"
+    def place(self) -> tuple[str, str, str, str, str]:
+        """The five fields of this class, in their order."""
+        return self.identity, self.name, self.distribution, self.version, self.value
+
+
+@frozen
+class Candidate(Source):
+    """A plugin that was found but not imported yet.
+
+    Args:
+        module: name of the module that `load` imports.
+        load: imports the plugin and returns the plugin object; raises whatever the plugin raises.
+    """
+
+    module: str
+    load: Callable[[], object] = field(eq=False, repr=False)
 
 
 def normalise(distribution: str) -> str:
@@ -81,7 +92,9 @@ def _installed(group: str) -> Iterator[Candidate]:
             if normalise(name) in seen:
                 continue
             seen.add(normalise(name))
-            yield from _of_distribution(name, _first_on_path(distribution, name), group)
+            chosen = _first_on_path(distribution, name)
+            entries = chosen.entry_points.select(group=group)
+            yield from [_entry_point(name, chosen.version or "", entry) for entry in entries]
         except Exception as error:
             yield _broken(name, _ENTRY_POINTS, str(distribution.locate_file("")), error)
 
@@ -97,17 +110,13 @@ def _first_on_path(distribution: Distribution, name: str) -> Distribution:
         return distribution
 
 
-def _of_distribution(name: str, distribution: Distribution, group: str) -> list[Candidate]:
-    version = distribution.version or ""
-    return [_entry_point(name, version, entry) for entry in distribution.entry_points.select(group=group)]
-
-
 def _entry_point(distribution: str, version: str, entry: EntryPoint) -> Candidate:
     match = _VALUE.fullmatch(entry.value)
     if match is None:
         error = ValueError(f"the entry point's value {entry.value!r} is neither 'module' nor 'module:attribute'")
         return _broken(distribution, entry.name, entry.value, error, version)
-    return Candidate(entry.name, distribution, version, entry.value, match["module"], entry.load)
+    identity = f"{distribution}:{entry.name}"
+    return Candidate(identity, entry.name, distribution, version, entry.value, match["module"], entry.load)
 
 
 def _broken(distribution: str, name: str, value: str, error: Exception, version: str = "") -> Candidate:
@@ -116,16 +125,16 @@ def _broken(distribution: str, name: str, value: str, error: Exception, version:
     def load() -> object:
         raise error
 
-    return Candidate(name, distribution, version, value, "", load)
+    return Candidate(f"{distribution}:{name}", name, distribution, version, value, "", load)
 
 
 def _local(project: str, value: str) -> Candidate:
     if os.sep not in value and not value.endswith(".py"):
-        return Candidate(value, LOCAL, "", value, value, lambda: importlib.import_module(value))
+        return Candidate(f"{LOCAL}:{value}", value, LOCAL, "", value, value, lambda: importlib.import_module(value))
     path = Path(value).expanduser().resolve()
     # The module gets a prefix, because a plugin file named like a library must not replace that library.
     module = f"_{project}_local_{path.stem}"
-    return Candidate(path.stem, LOCAL, "", value, module, lambda: _run_file(module, path))
+    return Candidate(f"{LOCAL}:{path.stem}", path.stem, LOCAL, "", value, module, lambda: _run_file(module, path))
 
 
 def _run_file(name: str, path: Path) -> object:

@@ -55,14 +55,13 @@ def _resolve(cls: type, field: attrs.Attribute[Any]) -> TypeForm:
     if field.type is None:
         return Any
     # An annotation is resolved in the module of the class that defines the field, which may be a base class.
-    owner = next(
-        (
-            klass
-            for klass in cls.__mro__
-            if any(own.name == field.name and not own.inherited for own in vars(klass).get("__attrs_attrs__", ()))
-        ),
-        cls,
+    owners = (
+        owner
+        for owner in cls.__mro__
+        for own in vars(owner).get("__attrs_attrs__", ())
+        if own.name == field.name and not own.inherited
     )
+    owner = next(owners, cls)
     holder = type("holder", (), {"__annotations__": {"field": field.type}, "__module__": owner.__module__})
     try:
         return get_type_hints(holder, localns={owner.__name__: owner}, include_extras=True)["field"]

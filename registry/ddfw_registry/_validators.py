@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from attrs import validators as v
 
 from ddfw_registry._types import quoted, written
-from ddfw_registry._words import did_you_mean, either, got, one_line, show
+from ddfw_registry._words import either, got, hint, one_line, show
 
 Validator: TypeAlias = Callable[[Any, Any, Any], object]
 
@@ -91,7 +91,7 @@ def _reworded(validator: Any, value: Any, error: Exception) -> str:
     if isinstance(validator, _NUMBER):
         return f"must be {validator.compare_op} {validator.bound}, got {show(value)}"
     if isinstance(validator, _IN):
-        return f"must be {_options(validator, quote=True)}, got {show(value)}{_hint(validator, value)}"
+        return f"must be {_options(validator, quote=True)}, got {show(value)}{hint(value, validator.options)}"
     if isinstance(validator, _MIN_LEN):
         return f"must have at least {_items(validator.min_length, value)}, got {len(value)}"
     if isinstance(validator, _MAX_LEN):
@@ -111,11 +111,6 @@ def _options(validator: Any, quote: bool = False) -> str:
     if quote:
         return either(quoted(allowed)) if allowed else "nothing at all"
     return f"one of {', '.join(written(option) for option in allowed)}"
-
-
-def _hint(validator: Any, value: object) -> str:
-    words = [] if isinstance(validator.options, range) else [o for o in validator.options if isinstance(o, str)]
-    return f".{did_you_mean(value, words)}" if isinstance(value, str) and did_you_mean(value, words) else ""
 
 
 def _interval(bounds: list[tuple[str, Any]]) -> str:

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 #: Longer words are not compared with known names, since no component or option has such a long name.
 _LONGEST_WORD = 80
 
+#: What the values of each type are called; bool comes before int, of which it is a subclass.
+_KINDS = {bool: "boolean", int: "integer", float: "float", str: "text", list: "list", tuple: "list", Mapping: "table"}
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 _SHORT.maxlevel = 2
@@ -30,12 +33,8 @@ def suggest(word: str, known: Iterable[str]) -> str | None:
     if len(word) > _LONGEST_WORD:
         return None
     typed = word.casefold()
-    near: list[tuple[int, str]] = []
-    for candidate in known:
-        folded = candidate.casefold()
-        if difflib.SequenceMatcher(None, folded, typed).ratio() >= 0.5:
-            near.append((_edits(typed, folded), candidate))
-    return min(near)[1] if near else None
+    near = [c for c in known if difflib.SequenceMatcher(None, c.casefold(), typed).ratio() >= 0.5]
+    return min(near, key=lambda c: (_edits(typed, c.casefold()), c), default=None)
 
 
 def _edits(a: str, b: str) -> int:
@@ -57,6 +56,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The words ` Did you mean 'rank'?`, with a leading space, for a known word close to `word`; "" if none is."""
     suggestion = suggest(word, known)
     return "" if suggestion is None else f" Did you mean {suggestion!r}?"
+
+
+def hint(value: object, choices: Iterable[object]) -> str:
+    """A full stop and `did_you_mean` for a text that is close to one of the texts among the choices; "" otherwise."""
+    meant = did_you_mean(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+    return meant and f".{meant}"
 
 
 def either(words: Sequence[str], last: str = "or") -> str:
@@ -97,21 +102,7 @@ def show(value: object) -> str:
 
 def got(value: object) -> str:
     """A value with its type in a config file's words, for messages: `1.7 (float)`."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            kind = "boolean"
-        case int():
-            kind = "integer"
-        case float():
-            kind = "float"
-        case str():
-            kind = "text"
-        case list() | tuple():
-            kind = "list"
-        case Mapping():
-            kind = "table"
-        case _:
-            kind = type(value).__name__
+    if value is None:
+        return "nothing"
+    kind = next((word for known, word in _KINDS.items() if isinstance(value, known)), type(value).__name__)
     return f"{show(value)} ({kind})"

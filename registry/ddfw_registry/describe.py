@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 
 import attrs
 from attrs import frozen
@@ -35,14 +35,7 @@ class OptionInfo:
 
     def as_dict(self) -> dict[str, object]:
         """The fields as a dictionary of JSON-able values; a default that JSON cannot hold becomes text."""
-        return {
-            "name": self.name,
-            "type": self.type,
-            "required": self.required,
-            "default": _json(self.default),
-            "range": self.range,
-            "help": self.help,
-        }
+        return {**attrs.asdict(self, recurse=False), "default": _json(self.default)}
 
 
 def options(cls: type) -> tuple[OptionInfo, ...]:
@@ -56,12 +49,12 @@ def options(cls: type) -> tuple[OptionInfo, ...]:
     infos = []
     for field, form in fields(cls):
         type_, range_ = noun(form), range_of(field.validator)
-        default = default_of(field)
+        default, required = default_of(field), field.default is attrs.NOTHING
         infos.append(
             OptionInfo(
                 name=option_name(field),
                 type=type_,
-                required=field.default is attrs.NOTHING,
+                required=required,
                 default=None if default is attrs.NOTHING else default,
                 range="" if range_ == type_ else range_,  # the validator of a Literal repeats its values
                 help=str(field.metadata.get("help", "")),
@@ -74,17 +67,7 @@ def _json(value: object) -> object:
     if value is None:
         return None
     try:
-        return _finite(plain(value, lambda item: isinstance(getattr(type(item), "name", None), str)))
+        written = json.dumps(plain(value, lambda item: isinstance(getattr(type(item), "name", None), str)))
     except RegistryError:
         return str(value)
-
-
-def _finite(value: object) -> object:
-    match value:
-        case float() if not math.isfinite(value):
-            return str(value)
-        case list():
-            return [_finite(item) for item in value]
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-    return value
+    return json.loads(written, parse_constant=lambda number: str(float(number)))  # inf and nan become texts

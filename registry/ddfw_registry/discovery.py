@@ -6,88 +6,53 @@ same entry-point name, and does not report misspelt hooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal, TypeAlias, cast
 
 import pluggy
-from attrs import frozen
+from attrs import field, frozen
 
 from ddfw_registry._hooks import Rejected, check, foreign, remove
-from ddfw_registry._sources import Candidate, candidates, normalise
+from ddfw_registry._sources import Candidate, Source, candidates, normalise
 from ddfw_registry._words import error_line, one_line
 
 #: The stage at which a plugin failed: its import, its registration, a call of its hook, or a class that it offers.
 Stage: TypeAlias = Literal["load", "register", "hook", "component"]
 
-#: Ends of the names of environment variables; they start with the project's name in capitals and an underscore.
-EXTRA_PLUGINS = "PLUGINS"
-DISABLED_PLUGINS = "DISABLE_PLUGINS"
 
-
-def variable(project: str, name: str) -> str:
-    """The full name of an environment variable of a project: `DDFW_PLUGINS` for `ddfw` and `PLUGINS`."""
-    return f"{project.upper()}_{name}"
+def disable_variable(project: str) -> str:
+    """Name of the environment variable that lists a project's disabled plugins: `DDFW_DISABLE_PLUGINS` for `ddfw`."""
+    return f"{project.upper()}_DISABLE_PLUGINS"
 
 
 @frozen
-class Plugin:
+class Plugin(Source):
     """A loaded plugin.
 
     Args:
-        identity: the plugin's unique name `distribution:entry-point`.
-        name: name of the entry point.
-        distribution: name of the distribution; `local` for plugins that an environment variable names.
-        version: version of the distribution; "" if it has none.
-        value: the entry point's value, `module` or `module:attribute`.
         obj: the loaded object, usually a module.
     """
 
-    identity: str
-    name: str
-    distribution: str
-    version: str
-    value: str
     obj: object
 
 
 @frozen
-class PluginFailure:
+class PluginFailure(Source):
     """A plugin, or a part of one, that does not work.
 
     Args:
-        identity: the plugin's unique name `distribution:entry-point`.
-        name: name of the entry point.
-        distribution: name of the distribution; `local` for plugins that an environment variable names.
-        version: version of the distribution; "" if it has none.
-        value: the entry point's value, `module` or `module:attribute`.
         stage: where it failed: `load`, `register`, `hook` or `component`.
         error: what happened, on one line of at most 300 characters.
     """
 
-    identity: str
-    name: str
-    distribution: str
-    version: str
-    value: str
     stage: Stage
-    error: str
+    error: str = field(converter=one_line)
 
 
 @frozen
-class DisabledPlugin:
-    """A plugin that was found but not imported, because the user has disabled it.
-
-    Args:
-        identity: the plugin's unique name `distribution:entry-point`.
-        name: name of the entry point.
-        distribution: name of the distribution.
-        version: version of the distribution; "" if it has none.
-    """
-
-    identity: str
-    name: str
-    distribution: str
-    version: str
+class DisabledPlugin(Source):
+    """A plugin that was found but not imported, because the user has disabled it."""
 
 
 @frozen
@@ -134,8 +99,8 @@ def discover(
     """
     manager = pluggy.PluginManager(project)
     manager.add_hookspecs(cast(type, hookspecs))  # pluggy accepts modules too, but its annotation does not
-    extra = _listed(environ, variable(project, EXTRA_PLUGINS))
-    wanted = _listed(environ, variable(project, DISABLED_PLUGINS))
+    extra = _listed(environ, f"{project.upper()}_PLUGINS")
+    wanted = _listed(environ, disable_variable(project))
 
     found = candidates(project, group, extra)
     matched: set[str] = set()
@@ -146,30 +111,24 @@ def discover(
         words = [word for word in wanted if _matches(word, source)]
         matched.update(words)
         if words:
-            disabled.append(DisabledPlugin(source.identity, source.name, source.distribution, source.version))
-        elif any(source.identity == plugin.identity for plugin in loaded):
-            failures.append(_failure(source, "load", "a plugin of the same identity has already been loaded"))
-        else:
-            try:
-                loaded.append(_plugin(source, source.load()))
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # a plugin may call sys.exit() while it is imported
-                failures.append(_failure(source, "load", error_line(error)))
+            disabled.append(DisabledPlugin(*source.place))
+            continue
+        with recorded(failures, source, "load"):  # a plugin may call sys.exit() while it is imported
+            if any(source.identity == plugin.identity for plugin in loaded):
+                raise Rejected("a plugin of the same identity has already been loaded")
+            loaded.append(Plugin(*source.place, source.load()))
 
     homes = {source.identity: source.module for source in found}
     strangers = foreign(manager, {plugin.identity: plugin.obj for plugin in loaded}, homes)
     plugins: list[Plugin] = []
     for plugin in loaded:
-        try:
-            _register(manager, plugin, strangers, validate)
+        with recorded(failures, plugin, "register"):
+            try:
+                _register(manager, plugin, strangers, validate)
+            except BaseException:
+                remove(manager, plugin.identity)
+                raise
             plugins.append(plugin)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            remove(manager, plugin.identity)
-            text = str(error) if isinstance(error, Rejected) else error_line(error)
-            failures.append(_failure(plugin, "register", text))
     return Discovery(
         manager=manager,
         plugins=tuple(plugins),
@@ -177,6 +136,25 @@ def discover(
         disabled=tuple(disabled),
         unknown_disabled=tuple(word for word in wanted if word not in matched),
     )
+
+
+@contextmanager
+def recorded(failures: list[PluginFailure], source: Source, stage: Stage, prefix: str = "") -> Iterator[None]:
+    """Records any exception of a `with` block as a failure of a plugin, except KeyboardInterrupt.
+
+    Args:
+        failures: the list to which the failure is added.
+        source: the plugin.
+        stage: what the block does.
+        prefix: start of the failure's text.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        text = str(error) if isinstance(error, Rejected) else error_line(error)
+        failures.append(PluginFailure(*source.place, stage, f"{prefix}{text}"))
 
 
 def _register(
@@ -204,16 +182,6 @@ def _matches(word: str, source: Candidate) -> bool:
     if colon:
         return name == source.name and normalise(distribution) == normalise(source.distribution)
     return word == source.name or normalise(word) == normalise(source.distribution)
-
-
-def _plugin(source: Candidate, obj: object) -> Plugin:
-    return Plugin(source.identity, source.name, source.distribution, source.version, source.value, obj)
-
-
-def _failure(source: Candidate | Plugin, stage: Stage, error: str) -> PluginFailure:
-    return PluginFailure(
-        source.identity, source.name, source.distribution, source.version, source.value, stage, one_line(error)
-    )
 
 
 def _listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

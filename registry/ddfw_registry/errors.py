@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from abc import abstractmethod
+from typing import Self
 
-from ddfw_registry._words import either, suggest
+from attrs import define, evolve, field, frozen
+
+from ddfw_registry._words import did_you_mean, either, suggest
 
 #: Largest number of problems in the text of a ConfigError, so that the user's command stays visible above it.
 _MOST_LINES = 6
@@ -14,7 +17,27 @@ class RegistryError(Exception):
     """Base class of this package's errors."""
 
 
-class UnknownComponentError(RegistryError):
+@define(slots=False)
+class _ComponentError(RegistryError):
+    """Base class of errors about a component's name, which have a `path` and a `message`."""
+
+    path: str = field(default="", kw_only=True)
+
+    @property
+    @abstractmethod
+    def message(self) -> str:
+        """The text without the path."""
+
+    def at(self, path: str) -> Self:
+        """The same error at another path."""
+        return evolve(self, path=path)
+
+    def __str__(self) -> str:
+        return f"{self.message} (at {self.path})" if self.path else self.message
+
+
+@define(slots=False)
+class UnknownComponentError(_ComponentError):
     """No plugin offers a component of the given name.
 
     Args:
@@ -25,32 +48,26 @@ class UnknownComponentError(RegistryError):
         path: where in the config the name stands; "" if it stands in none.
     """
 
-    def __init__(self, kind: str, title: str, name: str, known: tuple[str, ...] = (), path: str = "") -> None:
-        super().__init__(kind, title, name, known, path)
-        self.kind = kind
-        self.title = title
-        self.name = name
-        self.known = tuple(known)
-        self.suggestion = suggest(name, self.known)
-        self.path = path
+    kind: str
+    title: str
+    name: str
+    known: tuple[str, ...] = ()
+    path: str = ""
+
+    @property
+    def suggestion(self) -> str | None:
+        """The known name that was probably meant; None if none is close."""
+        return suggest(self.name, self.known)
 
     @property
     def message(self) -> str:
         """The text without the path."""
-        text = f"unknown {self.title} {self.name!r}."
-        if self.suggestion is not None:
-            text += f" Did you mean {self.suggestion!r}?"
-        return text + (f" Known: {', '.join(self.known)}." if self.known else " No plugin offers one.")
-
-    def at(self, path: str) -> UnknownComponentError:
-        """The same error at another path."""
-        return UnknownComponentError(self.kind, self.title, self.name, self.known, path)
-
-    def __str__(self) -> str:
-        return _located(self.message, self.path)
+        known = f" Known: {', '.join(self.known)}." if self.known else " No plugin offers one."
+        return f"unknown {self.title} {self.name!r}.{did_you_mean(self.name, self.known)}{known}"
 
 
-class DuplicateComponentError(RegistryError):
+@define(slots=False)
+class DuplicateComponentError(_ComponentError):
     """The name of a component is offered more than once.
 
     Args:
@@ -62,38 +79,21 @@ class DuplicateComponentError(RegistryError):
         variable: name of the environment variable that disables plugins.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        name: str,
-        owners: tuple[str, ...],
-        path: str = "",
-        title: str = "",
-        variable: str = "DDFW_DISABLE_PLUGINS",
-    ) -> None:
-        super().__init__(kind, name, owners, path, title, variable)
-        self.kind = kind
-        self.name = name
-        self.owners = tuple(owners)
-        self.path = path
-        self.title = title or kind
-        self.variable = variable
+    kind: str
+    name: str
+    owners: tuple[str, ...]
+    path: str = ""
+    title: str = ""
+    variable: str = "DDFW_DISABLE_PLUGINS"
 
     @property
     def message(self) -> str:
         """The text without the path."""
-        what = f"{self.title} {self.name!r}"
+        what = f"{self.title or self.kind} {self.name!r}"
         if len(self.owners) == 1:
             return f"{what} is offered twice by {self.owners[0]}. Disable it: {self.variable}={self.owners[0]}."
         ways = either([f"{self.variable}={owner}" for owner in self.owners])
         return f"{what} is offered by {either(self.owners, 'and')}. Keep one of them by disabling the rest: {ways}."
-
-    def at(self, path: str) -> DuplicateComponentError:
-        """The same error at another path."""
-        return DuplicateComponentError(self.kind, self.name, self.owners, path, self.title, self.variable)
-
-    def __str__(self) -> str:
-        return _located(self.message, self.path)
 
 
 @frozen
@@ -112,6 +112,7 @@ class ConfigProblem:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
+@define(slots=False)
 class ConfigError(RegistryError):
     """A config cannot be turned into objects.
 
@@ -120,10 +121,8 @@ class ConfigError(RegistryError):
         causes: the errors about unknown or duplicate components among the problems.
     """
 
-    def __init__(self, problems: tuple[ConfigProblem, ...], causes: tuple[RegistryError, ...] = ()) -> None:
-        super().__init__(problems, causes)
-        self.problems = tuple(problems)
-        self.causes = tuple(causes)
+    problems: tuple[ConfigProblem, ...]
+    causes: tuple[RegistryError, ...] = ()
 
     def __str__(self) -> str:
         lines = [str(problem) for problem in self.problems]
@@ -131,7 +130,3 @@ class ConfigError(RegistryError):
             hidden = len(lines) - (_MOST_LINES - 1)
             lines = [*lines[: _MOST_LINES - 1], f"... and {hidden} more"]
         return "\n".join(lines)
-
-
-def _located(message: str, path: str) -> str:
-    return f"{message} (at {path})" if path else message

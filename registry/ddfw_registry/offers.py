@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
 
 import pluggy
 from attrs import frozen
 
-from ddfw_registry._words import error_line, one_line, show
-from ddfw_registry.discovery import DISABLED_PLUGINS, Discovery, Plugin, PluginFailure, variable
+from ddfw_registry._hooks import Rejected
+from ddfw_registry._words import show
+from ddfw_registry.discovery import Discovery, PluginFailure, disable_variable, recorded
 from ddfw_registry.errors import DuplicateComponentError, UnknownComponentError
 
 T = TypeVar("T")
@@ -98,11 +99,14 @@ def collect(
     # Implementations are called one by one: in a call of the whole hook, one exception would end all others.
     for implementation in sorted(caller.get_hookimpls(), key=lambda impl: impl.plugin_name):
         plugin = plugins[implementation.plugin_name]
-        for item in _items(hook, implementation, plugin, what, failures):
+        items: list[object] = []
+        with recorded(failures, plugin, "hook", f"{hook}: "):
+            items = _items(implementation, what)
+        for item in items:
             try:
                 name, accepted = named(item)
             except ValueError as error:
-                failures.append(_failure(plugin, "component", f"{title} {error}"))
+                failures.append(PluginFailure(*plugin.place, "component", f"{title} {error}"))
                 continue
             offer = Offer(name, accepted, plugin.identity, plugin.distribution, plugin.version)
             if offer not in offered[name]:
@@ -117,31 +121,14 @@ def collect(
             if len(found) > 1
         },
         failures=tuple(failures),
-        disable_variable=variable(discovery.manager.project_name, DISABLED_PLUGINS),
+        disable_variable=disable_variable(discovery.manager.project_name),
     )
 
 
-def _items(
-    hook: str, implementation: pluggy.HookImpl, plugin: Plugin, what: str, failures: list[PluginFailure]
-) -> Iterator[object]:
+def _items(implementation: pluggy.HookImpl, what: str) -> list[object]:
     if implementation.hookwrapper or implementation.wrapper:
-        failures.append(_failure(plugin, "hook", f"{hook}: this hook collects {what} and cannot be wrapped"))
-        return
-    try:
-        returned: object = implementation.function()
-        if not isinstance(returned, Iterable) or isinstance(returned, type | str):
-            failures.append(_failure(plugin, "hook", f"{hook}: returned {show(returned)} instead of a list of {what}"))
-            return
-        found = list(returned)  # inside the try block, because a generator runs the plugin's code only now
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        failures.append(_failure(plugin, "hook", f"{hook}: {error_line(error)}"))
-        return
-    yield from found
-
-
-def _failure(plugin: Plugin, stage: Literal["hook", "component"], error: str) -> PluginFailure:
-    return PluginFailure(
-        plugin.identity, plugin.name, plugin.distribution, plugin.version, plugin.value, stage, one_line(error)
-    )
+        raise Rejected(f"this hook collects {what} and cannot be wrapped")
+    returned: object = implementation.function()
+    if not isinstance(returned, Iterable) or isinstance(returned, type | str):
+        raise Rejected(f"returned {show(returned)} instead of a list of {what}")
+    return list(returned)

@@ -20,7 +20,7 @@ from ddfw_registry._plain import plain
 from ddfw_registry._problems import Collector, Invalid, Issue, step
 from ddfw_registry._tables import build_table
 from ddfw_registry._types import TypeForm
-from ddfw_registry._words import did_you_mean, got, show, with_article
+from ddfw_registry._words import got, hint, show, with_article
 from ddfw_registry.catalog import Catalog, KindInfo
 from ddfw_registry.errors import ConfigError, ConfigProblem, DuplicateComponentError, UnknownComponentError
 
@@ -110,8 +110,8 @@ class Structurer:
     def _phrase(self, form: TypeForm) -> str:
         return t.phrase(form, lambda member: with_article(self._bases[member].title) if member in self._bases else None)
 
-    def _mismatch(self, value: object, form: TypeForm, hint: str = "") -> Invalid:
-        return Invalid.because(f"expected {self._phrase(form)}, got {got(value)}{hint}")
+    def _mismatch(self, value: object, form: TypeForm, choices: Sequence[object] = ()) -> Invalid:
+        return Invalid.because(f"expected {self._phrase(form)}, got {got(value)}{hint(value, choices)}")
 
     def _union(self, value: object, form: TypeForm) -> object:
         if value is None and type(None) in get_args(form):
@@ -130,7 +130,7 @@ class Structurer:
         if refusals:
             raise min(refusals, key=lambda invalid: len(invalid.issues))
         literals = [choice for member in t.members(form) if t.is_literal(member) for choice in t.choices(member)]
-        raise self._mismatch(value, form, _hint(value, literals))
+        raise self._mismatch(value, form, literals)
 
     def _fits(self, value: object, form: TypeForm) -> bool:
         if isinstance(value, Mapping):
@@ -198,21 +198,16 @@ class Structurer:
 def _scalar(value: object, form: TypeForm) -> object:
     if t.is_enum(form):  # checked first, since an enumeration may derive from str or int
         return _choice(value, form)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    match value:
-        case bool() if form is bool:
-            return value
-        case int() if form is int and number:
-            return value
-        case int() | float() if form is float and number:
-            try:
-                return float(value)
-            except OverflowError:
-                raise Invalid.because("too large for a number") from None
-        case str() if form is str:
-            return value
-        case str() | Path() if form is Path:
-            return Path(value)
+    # A boolean is an int in Python, but not in a config.
+    if form in (bool, int, str) and isinstance(value, form) and isinstance(value, bool) == (form is bool):
+        return value
+    if form is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise Invalid.because("too large for a number") from None
+    if form is Path and isinstance(value, str | Path):
+        return Path(value)
     raise Invalid.because(f"expected {t.phrase(form)}, got {got(value)}")
 
 
@@ -223,14 +218,8 @@ def _choice(value: object, form: TypeForm) -> object:
         same_kind = isinstance(value, type(choice)) and isinstance(value, bool) == isinstance(choice, bool)
         if same_kind and value == choice:
             return form(choice) if t.is_enum(form) else choice
-    raise Invalid.because(f"expected {t.phrase(form)}, got {got(value)}{_hint(value, allowed)}")
+    raise Invalid.because(f"expected {t.phrase(form)}, got {got(value)}{hint(value, allowed)}")
 
 
 def _unsupported(value: object, form: TypeForm) -> object:
     raise Invalid.because(f"cannot be set in a config (its type is {getattr(form, '__name__', form)})")
-
-
-def _hint(value: object, choices: Sequence[object]) -> str:
-    words = [choice for choice in choices if isinstance(choice, str)]
-    hint = did_you_mean(value, words) if isinstance(value, str) else ""
-    return f".{hint}" if hint else ""

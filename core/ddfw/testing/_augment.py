@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from attrs import frozen
 from torch import Tensor
 
 from ddfw.contracts.augmentation import AbstractAugmentation, Draws
-from ddfw.testing._common import Checked, checking, generator, same
+from ddfw.testing._common import Checked, generator, same
+from ddfw.testing._component import checking
 from ddfw.testing._devices import elsewhere, require_there
-from ddfw.testing._tensors import check_gradients
+from ddfw.testing._tensors import check_gradients, normal, require_tensor
 
 SHAPES = ((4, 1, 8, 8), (4, 3, 8, 8), (3, 3, 9, 7), (1, 1, 8, 8))
 SEEDS = 16
@@ -28,8 +31,7 @@ def check_augment(
     Raises:
         ConformanceError: the augmentation breaks its contract; the text tells the first fault found.
     """
-    subject = Checked("augment", augment)
-    with checking(subject, AbstractAugmentation):
+    with checking("augment", augment, AbstractAugmentation) as subject:
         for shape in shapes:
             case = _Case(subject=subject, augment=augment, shape=shape, seed=seed)
             families: set[str] = set()
@@ -40,7 +42,7 @@ def check_augment(
                     families.add(draws.family)
                     case.check_rows(draws)
                     case.check_gradient(draws)
-                    elsewhere(subject, "apply", lambda device, c=case, d=draws: c.check_device(device, d))  # type: ignore[misc]
+                    elsewhere(subject, "apply", partial(case.check_device, draws))
 
 
 def _described(draws: Draws) -> str:
@@ -57,7 +59,7 @@ class _Case:
     seed: int
 
     def images(self, dtype: torch.dtype, shift: int = 0) -> Tensor:
-        return torch.randn(self.shape, generator=generator(self.seed + 100 + shift), dtype=torch.float64).to(dtype)
+        return normal(self.shape, generator(self.seed + 100 + shift), dtype)
 
     def check_draw(self, seed: int) -> Draws:
         """Checks that draws are tensors of B rows on the CPU that depend only on the given generator."""
@@ -65,10 +67,8 @@ class _Case:
         draws = subject.call("draw", lambda: self.augment.draw(self.shape, generator(seed)))
         subject.require(isinstance(draws, Draws), f"draw has to return Draws, got {type(draws).__name__}")
         for key, tensor in draws.values.items():
-            subject.require(
-                isinstance(tensor, Tensor) and tensor.ndim >= 1 and len(tensor) == self.shape[0],
-                f"draw's {key!r} is not a tensor with one row per image ({self.shape[0]})",
-            )
+            wrong = f"draw's {key!r} is not a tensor with one row per image ({self.shape[0]})"
+            subject.require(isinstance(tensor, Tensor) and tensor.ndim >= 1 and len(tensor) == self.shape[0], wrong)
             subject.require(
                 tensor.device.type == "cpu",
                 f"draw's {key!r} is on {tensor.device}; draws are made on the CPU, so that every device sees the same",
@@ -77,30 +77,21 @@ class _Case:
 
     def check_apply(self, draws: Draws) -> None:
         """Checks that `apply` keeps shape and dtype, is deterministic, and changes neither images nor draws."""
-        subject, what = self.subject, _described(draws)
+        subject, what, apply = self.subject, _described(draws), self.augment.apply
+        changes = f"{what} changes its images or draws in place; steps are replayed with them, so work on copies"
         for dtype in (torch.float32, torch.float64):
             images = self.images(dtype)
-            before, drawn = images.clone(), {k: v.clone() for k, v in draws.values.items()}
             hint = f"is a dtype hard-coded? the images are {dtype}"
-            found = subject.call(what, lambda x=images: self.augment.apply(x, draws), hint=hint)  # type: ignore[misc]
+            with subject.unchanged(changes, lambda images=images: (images, dict(draws.values))):  # type: ignore[misc]
+                found = subject.call(what, apply, images, draws, hint=hint)
+            require_tensor(subject, what, found, self.shape, dtype, given="images")
+            changed = subject.once(what, apply, self.images(dtype, shift=1), draws)
             subject.require(
-                same(images, before) and same(dict(draws.values), drawn),
-                f"{what} changes its images or draws in place; steps are replayed with them, so work on copies",
-            )
-            if not isinstance(found, Tensor) or tuple(found.shape) != self.shape:
-                subject.fail(f"{what} gives {tuple(getattr(found, 'shape', ()))} for images {self.shape}")
-            subject.require(
-                found.dtype == dtype, f"{what} hard-codes a dtype: it gives {found.dtype} for images in {dtype}"
-            )
-            subject.require(bool(found.isfinite().all()), f"{what} gives images that are not finite")
-            other = self.images(dtype, shift=1)
-            changed = subject.once(what, lambda x=other: self.augment.apply(x, draws))  # type: ignore[misc]
-            subject.require(
-                not same(found, changed) or not bool(found.any()),
+                not same(found, changed) or not found.any(),
                 f"{what} gives the same result for other images: it keeps state between calls (a cache?), or does not "
                 "use them",
             )
-            subject.again(what, found, lambda x=images: self.augment.apply(x, draws))  # type: ignore[misc]
+            subject.again(what, found, apply, images, draws)
 
     def check_rows(self, draws: Draws) -> None:
         """Checks that image i of the result depends on no other image of the batch."""
@@ -129,7 +120,7 @@ class _Case:
             () if same_result else ("images",),
         )
 
-    def check_device(self, device: torch.device, draws: Draws) -> None:
+    def check_device(self, draws: Draws, device: torch.device) -> None:
         """Checks that results are on the device of the images."""
         images = self.images(torch.float32).to(device)
         require_there(self.subject, "apply", self.augment.apply(images, draws.to(device)), device)

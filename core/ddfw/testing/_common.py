@@ -1,13 +1,14 @@
-"""Shared parts of all checks: the error, watching global state, comparing results, checking a component's options."""
+"""Shared parts of all checks: the error, calling the component, watching global state, comparing results."""
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import attrs
 import numpy
@@ -20,6 +21,10 @@ T = TypeVar("T")
 
 class ConformanceError(AssertionError):
     """A component breaks its contract; the text names the component and says what is wrong and what to do."""
+
+
+class _Wanted(Exception):
+    """Raised by a check inside a session, to see whether the session passes it on."""
 
 
 class _ImportedSomething(ConformanceError):
@@ -55,11 +60,11 @@ class Checked:
         """
         raise ConformanceError(f"{self.title}: {wrong}")
 
-    def require(self, holds: bool, wrong: str) -> None:
+    def require(self, holds: object, wrong: str) -> None:
         """Reports a fault if `holds` is false.
 
         Args:
-            holds: the condition that the component has to meet.
+            holds: the condition that the component has to meet; a tensor has one element.
             wrong: what is wrong and what to do, in words.
 
         Raises:
@@ -68,22 +73,50 @@ class Checked:
         if not holds:
             self.fail(wrong)
 
-    def once(
-        self,
-        what: str,
-        make: Callable[[], T],
-        *,
-        seed: int = 1,
-        allow: tuple[type[Exception], ...] = (),
-        hint: str = "",
-    ) -> T:
+    @contextmanager
+    def reporting(self, what: str, *, allow: tuple[type[Exception], ...] = (), hint: str = "") -> Iterator[None]:
+        """Reports an exception of the `with` block.
+
+        Args:
+            what: name of the called method, for the error text.
+            allow: exceptions that are passed on instead of being reported.
+            hint: likely cause of the exception and what to do, for the error text.
+
+        Raises:
+            ConformanceError: the block raised an exception.
+        """
+        passed: tuple[type[Exception], ...] = (ConformanceError, *allow)
+        try:
+            yield
+        except passed:
+            raise
+        except Exception as error:
+            said = f"{what} raised {type(error).__name__}: {error}{hint and f' ({hint})'}"
+            raise ConformanceError(f"{self.title}: {said}") from error
+
+    @contextmanager
+    def unchanged(self, wrong: str, read: Callable[[], object]) -> Iterator[None]:
+        """Checks that the `with` block changes nothing of what `read` returns.
+
+        Args:
+            wrong: what is wrong otherwise and what to do, in words.
+            read: returns the tensors to compare, alone or in containers.
+
+        Raises:
+            ConformanceError: something was changed.
+        """
+        before = copy.deepcopy(read())
+        yield
+        self.require(same(before, read()), wrong)
+
+    def once(self, what: str, method: Callable[..., T], *args: Any, seed: int = 1, hint: str = "") -> T:
         """Calls the component once, after seeding the global random generators.
 
         Args:
             what: name of the called method, for the error text.
-            make: makes the call.
+            method: makes the call.
+            args: arguments of `method`.
             seed: seed of the global random generators.
-            allow: exceptions that are passed on instead of being reported.
             hint: likely cause of an unexpected exception, for the error text.
 
         Returns:
@@ -92,31 +125,25 @@ class Checked:
         Raises:
             ConformanceError: the call raised an exception or changed global state.
         """
+
+        def made() -> T:
+            with undisturbed(self, what, seed), self.reporting(what, hint=hint):
+                return method(*args)
+
         # A first call may import a library that draws from Python's generator when it is loaded, so it gets a second
         # try, in which drawing is a fault.
         try:
-            with undisturbed(self, what, seed):
-                return self._made(what, make, allow, hint)
+            return made()
         except _ImportedSomething:
-            with undisturbed(self, what, seed):
-                return self._made(what, make, allow, hint)
+            return made()
 
-    def _made(self, what: str, make: Callable[[], T], allow: tuple[type[Exception], ...], hint: str) -> T:
-        try:
-            return make()
-        except Exception as error:
-            if isinstance(error, (ConformanceError, *allow)):
-                raise
-            said = f"{type(error).__name__}: {error}"
-            raise ConformanceError(f"{self.title}: {what} raised {said}{hint and f' ({hint})'}") from error
-
-    def call(self, what: str, make: Callable[[], T], *, allow: tuple[type[Exception], ...] = (), hint: str = "") -> T:
+    def call(self, what: str, method: Callable[..., T], *args: Any, hint: str = "") -> T:
         """Calls the component twice with different global seeds and checks that both results are equal.
 
         Args:
             what: name of the called method, for the error text.
-            make: makes the call; generators that it passes must have the same seed each time.
-            allow: exceptions that are passed on instead of being reported.
+            method: makes the call; generators that it passes must have the same seed each time.
+            args: arguments of `method`.
             hint: likely cause of an unexpected exception, for the error text.
 
         Returns:
@@ -125,10 +152,10 @@ class Checked:
         Raises:
             ConformanceError: a call raised an exception or changed global state, or the results differ.
         """
-        first, second = (self.once(what, make, seed=seed, allow=allow, hint=hint) for seed in (1, 2))
+        first, second = (self.once(what, method, *args, seed=seed, hint=hint) for seed in (1, 2))
         if same(first, second):
             return first
-        if same(first, self.once(what, make, seed=1, allow=allow, hint=hint)):
+        if same(first, self.once(what, method, *args, hint=hint)):
             self.fail(
                 f"{what} depends on a global generator (torch's, numpy's or Python's); draw from the generator that is "
                 "passed in, or runs are not reproducible"
@@ -139,22 +166,36 @@ class Checked:
             "reproducible"
         )
 
-    def again(self, what: str, before: object, make: Callable[[], object]) -> None:
+    def again(self, what: str, before: object, method: Callable[..., object], *args: Any) -> None:
         """Repeats a call after other calls and checks that the result is the earlier one.
 
         Args:
             what: name of the called method, for the error text.
             before: the earlier result.
-            make: makes the call.
+            method: makes the call.
+            args: arguments of `method`.
 
         Raises:
             ConformanceError: the result differs, so the component keeps state between calls.
         """
-        if not same(before, self.once(what, make)):
-            self.fail(
-                f"{what} gives another result after calls with other arguments: it keeps state between calls; nothing "
-                "may be remembered outside the tensors that are passed in and returned"
-            )
+        self.require(
+            same(before, self.once(what, method, *args)),
+            f"{what} gives another result after calls with other arguments: it keeps state between calls; nothing may "
+            "be remembered outside the tensors that are passed in and returned",
+        )
+
+    def passes_on(self, session: AbstractContextManager[object]) -> None:
+        """Checks that a session passes on an exception that is raised inside it.
+
+        Raises:
+            ConformanceError: the exception does not leave the session.
+        """
+        try:
+            with session:
+                raise _Wanted
+        except _Wanted:
+            return
+        self.fail("open swallows an exception that is raised inside its session; let it out")
 
 
 def generator(seed: int) -> torch.Generator:
@@ -174,17 +215,37 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return type(a) is type(b) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if attrs.has(type(a)):
-        names = [f.name for f in attrs.fields(type(a))]
-        return type(a) is type(b) and all(same(getattr(a, n), getattr(b, n)) for n in names)
+        parts = [attrs.asdict(x, recurse=False) for x in (a, b) if type(x) is type(a)]
+        return len(parts) == 2 and same(*parts)
     return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and a != a and b != b)
 
 
-def _generators() -> dict[str, Any]:
-    return {
-        "torch's": torch.random.get_rng_state(),
-        "numpy's": numpy.random.get_state(),
-        "Python's": random.getstate(),
-    }
+#: How to read and to set each global random generator, and each global setting.
+_Table: TypeAlias = Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]]
+_GENERATORS: _Table = {
+    "torch's": (torch.random.get_rng_state, torch.random.set_rng_state),
+    "numpy's": (numpy.random.get_state, numpy.random.set_state),
+    "Python's": (random.getstate, random.setstate),
+}
+_SETTINGS: _Table = {
+    "gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "default device": (torch.get_default_device, torch.set_default_device),
+    "number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "choice of deterministic algorithms": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+}
+
+
+def _read(table: _Table) -> dict[str, Any]:
+    return {name: get() for name, (get, _) in table.items()}
+
+
+def _set_generators(states: Mapping[str, Any]) -> None:
+    for name, (_, put) in _GENERATORS.items():
+        put(states[name])
 
 
 def _fingerprints(states: Mapping[str, Any]) -> dict[str, object]:
@@ -203,59 +264,17 @@ def _seeded(seed: int) -> dict[str, Any]:
     }
 
 
-def _set_generators(states: Mapping[str, Any]) -> None:
-    torch.random.set_rng_state(states["torch's"])
-    numpy.random.set_state(states["numpy's"])
-    random.setstate(states["Python's"])
-
-
-def _settings() -> dict[str, object]:
-    return {
-        "gradient mode": torch.is_grad_enabled(),
-        "default dtype": torch.get_default_dtype(),
-        "default device": torch.get_default_device(),
-        "number of threads": torch.get_num_threads(),
-        "choice of deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-def _put_back(generators: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    _set_generators(generators)
-    setters: dict[str, Callable[[Any], object]] = {
-        "gradient mode": torch.set_grad_enabled,
-        "default dtype": torch.set_default_dtype,
-        "default device": torch.set_default_device,
-        "number of threads": torch.set_num_threads,
-        "choice of deterministic algorithms": torch.use_deterministic_algorithms,
-    }
-    for name, value in _settings().items():
-        if value != settings[name]:
-            setters[name](settings[name])
-
-
 @contextmanager
-def checking(subject: Checked, base: type, *, allow: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Checks the component's class, runs the `with` block, and restores global state in any case.
-
-    Args:
-        subject: the component.
-        base: the base class of its kind.
-        allow: exceptions that are passed on instead of being reported.
-
-    Raises:
-        ConformanceError: the class or the block has a fault, or the block raised any other exception.
-    """
-    generators, settings = _generators(), _settings()
+def restored() -> Iterator[dict[str, Any]]:
+    """Gives the global settings to a `with` block, and restores them and all global generators in any case."""
+    generators, settings = _read(_GENERATORS), _read(_SETTINGS)
     try:
-        check_component(subject, base)
-        with torch.enable_grad():
-            yield
-    except Exception as error:
-        if isinstance(error, (ConformanceError, *allow)):
-            raise
-        raise ConformanceError(f"{subject.title}: a method raised {type(error).__name__}: {error}") from error
+        yield settings
     finally:
-        _put_back(generators, settings)
+        _set_generators(generators)
+        for name, (get, put) in _SETTINGS.items():
+            if get() != settings[name]:
+                put(settings[name])
 
 
 @contextmanager
@@ -271,103 +290,23 @@ def undisturbed(subject: Checked, what: str, seed: int = 1, *, ignore: tuple[str
     Raises:
         ConformanceError: the block changed a generator or a setting.
     """
-    generators, settings = _generators(), _settings()
-    seeded, modules = _seeded(seed), len(sys.modules)
-    _set_generators(seeded)
-    try:
+    with restored() as settings:
+        seeded, modules = _seeded(seed), len(sys.modules)
+        _set_generators(seeded)
         yield
         untouched = _fingerprints(seeded)
-        for name, state in _fingerprints(_generators()).items():
+        for name, state in _fingerprints(_read(_GENERATORS)).items():
             if name not in ignore and state != untouched[name]:
                 imported = name == "Python's" and len(sys.modules) > modules
                 raise (_ImportedSomething if imported else ConformanceError)(
                     f"{subject.title}: {what} draws from {name} global generator (or seeds it); draw from the "
                     "generator that is passed in, or runs are not reproducible"
                 )
-        for name, value in _settings().items():
-            if value != settings[name]:
-                subject.fail(f"{what} changes the global {name} from {settings[name]} to {value}; put it back")
-    finally:
-        _put_back(generators, settings)
-
-
-def check_component(subject: Checked, base: type) -> None:
-    """Checks that the class is final and frozen, and that its options are documented and survive a config file.
-
-    Raises:
-        ConformanceError: the class breaks one of these rules.
-    """
-    component, cls = subject.component, type(subject.component)
-    if not isinstance(component, base):
-        given = f"the class {component.__name__}; pass an instance" if isinstance(component, type) else cls.__name__
-        subject.fail(f"expected an instance of a subclass of {base.__name__}, got {given}")
-    subject.require(
-        isinstance(getattr(cls, "name", None), str) and bool(cls.name),
-        "has no name; set `name: ClassVar[str]`, which is what users type",
-    )
-    subject.require(bool(cls.__doc__), "has no docstring; its first line is what `ddfw list` shows")
-    subject.require(getattr(cls, "__final__", False), "is not final; mark the class with typing's @final")
-    subject.require(
-        attrs.has(cls) and "__attrs_attrs__" in vars(cls),
-        "is not an attrs class of its own; decorate it with @frozen(kw_only=True)",
-    )
-    _check_frozen(subject)
-    for field in (f for f in attrs.fields(cls) if f.init):
-        subject.require(field.kw_only, f"option {field.name} can be given by position; use @frozen(kw_only=True)")
-        subject.require(
-            bool(field.metadata.get("help")), f"option {field.name} has no help; define it with ddfw.option(…, help=…)"
-        )
-    _check_equal(subject)
-    _check_config(subject)
-
-
-def _check_frozen(subject: Checked) -> None:
-    component: Any = subject.component
-    try:
-        component.a_name_that_is_new = 1
-    except AttributeError:
-        return
-    object.__delattr__(component, "a_name_that_is_new")
-    subject.fail("can be changed; use @frozen(kw_only=True), since a component is a value and holds no state")
-
-
-def _check_equal(subject: Checked) -> None:
-    copy = attrs.evolve(subject.component)
-    try:
-        alike = copy == subject.component and hash(copy) == hash(subject.component)
-    except TypeError as error:
-        subject.fail(f"cannot be hashed ({error}); options hold tuples, not lists or tensors")
-    subject.require(alike, "differs from a copy with the same options; leave == to attrs")
-
-
-def _check_config(subject: Checked) -> None:
-    """Checks that a component written to TOML and read back is equal."""
-    from ddfw.config.catalog import through_toml
-
-    try:
-        found = through_toml(subject.component)
-    except Exception as error:
-        raise ConformanceError(
-            f"{subject.title}: its options do not survive a configuration file ({type(error).__name__}: {error}); "
-            "options are numbers, texts, booleans, and tuples or tables of these"
-        ) from error
-    if found != subject.component:
-        subject.fail(
-            f"comes back from its configuration file as {found}, not as {subject.component}; an option that may be "
-            "None needs the default None"
-        )
-
-
-def is_scalar(value: object) -> bool:
-    """Whether a value is a tensor without axes and of floating-point dtype."""
-    return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
+        for name, value in _read(_SETTINGS).items():
+            wrong = f"{what} changes the global {name} from {settings[name]} to {value}; put it back"
+            subject.require(value == settings[name], wrong)
 
 
 def clones(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of the tensors, each with its own storage."""
     return {key: t.detach().clone() for key, t in tensors.items()}
-
-
-def storages(tensors: Sequence[Tensor]) -> list[int]:
-    """The memory addresses of the tensors' storages, leaving out tensors without elements."""
-    return [t.untyped_storage().data_ptr() for t in tensors if t.numel()]

@@ -10,7 +10,8 @@ from attrs import evolve
 from torch import Tensor
 
 from ddfw.contracts.dataset import AbstractDataset, SealedSplit, Split, Splits
-from ddfw.testing._common import Checked, checking, same
+from ddfw.testing._common import Checked, same
+from ddfw.testing._component import checking
 
 
 def check_data(data: AbstractDataset, root: Path | None = None, *, official_validation: bool = False) -> None:
@@ -24,30 +25,27 @@ def check_data(data: AbstractDataset, root: Path | None = None, *, official_vali
     Raises:
         ConformanceError: the data set breaks its contract; the text tells the first fault found.
     """
-    subject = Checked("data", data)
-    with checking(subject, AbstractDataset):
+    with checking("data", data, AbstractDataset) as subject:
         hint = "pass the data root that it needs as `root`" if root is None else ""
-        splits = subject.once("load", lambda: data.splits(root), hint=hint)
-        if not isinstance(splits, Splits):
-            subject.fail(f"load has to return Splits, got {type(splits).__name__}; Splits.carve makes them")
-        _check_sealed(subject, splits)
+        splits = subject.once("load", data.splits, root, hint=hint)
+        wrong = f"load has to return Splits, got {type(splits).__name__}; Splits.carve makes them"
+        subject.require(isinstance(splits, Splits), wrong)
         _check_facts(subject, splits)
-        parts = {"train": splits.train, "validation": splits.validation, "test": splits.test.read()}
+        parts = _parts(splits)
         for name, split in parts.items():
             _check_split(subject, name, split, splits)
         _check_disjoint(subject, parts)
         _check_seeds(subject, data, root, parts, official_validation)
 
 
-def _check_sealed(subject: Checked, splits: Splits) -> None:
-    subject.require(isinstance(splits.test, SealedSplit), "the test split is not a SealedSplit; readings are counted")
-    subject.require(
-        splits.test.reads == 0,
-        f"load reads the test split ({splits.test.reads} times); it is read once, at the very end of a run",
-    )
+def _parts(splits: Splits) -> dict[str, Split]:
+    return {"train": splits.train, "validation": splits.validation, "test": splits.test.read()}
 
 
 def _check_facts(subject: Checked, splits: Splits) -> None:
+    subject.require(isinstance(splits.test, SealedSplit), "the test split is not a SealedSplit; readings are counted")
+    wrong = f"load reads the test split ({splits.test.reads} times); it is read once, at the very end of a run"
+    subject.require(splits.test.reads == 0, wrong)
     names = splits.class_names
     subject.require(
         isinstance(names, tuple) and len(names) == splits.spec.num_classes and len(set(names)) == len(names),
@@ -55,42 +53,34 @@ def _check_facts(subject: Checked, splits: Splits) -> None:
     )
     subject.require(splits.max_value > 0, f"max_value is {splits.max_value}; it is what the brightest pixel holds")
     for fact in ("licence", "source"):
-        subject.require(
-            bool(str(getattr(splits, fact)).strip()),
-            f"load names no {fact}; the card of a learned set needs it, 'not stated' if that is the case",
-        )
+        wrong = f"load names no {fact}; the card of a learned set needs it, 'not stated' if that is the case"
+        subject.require(str(getattr(splits, fact)).strip(), wrong)
 
 
 def _check_split(subject: Checked, name: str, split: Split, splits: Splits) -> None:
     images, labels, spec = split.images, split.labels, splits.spec
     shape = (len(labels), *spec.shape)
-    if tuple(images.shape) != shape or labels.ndim != 1 or not len(labels):
-        subject.fail(
-            f"the {name} split has images {tuple(images.shape)} and labels {tuple(labels.shape)}, expected {shape} "
-            f"and ({len(labels)},), none of them empty"
-        )
     subject.require(
-        images.dtype == torch.uint8 or images.is_floating_point(),
-        f"the {name} images are {images.dtype}, expected uint8 or floating",
+        tuple(images.shape) == shape and labels.ndim == 1 and len(labels),
+        f"the {name} split has images {tuple(images.shape)} and labels {tuple(labels.shape)}, expected {shape} and "
+        f"({len(labels)},), none of them empty",
     )
+    kind = images.dtype == torch.uint8 or images.is_floating_point()
+    subject.require(kind, f"the {name} images are {images.dtype}, expected uint8 or floating")
     subject.require(labels.dtype == torch.int64, f"the {name} labels are {labels.dtype}, expected int64")
-    subject.require(
-        images.device.type == "cpu" and labels.device.type == "cpu", f"the {name} split is on {images.device}, not CPU"
+    for what, part in (("images", images), ("labels", labels)):
+        subject.require(part.device.type == "cpu", f"the {name} {what} are on {part.device}, not CPU")
+    values = (
+        ("pixels", images, splits.max_value, " (max_value) and no NaN"),
+        ("labels", labels, spec.num_classes - 1, ""),
     )
-    subject.require(
-        float(images.min()) >= 0 and float(images.max()) <= splits.max_value,
-        f"the {name} pixels lie in [{float(images.min())}, {float(images.max())}], expected [0, {splits.max_value}] "
-        "(max_value) and no NaN",
-    )
-    subject.require(
-        int(labels.min()) >= 0 and int(labels.max()) < spec.num_classes,
-        f"the {name} labels lie in [{int(labels.min())}, {int(labels.max())}], expected [0, {spec.num_classes - 1}]",
-    )
+    for what, part, most, hint in values:
+        low, high = part.min().item(), part.max().item()
+        wrong = f"the {name} {what} lie in [{low}, {high}], expected [0, {most}]{hint}"
+        subject.require(low >= 0 and high <= most, wrong)
     missing = sorted(set(range(spec.num_classes)) - set(labels.tolist()))
-    subject.require(
-        name == "test" or not missing,
-        f"the {name} split has no image of class {missing[:5]}; every class has to be in train and validation",
-    )
+    wrong = f"the {name} split has no image of class {missing[:5]}; every class has to be in train and validation"
+    subject.require(name == "test" or not missing, wrong)
 
 
 def _contents(images: Tensor) -> Counter[bytes]:
@@ -115,17 +105,16 @@ def _check_seeds(
     """Checks that equal `split_seed`s give equal splits and different ones different validation splits."""
 
     def load(component: AbstractDataset) -> dict[str, Split]:
-        splits = component.splits(root)
-        return {"train": splits.train, "validation": splits.validation, "test": splits.test.read()}
+        return _parts(component.splits(root))
 
-    other = subject.once("load", lambda: load(evolve(data, split_seed=data.split_seed + 1)))
+    other = subject.once("load", load, evolve(data, split_seed=data.split_seed + 1))
     subject.require(
         official_validation or not same(parts["validation"].images, other["validation"].images),
         "load gives the same validation split for another split_seed; carve it with Splits.carve (or pass "
         "official_validation=True if the data come with one)",
     )
     subject.require(
-        same(parts, subject.once("load", lambda: load(data), seed=2)),
+        same(parts, subject.once("load", load, data, seed=2)),
         "load gives other splits when it is called again: they are a function of the files and of split_seed alone, "
         "without state between calls and without global generators, or runs are not reproducible",
     )

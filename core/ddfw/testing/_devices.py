@@ -7,7 +7,7 @@ operation that mixes them with CPU tensors raises an error; CPU scalars and CPU 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ddfw.testing._common import Checked, ConformanceError
+from ddfw.testing._common import Checked
 
 _ELSEWHERE = torch.device("meta")
 _CPU = torch.device("cpu")
@@ -30,14 +30,8 @@ class _Elsewhere(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> _Elsewhere:
-        made: _Elsewhere = torch.Tensor._make_wrapper_subclass(
-            cls,
-            held.shape,
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
-            device=_ELSEWHERE,
-        )
+        layout = held.shape, held.stride(), held.storage_offset()
+        made: _Elsewhere = torch.Tensor._make_wrapper_subclass(cls, *layout, dtype=held.dtype, device=_ELSEWHERE)
         made.held = held
         return made
 
@@ -105,12 +99,7 @@ def _stand_in() -> Iterator[torch.device]:
         yield _ELSEWHERE
 
 
-@contextmanager
-def _accelerator() -> Iterator[torch.device]:
-    yield torch.device("cuda")
-
-
-def elsewhere(subject: Checked, what: str, check: Callable[[torch.device], None]) -> None:
+def elsewhere(subject: Checked, what: str, check: Callable[[torch.device], object]) -> None:
     """Runs a check on the simulated GPU, and on a real one if the machine has one.
 
     Args:
@@ -121,17 +110,14 @@ def elsewhere(subject: Checked, what: str, check: Callable[[torch.device], None]
     Raises:
         ConformanceError: the component does not work on one of these devices.
     """
-    for place in (_stand_in, _accelerator) if torch.cuda.is_available() else (_stand_in,):
-        with place() as device:
-            try:
-                check(device)
-            except ConformanceError:
-                raise
-            except Exception as error:
-                raise ConformanceError(
-                    f"{subject.title}: {what} hard-codes a device: with tensors on an accelerator it raised "
-                    f"{type(error).__name__}: {error}; make constants with device=x.device, or move them with .to(x)"
-                ) from error
+    places: list[AbstractContextManager[torch.device]] = [_stand_in()]
+    if torch.cuda.is_available():
+        places.append(nullcontext(torch.device("cuda")))
+    wrong = f"{what} hard-codes a device: with tensors on an accelerator it"
+    hint = "make constants with device=x.device, or move them with .to(x)"
+    for place in places:
+        with place as device, subject.reporting(wrong, hint=hint):
+            check(device)
 
 
 def require_there(subject: Checked, what: str, tensor: Tensor, device: torch.device) -> None:
@@ -146,8 +132,8 @@ def require_there(subject: Checked, what: str, tensor: Tensor, device: torch.dev
     Raises:
         ConformanceError: the result is on another device.
     """
-    if tensor.device.type != device.type:
-        subject.fail(
-            f"{what} hard-codes a device: given tensors on an accelerator it gives one on {tensor.device}; leave "
-            "tensors where they are"
-        )
+    subject.require(
+        tensor.device.type == device.type,
+        f"{what} hard-codes a device: given tensors on an accelerator it gives one on {tensor.device}; leave tensors "
+        "where they are",
+    )

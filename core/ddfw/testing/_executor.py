@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,8 +27,10 @@ from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network, build_module
 from ddfw.engine.metagradient import meta_gradient
 from ddfw.errors import OptionError
-from ddfw.testing._common import Checked, checking, generator, same, undisturbed
+from ddfw.testing._common import Checked, generator, undisturbed
+from ddfw.testing._component import checking
 from ddfw.testing._fakes import Brighten, EndAndMiddle, TinyModel, real_images
+from ddfw.testing._tensors import normal
 
 SPEC = ImageSpec(channels=1, height=6, width=6, num_classes=3)
 SETTINGS = TrainingSettings(epochs=2, lr=0.1, momentum=0.5, weight_decay=1e-3, batch_size=8)
@@ -44,16 +47,16 @@ def check_executor(executor: AbstractExecutor, *, seed: int = 0) -> None:
         ConformanceError: the executor breaks its contract; the text tells the first fault found.
         OptionError: this machine cannot do what the options ask for; a test may then be skipped.
     """
-    subject = Checked("executor", executor)
-    with checking(subject, AbstractExecutor, allow=(OptionError,)):
+    with checking("executor", executor, AbstractExecutor, allow=(OptionError,)) as subject:
         case = _Case(subject=subject, executor=executor, seed=seed)
         with undisturbed(subject, "a session", ignore=("Python's",)), executor.open(case.context()) as session:
-            case.check_session(session)
-        case.check_exception()
-
-
-class _Wanted(Exception):
-    """Raised by the check inside a session, to see whether the session passes it on."""
+            wrong = f"device has to be a torch.device, got {session.device!r}"
+            subject.require(isinstance(session.device, torch.device), wrong)
+            for check in (case.check_description, case.check_experts, case.check_gradient, case.check_evaluation):
+                check(session)
+            case.check_description(session)
+        with undisturbed(subject, "a session that ends with an exception"):
+            subject.passes_on(executor.open(case.context()))
 
 
 @frozen(kw_only=True)
@@ -78,57 +81,36 @@ class _Case:
         real = real_images(SPEC, per_class, torch.float64, self.seed + shift)
         return LabelledImages(images=real.images, targets=real.labels)
 
-    def check_session(self, session: ExecutorSession) -> None:
-        """Checks every method of an open session."""
-        subject = self.subject
-        subject.require(
-            isinstance(session.device, torch.device), f"device has to be a torch.device, got {session.device!r}"
-        )
-        self.check_description(session)
-        self.check_experts(session)
-        self.check_gradient(session)
-        self.check_evaluation(session)
-        self.check_description(session)
-
     def check_description(self, session: ExecutorSession) -> None:
         try:
             found = session.describe()
             json.dumps(found, allow_nan=False)
         except (TypeError, ValueError) as error:
             self.subject.fail(f"describe cannot be written as JSON ({error}); it goes into the manifest")
-        self.subject.require(isinstance(found, dict) and bool(found), "describe has to say something of the device")
+        self.subject.require(isinstance(found, dict) and found, "describe has to say something of the device")
 
     def check_experts(self, session: ExecutorSession) -> None:
         """Checks that experts equal the engine's, whatever other seeds are trained in the same call."""
         subject, context = self.subject, self.context()
         train, judge = self.data(8, 1), self.data(4, 2)
         there, judge_there = _to(train, session.device), _to(judge, session.device)
-        before = there.images.clone(), there.targets.clone()
         told: list[tuple[int, int]] = []
 
         def ask(seeds: list[int]) -> dict[int, TrainedExpert]:
             found = session.train_experts(SETTINGS, there, judge_there, seeds, lambda *at: told.append(at))
             return {expert.seed: expert for expert in found}
 
-        found = ask([3, 5])
+        with subject.unchanged("train_experts changes the training images; work on copies", lambda: there):
+            found = ask([3, 5])
         subject.require(sorted(found) == [3, 5], f"train_experts gives experts {sorted(found)} for the seeds 3 and 5")
-        subject.require(
-            sorted(told) == [(p, e) for p in range(2) for e in range(1, SETTINGS.epochs + 1)],
-            f"train_experts tells on_epoch {told}, expected (position in seeds, epochs done) once for each",
-        )
-        subject.require(
-            same((there.images, there.targets), before), "train_experts changes the training images; work on copies"
-        )
-        network = Network(context.module)
+        wrong = f"train_experts tells on_epoch {told}, expected (position in seeds, epochs done) once for each"
+        subject.require(sorted(told) == [(p, e) for p in range(2) for e in range(1, SETTINGS.epochs + 1)], wrong)
+        engine = partial(train_expert, context.model, Network(context.module), context.augmentation, SETTINGS)
         for seed, expert in found.items():
-            wanted = train_expert(
-                context.model, network, context.augmentation, SETTINGS, train, judge, seed, lambda epoch: None
-            )
+            wanted = engine(train, judge, seed, lambda epoch: None)
             self.require_close("train_experts", f"expert {seed}", expert.snapshots, wanted.snapshots, 1e-8)
-            subject.require(
-                len(expert.validation_accuracy) == len(expert.train_loss) == SETTINGS.epochs,
-                "train_experts has to give one accuracy and one loss per epoch",
-            )
+            wrong = "train_experts has to give one accuracy and one loss per epoch"
+            subject.require(len(expert.validation_accuracy) == len(expert.train_loss) == SETTINGS.epochs, wrong)
         alone = ask([5])[5]
         self.require_close("train_experts", "an expert beside others", found[5].snapshots, alone.snapshots, 1e-8)
         subject.require(ask([]) == {}, "train_experts gives experts where no seed was asked for")
@@ -137,10 +119,7 @@ class _Case:
         """A problem with two segments of three steps each, whose batches overlap."""
         rng = generator(self.seed + 4)
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=rng, dtype=torch.float64).to(device)
-
-        def schedule(batches: tuple[list[int], ...]) -> Schedule:
+        def schedule(*batches: list[int]) -> Schedule:
             draws = [Brighten().draw((len(rows), *SPEC.shape), rng) for rows in batches]
             return Schedule(
                 batches=tuple(torch.tensor(rows, device=device) for rows in batches),
@@ -148,20 +127,18 @@ class _Case:
             )
 
         problem = Problem(
-            images=normal(4, *SPEC.shape),
-            targets=normal(4, SPEC.num_classes).softmax(dim=1),
+            images=normal((4, *SPEC.shape), rng).to(device),
+            targets=normal((4, SPEC.num_classes), rng).softmax(dim=1).to(device),
             step_size=torch.tensor(0.2, dtype=torch.float64, device=device),
-            schedules=(schedule(([0, 1], [2, 3], [0])), schedule(([3, 1], [0, 2], [1, 2]))),
+            schedules=(schedule([0, 1], [2, 3], [0]), schedule([3, 1], [0, 2], [1, 2])),
         )
-        theta = TinyModel().init(build_module(TinyModel(), SPEC), generator(self.seed)).to(device, torch.float64)
-        segments = []
-        for expert in range(2):
-            start = theta + 0.1 * normal(len(theta))
-            segments.append(
-                Segment(
-                    start=start, target=start + 0.1 * normal(len(theta)), expert=expert, start_epoch=0, target_epoch=2
-                )
-            )
+        theta = TinyModel().init(build_module(TinyModel(), SPEC), generator(self.seed)).double()
+        starts = theta + 0.1 * normal((2, len(theta)), rng)
+        targets = (starts + 0.1 * normal(starts.shape, rng)).to(device)
+        segments = [
+            Segment(start=start, target=target, expert=expert, start_epoch=0, target_epoch=2)
+            for expert, (start, target) in enumerate(zip(starts.to(device), targets, strict=True))
+        ]
         return problem, segments
 
     def check_gradient(self, session: ExecutorSession) -> None:
@@ -169,95 +146,58 @@ class _Case:
 
         It is computed twice, since a session may run other code after its first call.
         """
-        context, subject = self.context(), self.subject
-        wanted = meta_gradient(Network(context.module), context.augmentation, context.loss, *self.problem(_CPU))
+        context = self.context()
         problem, segments = self.problem(session.device)
         tensors = [problem.images, problem.targets, problem.step_size, *(s.start for s in segments)]
-        before = [t.clone() for t in tensors]
-        for _ in range(2):
-            found = session.meta_gradient(problem, segments)
-            subject.require(same(tensors, before), "meta_gradient changes the problem or a segment; work on copies")
-            for name in ("loss", "images", "targets", "step_size"):
-                self.require_close("meta_gradient", name, getattr(found, name), getattr(wanted, name), 1e-10)
-        problem_here, segments_here = self.problem(_CPU)
-        found = session.meta_gradient(evolve(problem, schedules=problem.schedules[:1]), segments[:1])
-        wanted = meta_gradient(
-            Network(context.module),
-            context.augmentation,
-            context.loss,
-            evolve(problem_here, schedules=problem_here.schedules[:1]),
-            segments_here[:1],
-        )
-        self.require_close("meta_gradient", "images (one segment)", found.images, wanted.images, 1e-10)
+        engine = partial(meta_gradient, Network(context.module), context.augmentation, context.loss)
+        wrong = "meta_gradient changes the problem or a segment; work on copies"
+        for count, times, hint in ((2, 2, ""), (1, 1, " (one segment)")):
+            here, segments_here = self.problem(_CPU)
+            wanted = engine(evolve(here, schedules=here.schedules[:count]), segments_here[:count])
+            asked = evolve(problem, schedules=problem.schedules[:count])
+            for _ in range(times):
+                with self.subject.unchanged(wrong, lambda: tensors):
+                    found = session.meta_gradient(asked, segments[:count])
+                for name in ("loss", "images", "targets", "step_size"):
+                    pair = getattr(found, name), getattr(wanted, name)
+                    self.require_close("meta_gradient", f"{name}{hint}", *pair, 1e-10)
 
     def check_evaluation(self, session: ExecutorSession) -> None:
         """Checks that the accuracy of network i depends only on seed, purpose and i."""
-        context, network = self.context(), Network(self.context().module)
-        subject_set, judge = self.data(2, 5), self.data(10, 6)
+        context = self.context()
+        engine = partial(evaluate_network, context.model, Network(context.module), context.augmentation, SETTINGS)
+        train, judge = self.data(2, 5), self.data(10, 6)
+        there, judge_there = _to(train, session.device), _to(judge, session.device)
         purposes: tuple[Literal["select", "eval"], ...] = ("eval", "select")
         for purpose in purposes:
             told: list[int] = []
-
-            def ask(
-                networks: range, purpose: Literal["select", "eval"] = purpose, told: list[int] = told
-            ) -> list[float]:
-                found = session.evaluate(
-                    SETTINGS,
-                    _to(subject_set, session.device),
-                    _to(judge, session.device),
-                    self.seed,
-                    networks,
-                    purpose,
-                    told.append,
-                )
-                return list(found)
-
-            found = ask(range(0, 4))
-            self.subject.require(
-                sorted(told) == [1, 2, 3, 4], f"evaluate tells on_network {told} for 4 networks, expected 1 … 4"
-            )
-            wanted = [
-                evaluate_network(
-                    context.model, network, context.augmentation, SETTINGS, subject_set, judge, self.seed, i, purpose
-                )
-                for i in range(4)
-            ]
+            found = session.evaluate(SETTINGS, there, judge_there, self.seed, range(4), purpose, told.append)
+            wrong = f"evaluate tells on_network {told} for 4 networks, expected 1 … 4"
+            self.subject.require(sorted(told) == [1, 2, 3, 4], wrong)
+            wanted = [engine(train, judge, self.seed, i, purpose) for i in range(4)]
             # On another device rounding may put an image between two classes into the other class.
+            near = 1.5 / len(judge.targets)
             self.subject.require(
-                len(found) == 4
-                and all(abs(a - b) <= 1.5 / len(judge.targets) for a, b in zip(found, wanted, strict=True)),
-                f"evaluate gives {found} for purpose {purpose}, the engine {wanted}",
+                len(found) == 4 and all(abs(a - b) <= near for a, b in zip(found, wanted, strict=True)),
+                f"evaluate gives {list(found)} for purpose {purpose}, the engine {wanted}",
             )
+            alone = session.evaluate(SETTINGS, there, judge_there, self.seed, range(2, 4), purpose, told.append)
             self.subject.require(
-                ask(range(2, 4)) == found[2:],
+                list(alone) == list(found)[2:],
                 "evaluate's network i depends on which others are trained; it is a function of (seed, purpose, i) "
                 "alone",
             )
 
-    def check_exception(self) -> None:
-        """Checks that an exception inside a session is passed on and that global state is restored."""
-        raised = False
-        with undisturbed(self.subject, "a session that ends with an exception"):
-            try:
-                with self.executor.open(self.context()):
-                    raise _Wanted
-            except _Wanted:
-                raised = True
-        self.subject.require(raised, "open swallows an exception that is raised inside its session; let it out")
-
     def require_close(self, what: str, part: str, found: Tensor, wanted: Tensor, tolerance: float) -> None:
         here = found.detach().cpu()
-        if here.shape != wanted.shape or here.dtype != wanted.dtype:
-            self.subject.fail(
-                f"{what}: {part} is {tuple(here.shape)} in {here.dtype}, expected {tuple(wanted.shape)} in "
-                f"{wanted.dtype}"
-            )
+        kinds = [f"{tuple(t.shape)} in {t.dtype}" for t in (here, wanted)]
+        self.subject.require(kinds[0] == kinds[1], f"{what}: {part} is {kinds[0]}, expected {kinds[1]}")
         error = float((here - wanted).abs().max()) / (float(wanted.abs().max()) or 1.0)
-        if not error <= tolerance:
-            self.subject.fail(
-                f"{what}: {part} differs from the engine's by {error:.3g} (relative, float64), allowed is "
-                f"{tolerance:g}; every executor gives the same numbers"
-            )
+        self.subject.require(
+            error <= tolerance,
+            f"{what}: {part} differs from the engine's by {error:.3g} (relative, float64), allowed is {tolerance:g}; "
+            "every executor gives the same numbers",
+        )
 
 
 _CPU = torch.device("cpu")

@@ -68,16 +68,17 @@ class FakeExperts:
         num_epochs: number K of epochs.
         dtype: dtype of the checkpoints.
         seed: seed of the random walks.
+        device: where the checkpoints are.
     """
 
     num_experts = 3
     sizes = (7, 3, 12, 1)
 
-    def __init__(self, num_epochs: int, dtype: torch.dtype, seed: int) -> None:
+    def __init__(self, num_epochs: int, dtype: torch.dtype, seed: int, device: torch.device | None = None) -> None:
         self.num_epochs = num_epochs
         pace = torch.tensor([1.0, 0.1, 0.5, 2.0]).repeat_interleave(torch.tensor(self.sizes))
         steps = torch.randn(self.num_experts, num_epochs + 1, sum(self.sizes), generator=generator(seed)) * pace
-        self._checkpoints = steps.cumsum(dim=1).to(dtype)
+        self._checkpoints = steps.cumsum(dim=1).to(device, dtype)
 
     def snapshots(self, expert: int, epochs: Sequence[int]) -> Tensor:
         """A copy of the checkpoints [S, P] of one expert at the given S epochs."""
@@ -88,7 +89,6 @@ class FakeExperts:
 
     def compact(self, expert: int) -> None:
         """None, since these experts keep all checkpoints."""
-        return None
 
 
 @final

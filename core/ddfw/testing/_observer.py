@@ -6,8 +6,10 @@ import io
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from attrs import evolve
 
 from ddfw.contracts.observer import (
     AbstractObserver,
@@ -20,7 +22,8 @@ from ddfw.contracts.observer import (
     RunStarted,
     StepReport,
 )
-from ddfw.testing._common import Checked, ConformanceError, checking, undisturbed
+from ddfw.testing._common import Checked, undisturbed
+from ddfw.testing._component import checking
 
 
 def check_observer(observer: AbstractObserver) -> None:
@@ -32,8 +35,7 @@ def check_observer(observer: AbstractObserver) -> None:
     Raises:
         ConformanceError: the observer breaks its contract; the text tells the first fault found.
     """
-    subject = Checked("observer", observer)
-    with checking(subject, AbstractObserver), tempfile.TemporaryDirectory() as folder:
+    with checking("observer", observer, AbstractObserver) as subject, tempfile.TemporaryDirectory() as folder:
         outer = Path(folder).resolve()
         run, here = outer / "run", outer / "here"
         run.mkdir()
@@ -42,13 +44,12 @@ def check_observer(observer: AbstractObserver) -> None:
         for stream in (io.StringIO(), _Terminal()):
             with _watched(subject, stream, here):
                 _tell(subject, observer, run)
-        _check_exception(subject, observer, run, here)
+        with _watched(subject, io.StringIO(), here):
+            subject.passes_on(observer.open(run))
         stray = sorted(str(p.relative_to(outer)) for p in (*here.rglob("*"), *outer.iterdir()) if p not in (run, here))
         subject.require(not stray, f"writes outside its run directory: {', '.join(stray)}; put files below `run`")
-        subject.require(
-            (run / "config.toml").read_text(encoding="utf-8") == "kept\n",
-            "changes a file of the run that is not its own (config.toml)",
-        )
+        wrong = "changes a file of the run that is not its own (config.toml)"
+        subject.require((run / "config.toml").read_text(encoding="utf-8") == "kept\n", wrong)
 
 
 class _Terminal(io.StringIO):
@@ -56,10 +57,6 @@ class _Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-class _Wanted(Exception):
-    """Raised by the check inside a session, to see whether the session passes it on."""
 
 
 @contextmanager
@@ -70,92 +67,66 @@ def _watched(subject: Checked, stream: io.StringIO, here: Path) -> Iterator[None
     quiet = undisturbed(subject, "a session", ignore=("Python's",))
     with quiet, chdir(here), redirect_stderr(stream), redirect_stdout(output):
         yield
-    subject.require(
-        not output.getvalue(),
-        f"writes to standard output ({output.getvalue()[:40]!r}), which belongs to `--json`; use standard error",
-    )
+    wrong = f"writes to standard output ({output.getvalue()[:40]!r}), which belongs to `--json`; use standard error"
+    subject.require(not output.getvalue(), wrong)
     left = [t.name for t in threading.enumerate() if t not in threads and not t.daemon]
     subject.require(not left, f"leaves threads running after its session ({', '.join(left)}); join them on exit")
 
 
 def _reports(run: Path) -> list[tuple[str, Report]]:
     """The reports of one run in their order, each with the name of the method that receives it."""
-
-    def expert(index: int, cached: bool) -> ExpertReport:
-        return ExpertReport(
-            index=index, count=2, seed=index, cached=cached, validation_accuracy=0.8, location=run.parent / "experts"
-        )
-
-    def step(number: int) -> StepReport:
-        return StepReport(
-            step=number, steps=2, loss=0.9, step_size=0.01, start_epoch=0.5, window_high=2, grad_norm_images=1.5
-        )
-
-    def evaluation(subject: str, split: str) -> EvaluationReport:
-        return EvaluationReport(
-            subject=subject,
-            split="test" if split == "test" else "validation",
-            net="convnet",
-            n=2,
-            accuracies=(0.7, 0.8),
-            mean=0.75,
-            std=0.0707,
-            seeds=(0, 1),
-            eval_seed=0,
-            step=None if subject == "full_data" else 2,
-            selected_by="validation",
-            lr=0.01,
-            images=3,
-            floats={"strict": 192, "pixels": 192},
-            notes=("a note",),
-        )
-
+    expert = ExpertReport(
+        index=0, count=2, seed=0, cached=True, validation_accuracy=0.8, location=run.parent / "experts"
+    )
+    step = StepReport(step=1, steps=2, loss=0.9, step_size=0.01, start_epoch=0.5, window_high=2, grad_norm_images=1.5)
+    validation = EvaluationReport(
+        subject="distilled",
+        split="validation",
+        net="convnet",
+        n=2,
+        accuracies=(0.7, 0.8),
+        mean=0.75,
+        std=0.0707,
+        seeds=(0, 1),
+        eval_seed=0,
+        step=2,
+        selected_by="validation",
+        lr=0.01,
+        images=3,
+        floats={"strict": 192, "pixels": 192},
+        notes=("a note",),
+    )
     started = RunStarted(recipe="default", seed=0, directory=run, steps=2, experts=2, headline=("recipe    default",))
     finished = RunFinished(status="finished", directory=run, summary={"schema": 1, "rows": []})
     return [
         ("run_started", started),
-        ("expert_ready", expert(0, True)),
+        ("expert_ready", expert),
         ("progress", ProgressReport(stage="experts", done=1, total=4)),
-        ("expert_ready", expert(1, False)),
-        ("evaluated", evaluation("distilled", "validation")),
+        ("expert_ready", evolve(expert, index=1, seed=1, cached=False)),
+        ("evaluated", validation),
         ("progress", ProgressReport(stage="a stage of the future", done=0, total=2)),
-        ("step_finished", step(1)),
+        ("step_finished", step),
         ("progress", ProgressReport(stage="distill", done=1, total=2)),
-        ("step_finished", step(2)),
-        ("evaluated", evaluation("distilled", "validation")),
+        ("step_finished", evolve(step, step=2)),
+        ("evaluated", validation),
         ("progress", ProgressReport(stage="evaluate", done=2, total=2)),
-        ("evaluated", evaluation("distilled", "test")),
-        ("evaluated", evaluation("full_data", "test")),
+        ("evaluated", evolve(validation, split="test")),
+        ("evaluated", evolve(validation, subject="full_data", split="test", step=None)),
         ("run_finished", finished),
     ]
 
 
 def _tell(subject: Checked, observer: AbstractObserver, run: Path) -> None:
     """Sends the reports of a whole run and checks that every method returns None and raises nothing."""
-    what = "open"
-    try:
-        with observer.open(run) as session:
-            subject.require(isinstance(session, ObserverSession), "open has to give an ObserverSession; derive from it")
-            for method, report in _reports(run):
-                what = method
+    hint = "a run would go on without this observer"
+    with ExitStack() as stack:
+        with subject.reporting("open", hint=hint):
+            session = stack.enter_context(observer.open(run))
+        subject.require(isinstance(session, ObserverSession), "open has to give an ObserverSession; derive from it")
+        for method, report in _reports(run):
+            with subject.reporting(method, hint=hint):
                 returned = getattr(session, method)(report)
-                subject.require(
-                    returned is None, f"{method} returns {returned!r}; an observer only watches, so return nothing"
-                )
-            what = "closing the session"
-    except ConformanceError:
-        raise
-    except Exception as error:
-        subject.fail(f"{what} raised {type(error).__name__}: {error}; a run would go on without this observer")
-
-
-def _check_exception(subject: Checked, observer: AbstractObserver, run: Path, here: Path) -> None:
-    """Checks that the session passes on an exception of the run."""
-    raised = False
-    with _watched(subject, io.StringIO(), here):
-        try:
-            with observer.open(run):
-                raise _Wanted
-        except _Wanted:
-            raised = True
-    subject.require(raised, "open swallows an exception that is raised inside its session; let it out")
+            wrong = f"{method} returns {returned!r}; an observer only watches, so return nothing"
+            subject.require(returned is None, wrong)
+        with subject.reporting("closing the session", hint=hint):
+            stack.close()

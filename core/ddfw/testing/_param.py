@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from itertools import product
+from typing import ClassVar
 
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import Tensor
 
 from ddfw.contracts.dataset import ImageSpec, RealImages
 from ddfw.contracts.parameterization import AbstractParameterization, Layout
 from ddfw.contracts.settings import Budget
 from ddfw.errors import OptionError
-from ddfw.testing._common import Checked, checking, clones, generator, same
-from ddfw.testing._devices import elsewhere, require_there
+from ddfw.testing._common import Checked, clones, generator, same
+from ddfw.testing._component import checking
+from ddfw.testing._devices import require_there
 from ddfw.testing._fakes import class_levels, real_images
+from ddfw.testing._stored import StoredCase, floats_in
 from ddfw.testing._tensors import (
     Tensors,
     check_gradients,
-    check_index,
-    check_stored,
-    floats_in,
-    integers_in,
-    learned_keys,
+    floating,
+    gradients_of,
     leaves_of,
-    perturbed,
+    normal,
     require_scalar,
 )
 
@@ -56,24 +56,22 @@ def check_param(
     Raises:
         ConformanceError: the parameterisation breaks its contract; the text tells the first fault found.
     """
-    subject = Checked("param", param)
-    with checking(subject, AbstractParameterization):
+    with checking("param", param, AbstractParameterization) as subject:
         layouts = _layouts(subject, param, SPECS if spec is None else (spec,), BUDGETS if budget is None else (budget,))
         seen: set[ImageSpec] = set()
         for layout in layouts:
-            case = _Case(subject=subject, param=param, layout=layout, seed=seed)
+            case = _Case(subject=subject, component=param, layout=layout, row=layout.spec.shape, seed=seed)
             params = case.check_init()
-            images = case.check_decode(params)
+            case.check_count(params)
+            images = case.check_rows(params, torch.float32)
             if layout.spec not in seen:
                 case.check_state(params, images)
             case.check_class_order(images)
-            check_index(subject, "decode", lambda index, c=case, p=params: c.decode(p, index), images)  # type: ignore[misc]
+            case.check_index(params, images)
             if layout.spec not in seen:
                 seen.add(layout.spec)
                 case.check_float64()
-                case.check_learning()
-                elsewhere(subject, "decode", case.check_device)
-                elsewhere(subject, "init", case.check_init_device)
+                case.check_devices()
 
 
 def _layouts(
@@ -81,34 +79,39 @@ def _layouts(
 ) -> list[Layout]:
     """All layouts that fit their budget; larger shapes are tried only if no smaller one fits."""
     found: list[Layout] = []
-    refusal = ""
-    for number, spec in enumerate(specs):
-        if number >= SMALL_SPECS and found:
+    refusal, hint = "", "what does not fit is an OptionError"
+    for spec, budget, floats in product(specs, budgets, LABEL_FLOATS):
+        if spec in specs[SMALL_SPECS:] and any(layout.spec != spec for layout in found):
             break
-        for budget in budgets:
-            for floats in LABEL_FLOATS:
-                try:
-                    layout = subject.call(
-                        "layout",
-                        lambda s=spec, b=budget, f=floats: param.layout(s, b, f),  # type: ignore[misc]
-                        allow=(OptionError,),
-                        hint="what does not fit is an OptionError",
-                    )
-                except OptionError as error:
-                    refusal = str(error)
-                    continue
-                _check_layout(subject, layout, spec, budget, floats)
-                found.append(layout)
-    if not found:
-        subject.fail(f"layout fits none of the shapes and budgets tried; pass spec and budget that fit ({refusal})")
-    _check_impossible(subject, param, found[0].spec)
+        layout = subject.call("layout", _layout, param, spec, budget, floats, hint=hint)
+        if isinstance(layout, str):
+            refusal = layout
+            continue
+        _check_layout(subject, layout, spec, budget, floats)
+        found.append(layout)
+    wrong = "layout fits none of the shapes and budgets tried; pass spec and budget that fit"
+    subject.require(found, f"{wrong} ({refusal})")
+    # Labels that take the whole budget lead to an OptionError or to a layout over budget.
+    impossible = found[0].spec, Budget(ipc=1), 10**9
+    layout = subject.once("layout", _layout, param, *impossible, hint=hint)
+    subject.require(layout != "", "layout's OptionError has no text; say what would fit")
+    if not isinstance(layout, str):
+        _check_layout(subject, layout, *impossible)
     return found
+
+
+def _layout(param: AbstractParameterization, spec: ImageSpec, budget: Budget, label_floats: int) -> Layout | str:
+    """A layout, or the text of the OptionError by which the parameterisation refuses the budget."""
+    try:
+        return param.layout(spec, budget, label_floats)
+    except OptionError as error:
+        return str(error)
 
 
 def _check_layout(subject: Checked, layout: Layout, spec: ImageSpec, budget: Budget, label_floats: int) -> None:
     where = f"for {spec.channels}×{spec.height}×{spec.width}, ipc {budget.ipc}, {budget.accounting}"
-    if not isinstance(layout, Layout) or layout.spec != spec or layout.budget != budget:
-        subject.fail("layout has to return a Layout with the spec and the budget that it was given")
+    kept = isinstance(layout, Layout) and layout.spec == spec and layout.budget == budget
+    subject.require(kept, "layout has to return a Layout with the spec and the budget that it was given")
     subject.require(
         layout.images_per_class >= 1 and layout.samples_per_class >= 1,
         f"layout announces {layout.images_per_class} images of each class {where}; raise OptionError where none fits",
@@ -119,153 +122,54 @@ def _check_layout(subject: Checked, layout: Layout, spec: ImageSpec, budget: Bud
         f"layout spends {layout.parameter_floats} floats {where}, but the budget buys {available}; "
         "comparisons between methods rest on this",
     )
-    subject.require(
-        layout.label_floats == layout.num_images * label_floats,
-        f"layout announces {layout.label_floats} label floats for {layout.num_images} images of {label_floats} each",
-    )
-
-
-def _check_impossible(subject: Checked, param: AbstractParameterization, spec: ImageSpec) -> None:
-    """Checks that labels that take the whole budget lead to an OptionError or to a layout over budget."""
-    try:
-        layout = subject.once(
-            "layout",
-            lambda: param.layout(spec, Budget(ipc=1), 10**9),
-            allow=(OptionError,),
-            hint="a budget in which nothing fits is an OptionError",
-        )
-    except OptionError as error:
-        subject.require(bool(str(error)), "layout's OptionError has no text; say what would fit")
-    else:
-        _check_layout(subject, layout, spec, Budget(ipc=1), 10**9)
+    wrong = f"layout announces {layout.label_floats} label floats for {layout.num_images} images of {label_floats} each"
+    subject.require(layout.label_floats == layout.num_images * label_floats, wrong)
 
 
 @frozen(kw_only=True)
-class _Case:
+class _Case(StoredCase):
     """The checks of one parameterisation on one layout."""
 
-    subject: Checked
-    param: AbstractParameterization
-    layout: Layout
-    seed: int
+    method: ClassVar[str] = "decode"
+    gives: ClassVar[str] = "images"
+    given: ClassVar[str] = "real images"
 
-    def real(self, dtype: torch.dtype, shift: int = 0) -> RealImages:
+    component: AbstractParameterization
+
+    def inputs(self, dtype: torch.dtype, shift: int = 0) -> RealImages:
         return real_images(self.layout.spec, REAL_PER_CLASS, dtype, self.seed + shift)
 
-    def init(self, real: RealImages, layout: Layout | None = None) -> dict[str, Tensor]:
-        found = self.param.init(layout or self.layout, real, generator(self.seed))
-        return dict(found) if isinstance(found, Mapping) else found
+    def start(self, inputs: RealImages) -> Tensors:
+        return self.component.init(self.layout, inputs, generator(self.seed))
 
-    def decode(self, params: Tensors, index: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.param.decode(clones(params), index)
+    def read(self, params: Tensors, index: Tensor) -> Tensor:
+        return self.component.decode(params, index)
 
-    @property
-    def everything(self) -> Tensor:
-        return torch.arange(self.layout.num_images)
-
-    def check_init(self) -> dict[str, Tensor]:
-        """Checks that `init` gives new tensors of the announced size and does not change the real images."""
-        subject, layout = self.subject, self.layout
-        real = self.real(torch.float32)
-        before = real.images.clone(), real.labels.clone()
-        params = subject.call("init", lambda: self.init(real))
-        subject.require(same((real.images, real.labels), before), "init changes the real images; work on a copy")
-        check_stored(subject, params, torch.float32, real.images)
-        held, said = floats_in(params), self.param.stored_floats(params)
-        subject.require(
-            held == layout.parameter_floats,
-            f"{'understates' if held > layout.parameter_floats else 'overstates'} its floats: layout announces "
-            f"{layout.parameter_floats}, but init stores {held} in floating tensors; every float is paid for",
-        )
-        subject.require(
+    def check_count(self, params: dict[str, Tensor]) -> None:
+        """Checks that `layout` and `stored_floats` count the floats that `init` stores."""
+        spec, held, said = self.layout.spec, floats_in(params), self.component.stored_floats(params)
+        rule = ", plus as many as there are floats but at most one per pixel of one image of each class"
+        tables = min(held, spec.num_classes * spec.floats_per_image)
+        self.check_floats(params, "layout", self.layout.parameter_floats, tables, rule)
+        self.subject.require(
             said == held,
             f"{'understates' if said < held else 'overstates'} its floats: stored_floats says {said}, but there are "
             f"{held} in floating tensors; leave stored_floats as it is inherited",
-        )
-        most = 64 + 2 * layout.num_images + min(held, layout.spec.num_classes * layout.spec.floats_per_image)
-        integers = integers_in(params)
-        subject.require(
-            integers <= most,
-            f"understates its floats: it stores {integers} integers beside {held} floats; tables are free up to 64, "
-            f"plus two per decoded image, plus as many as there are floats but at most one per pixel of one image of "
-            f"each class ({most} here); images in integers are not a table",
-        )
-        return params
-
-    def check_decode(self, params: dict[str, Tensor]) -> Tensor:
-        """Checks that `decode` gives images of the right shape and does not change the parameters."""
-        subject, spec = self.subject, self.layout.spec
-        before = clones(params)
-        images = subject.call("decode", lambda: self.decode(params, self.everything))
-        with torch.no_grad():
-            self.param.decode(params, self.everything)
-        subject.require(same(params, before), "decode changes its parameters; work on a copy")
-        expected = (self.layout.num_images, *spec.shape)
-        if not isinstance(images, Tensor) or tuple(images.shape) != expected:
-            subject.fail(f"decode gives {tuple(getattr(images, 'shape', ()))} for all images, expected {expected}")
-        subject.require(
-            images.dtype == torch.float32,
-            f"decode hard-codes a dtype: it gives {images.dtype} for parameters in torch.float32",
-        )
-        subject.require(bool(images.isfinite().all()), "decode gives images that are not finite, right after init")
-        return images
-
-    def check_state(self, params: dict[str, Tensor], images: Tensor) -> None:
-        """Checks that images depend only on the tensors that are passed in."""
-        subject = self.subject
-        others = perturbed(params, self.seed + 1)
-        decoded = subject.once("decode", lambda: self.decode(others, self.everything))
-        if self.param.param_groups(params) and same(decoded, images):
-            subject.fail(
-                "decode gives the same images for other parameters: it keeps state between calls (a cache of an "
-                "earlier decode?), or does not use them"
-            )
-        subject.once("init", lambda: self.init(self.real(torch.float32, shift=1)))
-        subject.again("decode", images, lambda: self.decode(params, self.everything))
-        subject.again("init", params, lambda: self.init(self.real(torch.float32)))
-        fresh = evolve(self.param)
-        subject.require(
-            same(fresh.decode(clones(params), self.everything), images),
-            "decode depends on the instance that made the tensors: an equal component gives other images; whatever "
-            "decoding needs has to be among the tensors, or saved sets cannot be decoded",
         )
 
     def check_class_order(self, images: Tensor) -> None:
         """Checks that initial images which clearly look like a class stand in its place in the class order."""
         levels = class_levels(self.layout.spec).to(images)
         distance = torch.cdist(images.mean(dim=(2, 3)), levels)
-        apart = float(torch.pdist(levels).min())
-        clear = distance.min(dim=1).values < 0.25 * apart
-        wrong = clear & (distance.argmin(dim=1) != self.layout.labels())
-        if int(wrong.sum()) * 2 > int(clear.sum()):
-            first = int(wrong.nonzero()[0])
-            self.subject.fail(
-                f"decode scrambles rows: image {first} has the class {int(distance.argmin(dim=1)[first])}, but images "
-                f"stand in class order, image i in class i // images_per_class, here "
-                f"{first // self.layout.images_per_class}; labels would go to other images"
-            )
+        clear = distance.min(dim=1).values < 0.25 * float(torch.pdist(levels).min())
+        self.check_order("class", distance.argmin(dim=1), clear, int(clear.sum()))
 
     def check_float64(self) -> None:
-        """Checks that float64 real images give float64 parameters and images."""
-        real = self.real(torch.float64)
-        hint = "is a dtype hard-coded? these are float64; runs can be either"
-        params = self.subject.once("init", lambda: self.init(real), hint=hint)
-        check_stored(self.subject, params, torch.float64, real.images)
-        images = self.subject.once("decode", lambda: self.decode(params, self.everything), hint=hint)
-        self.subject.require(
-            images.dtype == torch.float64,
-            f"decode hard-codes a dtype: it gives {images.dtype} for parameters in torch.float64",
-        )
-
-    def check_learning(self) -> None:
-        """Checks the parameter groups, the gradients of `decode`, and the penalty."""
-        subject, param = self.subject, self.param
-        params = self.init(self.real(torch.float64))
-        groups = subject.call("param_groups", lambda: param.param_groups(clones(params)))
-        learned = learned_keys(subject, groups, params)
-        moved = perturbed(params, self.seed + 2)
-        check_gradients(subject, "decode", lambda p: param.decode(p, self.everything), moved, learned)
+        """Checks float64 tensors and images, the parameter groups, the gradients of `decode`, and the penalty."""
+        subject, param = self.subject, self.component
+        params = self.check_init(torch.float64)
+        self.check_rows(params, torch.float64)
+        moved = self.check_learning(params, self.check_groups(params))
         self.check_direction(moved)
         penalty = subject.call("penalty", lambda: param.penalty(leaves_of(moved)))
         if penalty is None:
@@ -281,42 +185,26 @@ class _Case:
 
     def check_direction(self, params: Tensors) -> None:
         """Checks that directions have the gradients' shapes and dtype, are finite, and do not point against them."""
-        subject, param = self.subject, self.param
+        subject, param = self.subject, self.component
         leaves = leaves_of(params)
         images = param.decode(leaves, self.everything)
-        floating = [key for key, value in leaves.items() if value.is_floating_point()]
-        seen = torch.randn(images.shape, generator=generator(self.seed + 3), dtype=images.dtype)
-        found = torch.autograd.grad(images, [leaves[key] for key in floating], seen, allow_unused=True)
-        gradients = {key: g for key, g in zip(floating, found, strict=True) if g is not None}
-        before = clones(params), clones(gradients)
+        gradients = gradients_of(images, floating(leaves), normal(images.shape, generator(self.seed + 3)))
         direction = subject.call("direction", lambda: param.direction(clones(params), clones(gradients)))
-        again = param.direction(params, gradients)
-        subject.require(same((params, gradients), before), "direction changes what it is given; work on a copy")
+        with subject.unchanged("direction changes what it is given; work on a copy", lambda: (params, gradients)):
+            again = param.direction(params, gradients)
         for key, value in direction.items():
-            if key not in gradients or value.shape != gradients[key].shape or value.dtype != gradients[key].dtype:
-                subject.fail(f"direction answers for {key!r} with something else than the gradient's shape and dtype")
-            subject.require(bool(value.isfinite().all()), f"direction is not finite for {key!r}")
+            alike = key in gradients and (value.shape, value.dtype) == (gradients[key].shape, gradients[key].dtype)
+            wrong = f"direction answers for {key!r} with something else than the gradient's shape and dtype"
+            subject.require(alike, wrong)
+            subject.require(value.isfinite().all(), f"direction is not finite for {key!r}")
         subject.require(same(dict(again), dict(direction)), "direction gives another answer for the same gradients")
         downhill = sum(float((direction.get(key, g) * g).sum()) for key, g in gradients.items())
         subject.require(downhill >= 0, "direction points uphill: optimisers subtract it, as they do a gradient")
 
-    def check_device(self, device: torch.device) -> None:
-        """Checks that images, penalty and their gradients are on the device of the parameters."""
-        params = {k: v.to(device) for k, v in self.init(self.real(torch.float32)).items()}
-        leaves = {k: v.detach().requires_grad_() if v.is_floating_point() else v for k, v in params.items()}
-        images = self.param.decode(leaves, self.everything.to(device))
-        require_there(self.subject, "decode", images, device)
-        floating = [v for v in leaves.values() if v.is_floating_point()]
-        if images.requires_grad:
-            torch.autograd.grad(images, floating, torch.ones_like(images), allow_unused=True)
-        penalty = self.param.penalty(leaves)
+    def check_read_device(self, device: torch.device) -> dict[str, Tensor]:
+        """Checks the device of the penalty, too."""
+        leaves = super().check_read_device(device)
+        penalty = self.component.penalty(leaves)
         if penalty is not None:
             require_there(self.subject, "penalty", penalty, device)
-
-    def check_init_device(self, device: torch.device) -> None:
-        """Checks that initial tensors are on the device of the real images."""
-        real = self.real(torch.float32)
-        there = RealImages(images=real.images.to(device), labels=real.labels.to(device), num_classes=real.num_classes)
-        for tensor in self.init(there).values():
-            if tensor.is_floating_point():
-                require_there(self.subject, "init", tensor, device)
+        return leaves
