@@ -5,7 +5,7 @@ Shapes: B used images, C channels, H rows, W columns, m classes, N inner steps, 
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -268,8 +268,7 @@ class AbstractExecutor(ABC):
         Raises:
             Exception: any exception of the function.
         """
-        module, _, name = task.partition(":")
-        function = getattr(importlib.import_module(module), name)
+        function = pkgutil.resolve_name(task)
         for position, payload in enumerate(payloads):
             yield position, function(payload)
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal
 
-import attrs
+from attr import asdict  # attrs' own asdict would keep tuples, which JSON does not have
 from attrs import field, frozen
 
 #: Version number, `schema`, of the JSON events that `as_event` makes.
@@ -185,7 +185,7 @@ def as_event(report: Report, seconds: float) -> dict[str, Any]:
             return None  # JSON has no NaN
         return str(value) if isinstance(value, Path) else value
 
-    facts = attrs.asdict(
+    facts = asdict(
         report,
         filter=lambda a, _: bool(a.metadata.get("event", True)),
         retain_collection_types=False,

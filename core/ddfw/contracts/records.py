@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import attrs
+from attr import asdict  # attrs' own asdict would keep tuples, which JSON does not have
 from attrs import field, frozen
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class Summary:
         def kept(part: attrs.Attribute[Any], value: object) -> bool:
             return bool(value) or not part.metadata.get("sparse")
 
-        return {"schema": SUMMARY_SCHEMA, **attrs.asdict(self, filter=kept, retain_collection_types=False)}
+        return {"schema": SUMMARY_SCHEMA, **asdict(self, filter=kept, retain_collection_types=False)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Summary:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ddfw.contracts.executor import MetaGradient, Problem, Schedule
 from ddfw.contracts.labels import ask_targets
 from ddfw.contracts.observer import StepReport
+from ddfw.contracts.parameterization import ParamGroup
 from ddfw.contracts.settings import OuterSettings, WindowSettings
 from ddfw.errors import DivergedError, PluginError
 from ddfw.randomness import Stream, generator
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
     from ddfw.contracts.executor import ExecutorSession
     from ddfw.contracts.labels import AbstractLabels
-    from ddfw.contracts.parameterization import AbstractParameterization, Layout, ParamGroup, Params
+    from ddfw.contracts.parameterization import AbstractParameterization, Layout, Params
     from ddfw.contracts.trajectory import AbstractTrajectory, Segment
 
 PreparedT = TypeVar("PreparedT")
@@ -44,13 +45,11 @@ class Learned:
 
     def snapshot(self) -> Learned:
         """A copy that later outer steps do not change."""
-
-        def copy(tensors: Params) -> Params:
-            return {k: v.detach().clone() for k, v in tensors.items()}
-
-        return Learned(
-            params=copy(self.params), label_params=copy(self.label_params), step_size=self.step_size.detach().clone()
+        params, label_params = (
+            {key: tensor.detach().clone() for key, tensor in tensors.items()}
+            for tensors in (self.params, self.label_params)
         )
+        return Learned(params=params, label_params=label_params, step_size=self.step_size.detach().clone())
 
     def restore(self, other: Learned) -> None:
         """Copies the values of another `Learned` into these tensors."""
@@ -182,19 +181,14 @@ class Distillation(Generic[PreparedT]):
 
     def _optimisers(self, learned: Learned) -> Iterable[torch.optim.Optimizer]:
         settings: dict[str, list[dict[str, Any]]] = {"sgd": [], "adam": []}
+        step_size = ParamGroup(keys=("",), lr=self.outer.step_size_lr, momentum=self.outer.step_size_momentum)
         for tensors, groups in (
             (learned.params, self.param.param_groups(learned.params)),
             (learned.label_params, self.labels.param_groups(learned.label_params)),
+            ({"": learned.step_size}, (step_size,)),
         ):
             for group in groups:
                 settings[group.optimiser].append(_torch_group(tensors, group))
-        settings["sgd"].append(
-            {
-                "params": [learned.step_size],
-                "lr": self.outer.step_size_lr,
-                "momentum": self.outer.step_size_momentum,
-            }
-        )
         yield torch.optim.SGD(settings["sgd"])
         if settings["adam"]:
             yield torch.optim.Adam(settings["adam"])
@@ -328,12 +322,8 @@ def run_steps(
 
 
 def _torch_group(tensors: Params, group: ParamGroup) -> dict[str, Any]:
-    settings: dict[str, Any] = {"params": [tensors[key] for key in group.keys], "lr": group.lr}
-    if group.optimiser == "sgd":
-        settings["momentum"] = group.momentum
-    else:
-        settings["betas"] = (group.momentum, 0.999)
-    return settings
+    name, value = ("momentum", group.momentum) if group.optimiser == "sgd" else ("betas", (group.momentum, 0.999))
+    return {"params": [tensors[key] for key in group.keys], "lr": group.lr, name: value}
 
 
 def _with_grad(tensors: Params) -> Mapping[str, Tensor]:

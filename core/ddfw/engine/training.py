@@ -70,13 +70,29 @@ def train(
             velocity.mul_(settings.momentum).add_(gradient).add_(theta, alpha=settings.weight_decay)
             theta.sub_(velocity, alpha=lr)
         mean = float(total) / n
-        if not mean < float("inf") or not bool(theta.isfinite().all()):
-            raise DivergedError(
-                f"training diverged in epoch {epoch + 1} (mean loss {mean:g}) at learning rate {lr:g}; lower it"
-            )
+        require_finite(mean, theta, epoch, lr)
         if after_epoch is not None:
             after_epoch(epoch + 1, theta, mean)
     return theta
+
+
+def require_finite(mean: float, theta: Tensor, epoch: int, lr: float, row: int | None = None) -> None:
+    """Refuses to go on with a network whose training diverged.
+
+    Args:
+        mean: mean loss of the epoch.
+        theta: [P] parameters after it.
+        epoch: number of the epoch, from 0.
+        lr: its learning rate.
+        row: number of the network, where several are trained together; the error's `step`.
+
+    Raises:
+        DivergedError: the loss or a parameter is not finite.
+    """
+    if not mean < float("inf") or not bool(theta.isfinite().all()):
+        raise DivergedError(
+            f"training diverged in epoch {epoch + 1} (mean loss {mean:g}) at learning rate {lr:g}; lower it", row
+        )
 
 
 def gsam_gradient(

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from ddfw.contracts.executor import TrainedExpert
 from ddfw.engine.evaluate import STREAMS
 from ddfw.engine.inner import Network
+from ddfw.engine.training import require_finite
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 
@@ -82,13 +83,8 @@ def train_many(
             velocity.mul_(settings.momentum).add_(found).add_(thetas, alpha=settings.weight_decay)
             thetas.sub_(velocity, alpha=lr)
         means = [float(total) / n for total in totals]
-        finite = thetas.isfinite().all(dim=1)
         for e, mean in enumerate(means):
-            if not mean < float("inf") or not bool(finite[e]):
-                raise DivergedError(
-                    f"training diverged in epoch {epoch + 1} (mean loss {mean:g}) at learning rate {lr:g}; lower it",
-                    step=e,
-                )
+            require_finite(mean, thetas[e], epoch, lr, e)
         if after_epoch is not None:
             after_epoch(epoch + 1, thetas, means)
     return thetas
