@@ -13,12 +13,11 @@ from typing import NoReturn
 
 import click
 
+from ddfw import errors
 from ddfw.config.extensions import commands, imported
 from ddfw.contracts.extensions import Command
-from ddfw.errors import PluginError
 from ddfw.process import ranks
 from ddfw.process.allocator import keep_freed_memory
-from ddfw_registry import DuplicateComponentError
 
 USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
 
@@ -64,7 +63,7 @@ class _Commands(click.Group):
         owners = [offer.plugin for offer in [commands().entries.get(name)] if offer is not None]
         if name in CORE_COMMANDS:
             if owners := [*owners, *commands().duplicates.get(name, ())]:
-                raise DuplicateComponentError("command", name, ("ddfw", *owners), "", "command")
+                raise errors.DuplicateComponentError("command", name, ("ddfw", *owners), "", "command")
             found: click.Command = imported(CORE_COMMANDS[name].target, "ddfw")
             return found
         if not owners and name not in commands().duplicates:
@@ -72,7 +71,7 @@ class _Commands(click.Group):
         offer = commands().get(name)
         command: object = imported(offer.item.target, offer.plugin)
         if not isinstance(command, click.Command):
-            raise PluginError(f"plugin {offer.plugin} names {offer.item.target}, which is no click.Command")
+            raise errors.PluginError(f"plugin {offer.plugin} names {offer.item.target}, which is no click.Command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -176,24 +175,20 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _known(error: Exception, arguments: list[str]) -> int:
-    from ddfw.errors import DdfwError, OptionError
-    from ddfw_registry import ConfigError, DuplicateComponentError, RegistryError, UnknownComponentError
-
-    if isinstance(error, DdfwError):
+    if isinstance(error, errors.DdfwError):
         return _say(str(error), error.exit_code)
-    if isinstance(error, OptionError):  # of an executor, when its session is opened or at work
+    if isinstance(error, errors.OptionError):  # of an executor, when its session is opened or at work
         return _say(str(error), USAGE)
-    if isinstance(error, ConfigError) and any(isinstance(c, DuplicateComponentError) for c in error.causes):
+    if not isinstance(error, errors.RegistryError):
+        return _internal(error, arguments)
+    causes = error.causes if isinstance(error, errors.ConfigError) else (error,)
+    if any(isinstance(c, errors.DuplicateComponentError) for c in causes):
         return _say(str(error), PLUGIN)
-    if isinstance(error, ConfigError | UnknownComponentError):
-        code = _say(str(error), USAGE)
-        causes = error.causes if isinstance(error, ConfigError) else (error,)
-        if any(isinstance(cause, UnknownComponentError) for cause in causes):
-            _say_what_is_missing()
-        return code
-    if isinstance(error, DuplicateComponentError | RegistryError):
-        return _say(str(error), PLUGIN)
-    return _internal(error, arguments)
+    missing = any(isinstance(c, errors.UnknownComponentError) for c in causes)
+    code = _say(str(error), USAGE if missing or isinstance(error, errors.ConfigError) else PLUGIN)
+    if missing:
+        _say_what_is_missing()
+    return code
 
 
 def _say_what_is_missing() -> None:

@@ -34,7 +34,6 @@ class ParameterTable(Protocol):
     @property
     def num_parameters(self) -> int:
         """Number P of parameters."""
-        ...
 
 
 @frozen(kw_only=True)

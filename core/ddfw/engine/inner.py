@@ -196,7 +196,6 @@ class Steps(Protocol):
 
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss's gradient [P] at θ [P], for images [B, C, H, W] and probabilities [B, m], without a graph."""
-        ...
 
     def pull(
         self,
@@ -221,7 +220,6 @@ class Steps(Protocol):
         Returns:
             s and its derivatives; a derivative that is not needed may be None or computed all the same.
         """
-        ...
 
 
 @frozen
