@@ -6,7 +6,7 @@ same entry-point name, and does not report misspelt hooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias, cast
 
 import pluggy
@@ -30,64 +30,55 @@ def variable(project: str, name: str) -> str:
 
 
 @frozen
-class Plugin:
-    """A loaded plugin.
+class _Found:
+    """A plugin that was found.
 
     Args:
         identity: the plugin's unique name `distribution:entry-point`.
         name: name of the entry point.
         distribution: name of the distribution; `local` for plugins that an environment variable names.
         version: version of the distribution; "" if it has none.
-        value: the entry point's value, `module` or `module:attribute`.
-        obj: the loaded object, usually a module.
     """
 
     identity: str
     name: str
     distribution: str
     version: str
+
+
+@frozen
+class Plugin(_Found):
+    """A loaded plugin.
+
+    Args:
+        identity, name, distribution, version: of the plugin.
+        value: the entry point's value, `module` or `module:attribute`.
+        obj: the loaded object, usually a module.
+    """
+
     value: str
     obj: object
 
 
 @frozen
-class PluginFailure:
+class PluginFailure(_Found):
     """A plugin, or a part of one, that does not work.
 
     Args:
-        identity: the plugin's unique name `distribution:entry-point`.
-        name: name of the entry point.
-        distribution: name of the distribution; `local` for plugins that an environment variable names.
-        version: version of the distribution; "" if it has none.
+        identity, name, distribution, version: of the plugin.
         value: the entry point's value, `module` or `module:attribute`.
         stage: where it failed: `load`, `register`, `hook` or `component`.
         error: what happened, on one line of at most 300 characters.
     """
 
-    identity: str
-    name: str
-    distribution: str
-    version: str
     value: str
     stage: Stage
     error: str
 
 
 @frozen
-class DisabledPlugin:
-    """A plugin that was found but not imported, because the user has disabled it.
-
-    Args:
-        identity: the plugin's unique name `distribution:entry-point`.
-        name: name of the entry point.
-        distribution: name of the distribution.
-        version: version of the distribution; "" if it has none.
-    """
-
-    identity: str
-    name: str
-    distribution: str
-    version: str
+class DisabledPlugin(_Found):
+    """A plugin that was found but not imported, because the user has disabled it."""
 
 
 @frozen
@@ -138,25 +129,8 @@ def discover(
     wanted = _listed(environ, variable(project, DISABLED_PLUGINS))
 
     found = candidates(project, group, extra)
-    matched: set[str] = set()
-    disabled: list[DisabledPlugin] = []
-    loaded: list[Plugin] = []
-    failures: list[PluginFailure] = []
-    for source in found:
-        words = [word for word in wanted if _matches(word, source)]
-        matched.update(words)
-        if words:
-            disabled.append(DisabledPlugin(source.identity, source.name, source.distribution, source.version))
-        elif any(source.identity == plugin.identity for plugin in loaded):
-            failures.append(_failure(source, "load", "a plugin of the same identity has already been loaded"))
-        else:
-            try:
-                loaded.append(_plugin(source, source.load()))
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # a plugin may call sys.exit() while it is imported
-                failures.append(_failure(source, "load", error_line(error)))
-
+    disabled = [source for source in found if any(_matches(word, source) for word in wanted)]
+    loaded, failures = _loaded([source for source in found if source not in disabled])
     homes = {source.identity: source.module for source in found}
     strangers = foreign(manager, {plugin.identity: plugin.obj for plugin in loaded}, homes)
     plugins: list[Plugin] = []
@@ -174,9 +148,26 @@ def discover(
         manager=manager,
         plugins=tuple(plugins),
         failures=tuple(sorted(failures, key=lambda failure: failure.identity)),
-        disabled=tuple(disabled),
-        unknown_disabled=tuple(word for word in wanted if word not in matched),
+        disabled=tuple(DisabledPlugin(*_facts(source)) for source in disabled),
+        unknown_disabled=tuple(word for word in wanted if not any(_matches(word, source) for source in disabled)),
     )
+
+
+def _loaded(sources: Sequence[Candidate]) -> tuple[list[Plugin], list[PluginFailure]]:
+    """Imports plugins one by one; gives those that could be imported, and why the others could not."""
+    loaded: list[Plugin] = []
+    failures: list[PluginFailure] = []
+    for source in sources:
+        if any(source.identity == plugin.identity for plugin in loaded):
+            failures.append(_failure(source, "load", "a plugin of the same identity has already been loaded"))
+            continue
+        try:
+            loaded.append(Plugin(*_facts(source), source.value, source.load()))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may call sys.exit() while it is imported
+            failures.append(_failure(source, "load", error_line(error)))
+    return loaded, failures
 
 
 def _register(
@@ -206,14 +197,12 @@ def _matches(word: str, source: Candidate) -> bool:
     return word == source.name or normalise(word) == normalise(source.distribution)
 
 
-def _plugin(source: Candidate, obj: object) -> Plugin:
-    return Plugin(source.identity, source.name, source.distribution, source.version, source.value, obj)
+def _facts(source: Candidate | Plugin) -> tuple[str, str, str, str]:
+    return source.identity, source.name, source.distribution, source.version
 
 
 def _failure(source: Candidate | Plugin, stage: Stage, error: str) -> PluginFailure:
-    return PluginFailure(
-        source.identity, source.name, source.distribution, source.version, source.value, stage, one_line(error)
-    )
+    return PluginFailure(*_facts(source), source.value, stage, one_line(error))
 
 
 def _listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
