@@ -143,7 +143,7 @@ def discover(
         except BaseException as error:
             remove(manager, plugin.identity)
             text = str(error) if isinstance(error, Rejected) else error_line(error)
-            failures.append(_failure(plugin, "register", text))
+            failures.append(failure(plugin, "register", text))
     return Discovery(
         manager=manager,
         plugins=tuple(plugins),
@@ -159,14 +159,14 @@ def _loaded(sources: Sequence[Candidate]) -> tuple[list[Plugin], list[PluginFail
     failures: list[PluginFailure] = []
     for source in sources:
         if any(source.identity == plugin.identity for plugin in loaded):
-            failures.append(_failure(source, "load", "a plugin of the same identity has already been loaded"))
+            failures.append(failure(source, "load", "a plugin of the same identity has already been loaded"))
             continue
         try:
             loaded.append(Plugin(*_facts(source), source.value, source.load()))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may call sys.exit() while it is imported
-            failures.append(_failure(source, "load", error_line(error)))
+            failures.append(failure(source, "load", error_line(error)))
     return loaded, failures
 
 
@@ -201,7 +201,8 @@ def _facts(source: Candidate | Plugin) -> tuple[str, str, str, str]:
     return source.identity, source.name, source.distribution, source.version
 
 
-def _failure(source: Candidate | Plugin, stage: Stage, error: str) -> PluginFailure:
+def failure(source: Candidate | Plugin, stage: Stage, error: str) -> PluginFailure:
+    """A failure of this plugin; the text may have several lines and any length."""
     return PluginFailure(*_facts(source), source.value, stage, one_line(error))
 
 

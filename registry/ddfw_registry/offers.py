@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import pluggy
 from attrs import frozen
 
-from ddfw_registry._words import error_line, one_line, show
-from ddfw_registry.discovery import DISABLED_PLUGINS, Discovery, Plugin, PluginFailure, variable
+from ddfw_registry._words import error_line, show
+from ddfw_registry.discovery import DISABLED_PLUGINS, Discovery, Plugin, PluginFailure, failure, variable
 from ddfw_registry.errors import DuplicateComponentError, UnknownComponentError
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def collect(
             try:
                 name, accepted = named(item)
             except ValueError as error:
-                failures.append(_failure(plugin, "component", f"{title} {error}"))
+                failures.append(failure(plugin, "component", f"{title} {error}"))
                 continue
             offer = Offer(name, accepted, plugin.identity, plugin.distribution, plugin.version)
             if offer not in offered[name]:
@@ -125,23 +125,17 @@ def _items(
     hook: str, implementation: pluggy.HookImpl, plugin: Plugin, what: str, failures: list[PluginFailure]
 ) -> Iterator[object]:
     if implementation.hookwrapper or implementation.wrapper:
-        failures.append(_failure(plugin, "hook", f"{hook}: this hook collects {what} and cannot be wrapped"))
+        failures.append(failure(plugin, "hook", f"{hook}: this hook collects {what} and cannot be wrapped"))
         return
     try:
         returned: object = implementation.function()
         if not isinstance(returned, Iterable) or isinstance(returned, type | str):
-            failures.append(_failure(plugin, "hook", f"{hook}: returned {show(returned)} instead of a list of {what}"))
+            failures.append(failure(plugin, "hook", f"{hook}: returned {show(returned)} instead of a list of {what}"))
             return
         found = list(returned)  # inside the try block, because a generator runs the plugin's code only now
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        failures.append(_failure(plugin, "hook", f"{hook}: {error_line(error)}"))
+        failures.append(failure(plugin, "hook", f"{hook}: {error_line(error)}"))
         return
     yield from found
-
-
-def _failure(plugin: Plugin, stage: Literal["hook", "component"], error: str) -> PluginFailure:
-    return PluginFailure(
-        plugin.identity, plugin.name, plugin.distribution, plugin.version, plugin.value, stage, one_line(error)
-    )

@@ -67,7 +67,7 @@ class AbstractAugmentation(ABC):
 
 @frozen(kw_only=True)
 class IdentityAugmentation(AbstractAugmentation):
-    """Leaves images as they are; what is to happen without augmentation gets this one, whatever plugins there are."""
+    """Leaves images as they are. Its `name` is no plugin's: what is to happen without augmentation takes the class."""
 
     name: ClassVar[str] = "identity"
 

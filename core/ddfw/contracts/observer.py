@@ -228,13 +228,13 @@ class EventLines(ObserverSession):
         self._stream = stream
         self._began = time.monotonic() - seconds
 
-    def write(self, report: Report) -> None:
+    def _write(self, report: Report) -> None:
         """Writes a report as one line."""
         event = as_event(report, time.monotonic() - self._began)
         self._stream.write(json.dumps(event, ensure_ascii=False) + "\n")
         self._stream.flush()
 
-    run_started = expert_ready = step_finished = evaluated = run_finished = write
+    run_started = expert_ready = step_finished = evaluated = run_finished = _write
 
 
 @frozen(kw_only=True)

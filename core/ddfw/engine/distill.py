@@ -157,7 +157,7 @@ class Distillation(Generic[PreparedT]):
         skipped = self.outer.skip_above is not None and not float(found.loss) <= self.outer.skip_above
         if not skipped:
             _require_finite(found, state.step)
-            _pull_back(images, found.images, targets, found.targets, self.param.penalty(leaves), leaves, label_leaves)
+            _pull_back(found, images, targets, self.param.penalty(leaves), (leaves, label_leaves))
             self._update(state, leaves, label_leaves, found.step_size)
             self._average(state)
         report = StepReport(
@@ -290,9 +290,7 @@ def batch_sizes(num_images: int, batch_syn: int, steps: int) -> list[int]:
 
 
 def run_steps(
-    distillation: Distillation[Any],
-    state: OuterState,
-    after_step: Callable[[OuterState, StepReport], None],
+    distillation: Distillation[Any], state: OuterState, after_step: Callable[[OuterState, StepReport], None]
 ) -> OuterState:
     """Runs outer steps until `outer.steps` are done.
 
@@ -332,26 +330,19 @@ def _with_grad(tensors: Params) -> Mapping[str, Tensor]:
 
 
 def _pull_back(
-    images: Tensor,
-    images_grad: Tensor,
-    targets: Tensor,
-    targets_grad: Tensor,
-    penalty: Tensor | None,
-    leaves: Params,
-    label_leaves: Params,
+    found: MetaGradient, images: Tensor, targets: Tensor, penalty: Tensor | None, leaves: tuple[Params, Params]
 ) -> None:
     """Fills the leaves' `.grad`: one backward pass through `decode` and `targets`, and one through the penalty."""
-    outputs, cotangents = [images], [images_grad]
+    outputs, cotangents = [images], [found.images]
     if targets.requires_grad:
-        outputs, cotangents = [*outputs, targets], [*cotangents, targets_grad]
+        outputs, cotangents = [*outputs, targets], [*cotangents, found.targets]
     if penalty is not None:
         if not isinstance(penalty, Tensor) or penalty.ndim != 0:
             raise PluginError("a parameterisation's penalty has to be a scalar tensor")
         outputs, cotangents = [*outputs, penalty], [*cotangents, torch.ones_like(penalty)]
-    wanted = [t for tensors in (leaves, label_leaves) for t in tensors.values() if t.is_floating_point()]
-    for tensor, gradient in zip(
-        wanted, torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True), strict=True
-    ):
+    wanted = [t for tensors in leaves for t in tensors.values() if t.is_floating_point()]
+    gradients = torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True)
+    for tensor, gradient in zip(wanted, gradients, strict=True):
         tensor.grad = gradient
 
 

@@ -61,8 +61,7 @@ def train(
         rng = draws(epoch)
         total = torch.zeros((), dtype=theta.dtype, device=theta.device)
         for rows in order.split(settings.batch_size):
-            images = data.images[rows]
-            images = augmentation.apply(images, augmentation.draw(_shape(images), rng).to(theta.device))
+            images = augmented(augmentation, data.images[rows], rng)
             loss, gradient = supervised_gradient(network, theta, images, data.targets[rows])
             if settings.sharpness is not None:
                 gradient = gsam_gradient(network, theta, images, data.targets[rows], gradient, settings.sharpness)
@@ -128,6 +127,7 @@ def accuracy(network: Network, theta: Tensor, data: LabelledImages, chunk: int =
     return right / len(data.targets)
 
 
-def _shape(images: Tensor) -> tuple[int, int, int, int]:
-    n, c, h, w = images.shape
-    return n, c, h, w
+def augmented(augmentation: AbstractAugmentation, images: Tensor, rng: torch.Generator) -> Tensor:
+    """One batch of images [b, C, H, W] with an augmentation that is drawn from the generator `rng`."""
+    b, c, h, w = images.shape
+    return augmentation.apply(images, augmentation.draw((b, c, h, w), rng).to(images.device))

@@ -95,7 +95,7 @@ def _reports(run: Path) -> list[tuple[str, Report]]:
         return EvaluationReport(
             subject=subject,
             split="test" if split == "test" else "validation",
-            net="convnet",
+            net="a network",
             n=2,
             accuracies=(0.7, 0.8),
             mean=0.75,

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from ddfw.contracts.executor import TrainedExpert
 from ddfw.engine.evaluate import STREAMS
 from ddfw.engine.inner import Network
-from ddfw.engine.training import require_finite
+from ddfw.engine.training import augmented, require_finite
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 
@@ -77,7 +77,7 @@ def train_many(
         rngs = [draws[e](epoch) for e in range(count)]
         totals = torch.zeros(count, dtype=thetas.dtype, device=thetas.device)
         for rows in orders.split(settings.batch_size, dim=1):
-            images = torch.stack([_augmented(augmentation, data.images[rows[e]], rngs[e]) for e in range(count)])
+            images = torch.stack([augmented(augmentation, data.images[rows[e]], rngs[e]) for e in range(count)])
             found, losses = gradients(thetas, images, data.targets[rows])
             totals += losses.detach() * rows.shape[1]
             velocity.mul_(settings.momentum).add_(found).add_(thetas, alpha=settings.weight_decay)
@@ -178,8 +178,3 @@ def accuracies_of(network: Network, thetas: Tensor, data: LabelledImages, chunk:
 
 def _epochs(seed: int, stream: Stream, *index: int) -> EpochGenerator:
     return lambda epoch: generator(seed, stream, *index, epoch)
-
-
-def _augmented(augmentation: AbstractAugmentation, images: Tensor, rng: torch.Generator) -> Tensor:
-    b, c, h, w = images.shape
-    return augmentation.apply(images, augmentation.draw((b, c, h, w), rng).to(images.device))
