@@ -186,6 +186,11 @@ class StoredExperts:
         network: names and shapes of the network's parameters.
         device: device of the returned tensors.
         dtype: dtype of the returned tensors.
+
+    Attributes:
+        num_experts: number E of experts.
+        num_epochs: number K of epochs; an expert has K + 1 checkpoints.
+        sizes: number of elements of each of the T parameter tensors.
     """
 
     def __init__(
@@ -205,17 +210,8 @@ class StoredExperts:
             except DataError as error:
                 raise DataError(f"{error}; {_removal(folder)} removes the store") from error
         self._abouts = [_expert_file(path, network.num_parameters) for path in self._files]
-        self._epochs = min(about.num_epochs for about in self._abouts)
-
-    @property
-    def num_experts(self) -> int:
-        """Number E of experts."""
-        return len(self._files)
-
-    @property
-    def num_epochs(self) -> int:
-        """Number K of epochs; an expert has K + 1 checkpoints."""
-        return self._epochs
+        self.num_experts = len(self._files)
+        self.num_epochs = min(about.num_epochs for about in self._abouts)
 
     def snapshots(self, expert: int, epochs: Sequence[int]) -> Tensor:
         """Checkpoints [S, P] of expert number `expert` at the given S epochs; no others are read from disk.
