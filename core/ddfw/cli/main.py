@@ -13,11 +13,12 @@ from typing import NoReturn
 
 import click
 
-from ddfw import errors
 from ddfw.config.extensions import commands, imported
 from ddfw.contracts.extensions import Command
+from ddfw.errors import PluginError
 from ddfw.process import ranks
 from ddfw.process.allocator import keep_freed_memory
+from ddfw_registry import DuplicateComponentError
 
 USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
 
@@ -63,7 +64,7 @@ class _Commands(click.Group):
         owners = [offer.plugin for offer in [commands().entries.get(name)] if offer is not None]
         if name in CORE_COMMANDS:
             if owners := [*owners, *commands().duplicates.get(name, ())]:
-                raise errors.DuplicateComponentError("command", name, ("ddfw", *owners), "", "command")
+                raise DuplicateComponentError("command", name, ("ddfw", *owners), "", "command")
             found: click.Command = imported(CORE_COMMANDS[name].target, "ddfw")
             return found
         if not owners and name not in commands().duplicates:
@@ -71,7 +72,7 @@ class _Commands(click.Group):
         offer = commands().get(name)
         command: object = imported(offer.item.target, offer.plugin)
         if not isinstance(command, click.Command):
-            raise errors.PluginError(f"plugin {offer.plugin} names {offer.item.target}, which is no click.Command")
+            raise PluginError(f"plugin {offer.plugin} names {offer.item.target}, which is no click.Command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -175,6 +176,8 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _known(error: Exception, arguments: list[str]) -> int:
+    from ddfw import errors
+
     if isinstance(error, errors.DdfwError):
         return _say(str(error), error.exit_code)
     if isinstance(error, errors.OptionError):  # of an executor, when its session is opened or at work
@@ -182,7 +185,7 @@ def _known(error: Exception, arguments: list[str]) -> int:
     if not isinstance(error, errors.RegistryError):
         return _internal(error, arguments)
     causes = error.causes if isinstance(error, errors.ConfigError) else (error,)
-    if any(isinstance(c, errors.DuplicateComponentError) for c in causes):
+    if any(isinstance(c, DuplicateComponentError) for c in causes):
         return _say(str(error), PLUGIN)
     missing = any(isinstance(c, errors.UnknownComponentError) for c in causes)
     code = _say(str(error), USAGE if missing or isinstance(error, errors.ConfigError) else PLUGIN)
