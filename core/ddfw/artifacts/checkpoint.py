@@ -13,7 +13,7 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,18 +89,14 @@ def latest(folder: Path) -> Pointer | None:
     path = folder / LATEST
     if not path.exists():
         return None
-    try:
+    with _way_out_of(path):
         value = atomic.read_json(path)
         if value.get("schema") != CHECKPOINT_SCHEMA:
             raise DataError(f"{path} has schema {value.get('schema')}, expected {CHECKPOINT_SCHEMA}")
         pointer = Pointer(file=value["file"], sha256=value["sha256"], step=value["step"])
         if type(pointer.step) is not int or not isinstance(pointer.sha256, str) or not _FILE.fullmatch(pointer.file):
             raise DataError(f"{path} names no checkpoint")
-    except (KeyError, TypeError) as error:
-        raise _unusable(DataError(f"{path} lacks or garbles {error}"), folder) from error
-    except DataError as error:
-        raise _unusable(error, folder) from error
-    return pointer
+        return pointer
 
 
 def read_checkpoint(folder: Path, pointer: Pointer) -> Checkpoint:
@@ -109,10 +105,10 @@ def read_checkpoint(folder: Path, pointer: Pointer) -> Checkpoint:
     Raises:
         DataError: the checkpoint is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     path = folder / pointer.file
-    try:
+    with _way_out_of(path):
         tensors = atomic.read_tensors(path, pointer.sha256)
         with safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()[atomic.METADATA_KEY])
@@ -121,10 +117,6 @@ def read_checkpoint(folder: Path, pointer: Pointer) -> Checkpoint:
         for key, strides in metadata["strides"].items():
             tensors[key] = _strided(tensors[key], strides)
         return Checkpoint(step=pointer.step, tensors=tensors, record=dict(metadata["record"]))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise _unusable(DataError(f"{path} is no checkpoint: {type(error).__name__} {error}"), folder) from error
-    except DataError as error:
-        raise _unusable(error, folder) from error
 
 
 def begin_evaluation(folder: Path) -> int:
@@ -153,8 +145,18 @@ def way_out(folder: Path) -> str:
     return f"`rm -r {shlex.quote(str(folder))}` and the same command start over"
 
 
-def _unusable(error: DataError, folder: Path) -> DataError:
-    return DataError(f"{error}; {way_out(folder)}")
+@contextlib.contextmanager
+def _way_out_of(path: Path) -> Iterator[None]:
+    """Turns errors about a file of checkpoints into DataErrors that also say how to start over."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; {way_out(path.parent)}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        text = f"{path} is no checkpoint: {type(error).__name__} {error}"
+        raise DataError(f"{text}; {way_out(path.parent)}") from error
 
 
 def _strided(tensor: Tensor, strides: list[int]) -> Tensor:

@@ -5,7 +5,6 @@ Shapes: E experts, K epochs, S snapshots, P parameters, T parameter tensors.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -14,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 from ddfw.artifacts import atomic
 from ddfw.contracts.trajectory import CompactExpert
-from ddfw.errors import DataError, OptionError
+from ddfw.errors import DataError, OptionError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 STORE_SCHEMA = 1
 _EXPERT_FILE = re.compile(r"expert-\d+\.safetensors")
+#: Everything that a store's folder may hold, unfinished files of a killed process included.
+_OUR_FILES = re.compile(rf"index\.json|\.lock|{_EXPERT_FILE.pattern}|.*\.tmp", re.DOTALL)
 
 
 @frozen(kw_only=True)
@@ -46,17 +47,12 @@ class StoredExpert:
     seed: int
     file: str
     sha256: str
-    validation_accuracy: tuple[float, ...]
-    train_loss: tuple[float, ...]
+    validation_accuracy: tuple[float, ...] = ()
+    train_loss: tuple[float, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The entry as JSON-able values."""
-        return {
-            "file": self.file,
-            "sha256": self.sha256,
-            "validation_accuracy": list(self.validation_accuracy),
-            "train_loss": list(self.train_loss),
-        }
+        """The entry as JSON-able values, without the seed."""
+        return asdict(self, filter=lambda a, _: a.name != "seed")
 
 
 class ExpertStore:
@@ -114,14 +110,8 @@ class ExpertStore:
 
     def add(self, expert: TrainedExpert, network: ParameterTable) -> StoredExpert:
         """Writes one expert's file and then the index; several processes may add to the same store at once."""
-        record = StoredExpert(
-            seed=expert.seed,
-            file="",
-            sha256="",
-            validation_accuracy=expert.validation_accuracy,
-            train_loss=expert.train_loss,
-        )
-        return self._add(record, {"snapshots": expert.snapshots}, {}, network)
+        curves = {"validation_accuracy": expert.validation_accuracy, "train_loss": expert.train_loss}
+        return self._add(expert.seed, {"snapshots": expert.snapshots}, {}, network, **curves)
 
     def add_compact(self, number: int, expert: CompactExpert, network: ParameterTable) -> StoredExpert:
         """Writes the way-points that a trajectory source keeps of expert `number`, instead of all its checkpoints."""
@@ -131,22 +121,23 @@ class ExpertStore:
             "num_epochs": expert.num_epochs,
             "rows": {str(epoch): row for epoch, row in expert.rows.items()},
         }
-        record = StoredExpert(seed=number, file="", sha256="", validation_accuracy=(), train_loss=())
-        return self._add(record, expert.tensors, {"compact": about}, network)
+        return self._add(number, expert.tensors, {"compact": about}, network)
 
     def _add(
-        self, record: StoredExpert, tensors: Mapping[str, Tensor], about: Mapping[str, Any], network: ParameterTable
+        self,
+        seed: int,
+        tensors: Mapping[str, Tensor],
+        about: Mapping[str, Any],
+        network: ParameterTable,
+        **curves: tuple[float, ...],
     ) -> StoredExpert:
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"expert-{record.seed}.safetensors"
+        name = f"expert-{seed}.safetensors"
         with atomic.locked(self.folder, "the expert store", wait=True):
-            digest = atomic.write_tensors(
-                self.folder / name,
-                tensors,
-                {"schema": STORE_SCHEMA, "seed": record.seed, "key_sha256": self.digest, **about},
-            )
-            stored = evolve(record, file=name, sha256=digest)
-            experts = {**self.index(), record.seed: stored}
+            metadata = {"schema": STORE_SCHEMA, "seed": seed, "key_sha256": self.digest, **about}
+            digest = atomic.write_tensors(self.folder / name, tensors, metadata)
+            stored = StoredExpert(seed=seed, file=name, sha256=digest, **curves)
+            experts = {**self.index(), seed: stored}
             atomic.write_json(
                 self.folder / "index.json",
                 {
@@ -195,6 +186,11 @@ class StoredExperts:
         network: names and shapes of the network's parameters.
         device: device of the returned tensors.
         dtype: dtype of the returned tensors.
+
+    Attributes:
+        num_experts: number E of experts.
+        num_epochs: number K of epochs; an expert has K + 1 checkpoints.
+        sizes: number of elements of each of the T parameter tensors.
     """
 
     def __init__(
@@ -214,17 +210,8 @@ class StoredExperts:
             except DataError as error:
                 raise DataError(f"{error}; {_removal(folder)} removes the store") from error
         self._abouts = [_expert_file(path, network.num_parameters) for path in self._files]
-        self._epochs = min(about.num_epochs for about in self._abouts)
-
-    @property
-    def num_experts(self) -> int:
-        """Number E of experts."""
-        return len(self._files)
-
-    @property
-    def num_epochs(self) -> int:
-        """Number K of epochs; an expert has K + 1 checkpoints."""
-        return self._epochs
+        self.num_experts = len(self._files)
+        self.num_epochs = min(about.num_epochs for about in self._abouts)
 
     def snapshots(self, expert: int, epochs: Sequence[int]) -> Tensor:
         """Checkpoints [S, P] of expert number `expert` at the given S epochs; no others are read from disk.
@@ -236,12 +223,12 @@ class StoredExperts:
         from safetensors import safe_open
 
         about = self._abouts[expert]
-        if about.compact is None:
+        if not about.source:
             tensor, rows = "snapshots", list(epochs)
         elif absent := [epoch for epoch in epochs if epoch not in about.rows]:
             there = ", ".join(map(str, about.rows)) or "none"
             raise OptionError(
-                f"{self._files[expert].parent.name} keeps what {about.compact['source']} needs and of the checkpoints "
+                f"{self._files[expert].parent.name} keeps what {about.source} needs and of the checkpoints "
                 f"only epoch {there}, not {absent[0]}; import the buffer again without --as"
             )
         else:
@@ -256,48 +243,32 @@ class StoredExperts:
         from safetensors import safe_open
 
         about = self._abouts[expert]
-        if about.compact is None:
+        if not about.source:
             return None
         with safe_open(self._files[expert], framework="pt") as file:
             tensors = {key: file.get_tensor(key).to(self._device, self._dtype) for key in file.keys()}  # noqa: SIM118
-        return CompactExpert(
-            source=about.compact["source"],
-            options=about.compact["options"],
-            num_epochs=about.num_epochs,
-            tensors=tensors,
-            rows=about.rows,
-        )
+        return evolve(about, tensors=tensors)
 
 
-@frozen(kw_only=True)
-class _ExpertFile:
-    """The header of an expert's file, which holds all checkpoints or a trajectory source's way-points.
+def _expert_file(path: Path, num_parameters: int | None) -> CompactExpert:
+    """What an expert's file says of its way-points, without their tensors; no `source` where all checkpoints are kept.
 
-    Args:
-        num_epochs: number K of epochs.
-        compact: source and options of the way-points; None if all checkpoints are kept.
-        rows: for each epoch whose exact checkpoint is kept among the way-points, its row.
+    Raises:
+        DataError: it is no expert's file, or that of another network.
     """
-
-    num_epochs: int
-    compact: Mapping[str, Any] | None = None
-    rows: Mapping[int, int] = {}
-
-
-def _expert_file(path: Path, num_parameters: int | None) -> _ExpertFile:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()[atomic.METADATA_KEY]).get("compact")
             count, columns = (int(n) for n in file.get_slice("snapshots" if about is None else "points").get_shape())
-        found = _ExpertFile(num_epochs=count - 1)
-        if about is not None:
-            rows = {int(epoch): int(row) for epoch, row in about["rows"].items()}
-            if not all(0 <= row < count for row in rows.values()):
-                raise ValueError(f"rows {list(rows.values())} of {count} points")
-            about = {**about, "source": str(about["source"]), "options": dict(about["options"])}
-            found = _ExpertFile(num_epochs=int(about["num_epochs"]), compact=about, rows=rows)
+        if about is None:
+            about = {"source": "", "options": {}, "num_epochs": count - 1, "rows": {}}
+        rows = {int(epoch): int(row) for epoch, row in about["rows"].items()}
+        if not all(0 <= row < count for row in rows.values()):
+            raise ValueError(f"rows {list(rows.values())} of {count} points")
+        source, options, num_epochs = str(about["source"]), dict(about["options"]), int(about["num_epochs"])
+        found = CompactExpert(source=source, options=options, num_epochs=num_epochs, tensors={}, rows=rows)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not an expert file: {type(error).__name__} {error}") from error
     if num_parameters is not None and columns != num_parameters:
@@ -373,8 +344,7 @@ def require_store(root: Path, name: str) -> Path:
     """
     folder = root / name
     if Path(name).name != name or not (folder / "index.json").exists():
-        close = difflib.get_close_matches(name, [p.parent.name for p in root.glob("*/index.json")], n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(name, [p.parent.name for p in root.glob("*/index.json")])
         raise DataError(f"no expert store {name!r} below {root}.{hint} `ddfw experts list` shows what is there")
     if folder.is_symlink():
         raise DataError(f"{folder} is a link, not a store of ours; remove it yourself")
@@ -389,10 +359,9 @@ def remove_store(root: Path, name: str) -> int:
     """
     folder = require_store(root, name)
     with atomic.locked(folder, "the expert store", wait=True):
-        strange = [p.name for p in folder.iterdir() if not _ours(p)]
+        strange = sorted(p.name for p in folder.iterdir() if not _OUR_FILES.fullmatch(p.name))
         if strange:
-            others = ", ".join(sorted(strange)[:3])
-            raise DataError(f"{folder} also holds {others}, which is not ours; remove it yourself")
+            raise DataError(f"{folder} also holds {', '.join(strange[:3])}, which is not ours; remove it yourself")
         freed = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
         shutil.rmtree(folder)
     return freed
@@ -407,10 +376,6 @@ def _tensors(network: ParameterTable) -> list[dict[str, Any]]:
     return [{"name": n, "shape": list(s)} for n, s in zip(network.names, network.shapes, strict=True)]
 
 
-def _ours(path: Path) -> bool:
-    return path.name in ("index.json", ".lock") or bool(_EXPERT_FILE.fullmatch(path.name)) or path.name.endswith(".tmp")
-
-
 def _experts(path: Path, value: Mapping[str, Any]) -> dict[int, StoredExpert]:
     try:
         experts = {
@@ -418,8 +383,8 @@ def _experts(path: Path, value: Mapping[str, Any]) -> dict[int, StoredExpert]:
                 seed=int(seed),
                 file=str(e["file"]),
                 sha256=str(e["sha256"]),
-                validation_accuracy=tuple(float(v) for v in e["validation_accuracy"]),
-                train_loss=tuple(float(v) for v in e["train_loss"]),
+                validation_accuracy=tuple(map(float, e["validation_accuracy"])),
+                train_loss=tuple(map(float, e["train_loss"])),
             )
             for seed, e in value["experts"].items()
         }

@@ -56,6 +56,10 @@ class ReplayBuffer:
         path: the file.
         network: names and shapes of the parameters that each snapshot must have.
 
+    Attributes:
+        num_experts: number E of experts in the file.
+        num_epochs: number K of epochs; an expert has K+1 checkpoints.
+
     Raises:
         DataError: the file is not a replay buffer, is damaged, holds one tensor in several snapshots, or belongs to
             another network.
@@ -65,17 +69,7 @@ class ReplayBuffer:
         self.path = path
         self._network = network
         self._identity = check_archive(path)
-        self._experts, self._epochs = _Structure(path, network).check(read_torch_file(path, "a replay buffer"))
-
-    @property
-    def num_experts(self) -> int:
-        """Number E of experts in the file."""
-        return self._experts
-
-    @property
-    def num_epochs(self) -> int:
-        """Number K of epochs; an expert has K+1 checkpoints."""
-        return self._epochs
+        self.num_experts, self.num_epochs = _Structure(path, network).check(read_torch_file(path, "a replay buffer"))
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -91,15 +85,15 @@ class ReplayBuffer:
             IndexError: there is no expert of this number.
             DataError: a value is NaN or infinite, all checkpoints are equal, or the file was changed after opening it.
         """
-        if not 0 <= number < self._experts:
-            raise IndexError(f"{self.path} has experts 0 to {self._experts - 1}, not {number}")
+        if not 0 <= number < self.num_experts:
+            raise IndexError(f"{self.path} has experts 0 to {self.num_experts - 1}, not {number}")
         checkpoints = self._copied(number)
         for snapshot, row in enumerate(checkpoints):
             if not row.isfinite().all():
                 raise DataError(self._not_finite(number, snapshot, row))
         if all(row.equal(checkpoints[0]) for row in checkpoints[1:]):
             raise DataError(
-                f"{self.path}: expert {number} stands still, its {self._epochs + 1} snapshots hold the same values; "
+                f"{self.path}: expert {number} stands still, its {self.num_epochs + 1} snapshots hold the same values; "
                 f"it was not trained, or its last weights were written each time; if so, {_COPY}"
             )
         return checkpoints
@@ -112,7 +106,7 @@ class ReplayBuffer:
             if identity(file) != self._identity:
                 raise DataError(f"{self.path} was changed while it was in use; start again")
         snapshots = read_torch_file(self.path, "a replay buffer")[number]
-        out = torch.empty(self._epochs + 1, self._network.num_parameters, dtype=torch.float32, device="cpu")
+        out = torch.empty(self.num_epochs + 1, self._network.num_parameters, dtype=torch.float32, device="cpu")
         for row, snapshot in zip(out, snapshots, strict=True):
             for piece, tensor in zip(row.split(self._network.sizes), snapshot, strict=True):
                 piece.view(tensor.shape).copy_(plain(tensor))

@@ -43,8 +43,9 @@ def describe_command(kind: str, name: str, as_json: bool) -> None:
 
 def _show(facts: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
+
+    from ddfw.cli.output import show_rows
 
     console = Console()
     console.print(Text.assemble((f"{facts['kind']} {facts['name']}", "bold"), f" – {facts['summary']}"))
@@ -52,14 +53,12 @@ def _show(facts: dict[str, Any]) -> None:
     if rest:
         console.print(Text(f"\n{rest}"))
     if facts["options"]:
-        grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for column in ("option", "type", "default", "range", "help"):
-            grid.add_column(column, overflow="fold")
-        for o in facts["options"]:
-            default = "required" if o["required"] else "–" if o["default"] is None else str(o["default"])
-            grid.add_row(*(Text(t) for t in (o["name"], o["type"], default, o["range"], o["help"])))
+        defaults = (
+            "required" if o["required"] else "–" if o["default"] is None else o["default"] for o in facts["options"]
+        )
+        rows = [{**o, "option": o["name"], "default": d} for o, d in zip(facts["options"], defaults, strict=True)]
         console.print()
-        console.print(grid)
+        show_rows(rows, ("option", "type", "default", "range", "help"), False, "")
         example = facts["options"][0]["name"]
         console.print(Text(f"\nset with --set {facts['kind']}.{example}=… or in the table [{facts['kind']}] of a file"))
     console.print(Text(f"\nclass    {facts['class']}\nsource   {facts['source']}"), soft_wrap=True)

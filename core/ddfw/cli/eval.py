@@ -16,6 +16,7 @@ from ddfw.cli.shared import (
     experts_dir_option,
     flag_tables,
     set_option,
+    setting_option,
 )
 
 if TYPE_CHECKING:
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 @click.option("--like", metavar="RUN|RECIPE|FILE", help="Whose data, network and protocol; for a run, its own.")
 @component_flags("data", "model", "augment", "executor")
 @cross_option
-@click.option("--ipc", type=click.IntRange(min=1), help="Budget of the real images, in images per class.")
-@click.option("--baseline", "baselines", multiple=True, metavar="NAME", help="A row beside it (may be repeated).")
+@setting_option("--ipc", "budget.ipc", least=1, help="Budget of the real images, in images per class.")
+@setting_option(
+    "--baseline", "eval.baselines", multiple=True, metavar="NAME", help="A row beside it (may be repeated)."
+)
 @click.option("--scores", is_flag=True, help="DD-Ranking's scores too, in fractions; trains on the full data.")
-@click.option("--networks", type=click.IntRange(min=2), help="How many fresh networks; the default is the run's own.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of their initialisations; the default is the run's own.")
+@setting_option("--networks", "eval.networks", least=2, help="How many fresh networks; the default is the run's own.")
+@setting_option("--seed", "eval.seed", least=0, help="Seed of their initialisations; the default is the run's own.")
 @click.option(
     "--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate; the default is the set's step size."
 )
@@ -44,12 +47,7 @@ if TYPE_CHECKING:
 def eval_command(
     subject: str,
     like: str | None,
-    cross: tuple[str, ...],
-    ipc: int | None,
-    baselines: tuple[str, ...],
     scores: bool,
-    networks: int | None,
-    seed: int | None,
     lr: float | None,
     experts_dir: Path,
     data_root: Path | None,
@@ -57,7 +55,7 @@ def eval_command(
     out: Path | None,
     as_json: bool,
     quiet: bool,
-    **components: str | tuple[str, ...] | None,
+    **flags: Any,
 ) -> None:
     """Train fresh networks on a set of images and test them.
 
@@ -78,18 +76,10 @@ def eval_command(
     from ddfw.pipeline.evaluation.any_set import evaluate
     from ddfw.pipeline.report.evaluation import write_again
 
-    flags = flag_tables({**components, "cross": cross})
-    numbers: dict[str, Any] = {k: v for k, v in (("networks", networks), ("seed", seed)) if v is not None}
-    if baselines:
-        numbers["baselines"] = list(baselines)
-    if numbers:
-        flags["eval"] = numbers
-    if ipc is not None:
-        flags["budget"] = {"ipc": ipc}
     found = evaluate(
         subject,
         like=like,
-        flags=flags,
+        flags=flag_tables(flags),
         assignments=assignments,
         lr=lr,
         scores=scores,

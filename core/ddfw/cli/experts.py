@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ddfw.cli.shared import (
     experts_dir_option,
     flag_tables,
     set_option,
+    setting_option,
 )
 from ddfw.config.load import configure
 
@@ -35,8 +37,8 @@ def experts_group() -> None:
 @experts_group.command("train")
 @click.argument("recipe", required=False, metavar="[RECIPE|FILE]")
 @component_flags("data", "model", "augment", "executor")
-@click.option("--count", type=click.IntRange(min=1), help="How many experts.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each.")
+@setting_option("--count", "experts.count", least=1, help="How many experts.")
+@setting_option("--epochs", "experts.epochs", least=1, help="Epochs of each.")
 @click.option("--quick", is_flag=True, help="The experts that a run with --quick takes.")
 @experts_dir_option
 @data_root_option
@@ -46,8 +48,6 @@ def experts_group() -> None:
 @_JSON
 def experts_train(
     recipe: str | None,
-    count: int | None,
-    epochs: int | None,
     quick: bool,
     experts_dir: Path,
     data_root: Path | None,
@@ -55,7 +55,7 @@ def experts_train(
     assignments: tuple[str, ...],
     quiet: bool,
     as_json: bool,
-    **components: str | None,
+    **flags: Any,
 ) -> None:
     """Train experts ahead of a run; those that are in the store already are not trained again.
 
@@ -70,13 +70,10 @@ def experts_train(
     from ddfw.pipeline import runner
     from ddfw.pipeline.experts import train_missing
 
-    flags = flag_tables(components)
-    numbers = {k: v for k, v in (("count", count), ("epochs", epochs)) if v is not None}
-    if numbers:
-        flags["experts"] = numbers
+    tables = flag_tables(flags)
     if download:
-        runner.download(_config(recipe, flags, assignments), data_root)
-    config = configure(recipe, flags, assignments, data_root, quick=quick).config
+        runner.download(_config(recipe, tables, assignments), data_root)
+    config = configure(recipe, tables, assignments, data_root, quick=quick).config
     store = train_missing(config, experts_dir, data_root, quiet=quiet or as_json)
     _show(summarise(store.folder), as_json)
 
@@ -129,8 +126,14 @@ def experts_show(name: str, experts_dir: Path, as_json: bool) -> None:
 @experts_group.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
 @component_flags("data", "model")
-@click.option("--zca/--no-zca", default=None, help="Whether the experts saw whitened images; sets data.space.")
-@click.option("--as", "kept_as", metavar="TRAJ", help="Keep only what this trajectory source needs, such as mct.")
+@setting_option(
+    "--zca/--no-zca",
+    "data.space",
+    default=None,
+    callback=lambda ctx, param, zca: {True: "zca", False: "standard", None: None}[zca],
+    help="Whether the experts saw whitened images; sets data.space.",
+)
+@setting_option("--as", "traj", metavar="TRAJ", help="Keep only what this trajectory source needs, such as mct.")
 @experts_dir_option
 @data_root_option
 @set_option
@@ -138,14 +141,12 @@ def experts_show(name: str, experts_dir: Path, as_json: bool) -> None:
 @_JSON
 def experts_import(
     path: Path,
-    zca: bool | None,
-    kept_as: str | None,
     experts_dir: Path,
     data_root: Path | None,
     assignments: tuple[str, ...],
     quiet: bool,
     as_json: bool,
-    **components: str | None,
+    **flags: Any,
 ) -> None:
     """Import the experts of PATH: a replay_buffer_N.pt of MTT, TESLA, FTD or DATM, or a folder of them.
 
@@ -160,15 +161,11 @@ def experts_import(
     from ddfw.pipeline.expert_import import import_buffers
 
     for kind in ("data", "model"):
-        if components[kind] is None and not any(a.split("=")[0].split(".")[0].strip() == kind for a in assignments):
+        if flags[kind] is None and not any(a.split("=")[0].split(".")[0].strip() == kind for a in assignments):
             raise click.UsageError(f"a buffer does not say what it was trained on: name --{kind}")
-    flags: dict[str, Any] = flag_tables(components)
-    if zca is not None:
-        flags["data"] = {**flags.get("data", {}), "space": "zca" if zca else "standard"}
-    if kept_as is not None:
-        flags["traj"] = {"name": kept_as}
-    config = _config(None, flags, assignments)
-    done = import_buffers(path, config, experts_dir, data_root, compact=kept_as is not None, quiet=quiet or as_json)
+    config = _config(None, flag_tables(flags), assignments)
+    compact = flags["traj"] is not None
+    done = import_buffers(path, config, experts_dir, data_root, compact=compact, quiet=quiet or as_json)
     if done.accuracy < done.chance + 0.25 * (1 - done.chance):
         click.echo(
             f"warning: the first expert's last checkpoint is right about {100 * done.accuracy:.1f} % of validation "
@@ -176,30 +173,27 @@ def experts_import(
             "it was trained with?",
             err=True,
         )
-    name = done.store.folder.name
     if as_json:
         facts = {**_facts(summarise(done.store.folder)), "last_checkpoint_accuracy": done.accuracy}
         click.echo(json.dumps({**facts, "already_there": done.already_there}, ensure_ascii=False))
         return
     there = "was imported before:" if done.already_there else "imported"
-    words = [
-        *(f"--{kind} {named}" for kind, named in components.items() if named),
-        *(f"--traj {t}" for t in [kept_as] if t),
-    ]
-    settings = [
-        *assignments,
-        *([] if zca is None else [f"data.space={flags['data']['space']}"]),
-        f"experts.store={name}",
-    ]
-    words += [f"--set {shlex.quote(setting)}" for setting in settings]
-    if experts_dir != Path("experts"):
-        words.append(f"--experts-dir {shlex.quote(str(experts_dir))}")
     click.echo(
         f"{there} {done.experts} experts of {done.epochs} epochs; the first ends at {100 * done.accuracy:.1f} % on "
         f"validation images (which it may have seen)\n"
         f"store: {done.store.folder}\n"
-        f"a run with them: ddfw run {' '.join(words)}"
+        f"a run with them: {_run_with(done.store.folder, flags, assignments)}"
     )
+
+
+def _run_with(store: Path, flags: Mapping[str, Any], assignments: tuple[str, ...]) -> str:
+    """The command of a run with imported experts, on what they were trained on."""
+    words = [f"--{kind} {flags[kind]}" for kind in ("data", "model", "traj") if flags[kind]]
+    space = [f"data.space={flags['data__space']}"] if flags["data__space"] else []
+    words += [f"--set {shlex.quote(s)}" for s in (*assignments, *space, f"experts.store={store.name}")]
+    if store.parent != Path("experts"):
+        words.append(f"--experts-dir {shlex.quote(str(store.parent))}")
+    return f"ddfw run {' '.join(words)}"
 
 
 @experts_group.command("rm")

@@ -46,17 +46,8 @@ def list_command(kind: str | None, as_json: bool) -> None:
 
 def _rows(entries: Iterable[Entry]) -> list[dict[str, str]]:
     """Rows of components."""
-    return [
-        {
-            "kind": e.kind,
-            "name": e.name,
-            "summary": e.summary,
-            "plugin": e.plugin,
-            "distribution": e.distribution,
-            "version": e.version,
-        }
-        for e in entries
-    ]
+    facts = ("kind", "name", "summary", "plugin", "distribution", "version")
+    return [{fact: getattr(entry, fact) for fact in facts} for entry in entries]
 
 
 def _extension_rows(kind: str, offers: Offers[Any]) -> list[dict[str, str]]:

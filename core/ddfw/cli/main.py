@@ -176,24 +176,22 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _known(error: Exception, arguments: list[str]) -> int:
-    from ddfw.errors import DdfwError, OptionError
-    from ddfw_registry import ConfigError, DuplicateComponentError, RegistryError, UnknownComponentError
+    from ddfw import errors
 
-    if isinstance(error, DdfwError):
+    if isinstance(error, errors.DdfwError):
         return _say(str(error), error.exit_code)
-    if isinstance(error, OptionError):  # of an executor, when its session is opened or at work
+    if isinstance(error, errors.OptionError):  # of an executor, when its session is opened or at work
         return _say(str(error), USAGE)
-    if isinstance(error, ConfigError) and any(isinstance(c, DuplicateComponentError) for c in error.causes):
+    if not isinstance(error, errors.RegistryError):
+        return _internal(error, arguments)
+    causes = error.causes if isinstance(error, errors.ConfigError) else (error,)
+    if any(isinstance(c, DuplicateComponentError) for c in causes):
         return _say(str(error), PLUGIN)
-    if isinstance(error, ConfigError | UnknownComponentError):
-        code = _say(str(error), USAGE)
-        causes = error.causes if isinstance(error, ConfigError) else (error,)
-        if any(isinstance(cause, UnknownComponentError) for cause in causes):
-            _say_what_is_missing()
-        return code
-    if isinstance(error, DuplicateComponentError | RegistryError):
-        return _say(str(error), PLUGIN)
-    return _internal(error, arguments)
+    missing = any(isinstance(c, errors.UnknownComponentError) for c in causes)
+    code = _say(str(error), USAGE if missing or isinstance(error, errors.ConfigError) else PLUGIN)
+    if missing:
+        _say_what_is_missing()
+    return code
 
 
 def _say_what_is_missing() -> None:

@@ -22,6 +22,7 @@ from ddfw.cli.shared import (
     quiet_option,
     seed_numbers,
     set_option,
+    setting_option,
 )
 from ddfw.config.catalog import as_table
 from ddfw.config.load import configure
@@ -36,11 +37,17 @@ if TYPE_CHECKING:
 @click.command("run")
 @click.argument("recipe", required=False, metavar="[RECIPE|FILE]")
 @component_flags(*(kind.id for kind in KINDS))
-@click.option("--ipc", type=click.IntRange(min=1), help="Images per class that the budget would store as pixels.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the run; experts and evaluation have their own.")
+@setting_option("--ipc", "budget.ipc", least=1, help="Images per class that the budget would store as pixels.")
+@setting_option("--seed", "run.seed", least=0, help="Seed of the run; experts and evaluation have their own.")
 @click.option("--seeds", metavar="A,B,C", help="Several runs, one for each seed, and their mean ± std.")
 @cross_option
-@click.option("--init-from", metavar="RUN|PATH", help="Start from this set and not from real images.")
+@setting_option(
+    "--init-from",
+    "outer.init_from",
+    metavar="RUN|PATH",
+    callback=lambda ctx, param, start: start and str(Path(start).resolve()),  # the run's config.toml holds anywhere
+    help="Start from this set and not from real images.",
+)
 @click.option("--quick", is_flag=True, help="Scale everything down that no flag says, to minutes on two cores.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory (with --seeds: its parent).")
 @experts_dir_option
@@ -54,11 +61,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Check everything, predict time and memory, and stop.")
 def run_command(
     recipe: str | None,
-    ipc: int | None,
-    seed: int | None,
     seeds: str | None,
-    cross: tuple[str, ...],
-    init_from: str | None,
     quick: bool,
     out: Path | None,
     experts_dir: Path,
@@ -70,7 +73,7 @@ def run_command(
     quiet: bool,
     print_config: bool,
     dry_run: bool,
-    **components: str | tuple[str, ...] | None,
+    **flags: Any,
 ) -> None:
     """Distil a data set.
 
@@ -86,19 +89,13 @@ def run_command(
     until = None if max_time is None else time.monotonic() + max_time
     from ddfw.pipeline import runner
 
-    flags = flag_tables({**components, "cross": cross})
-    if ipc is not None:
-        flags["budget"] = {"ipc": ipc}
-    if init_from is not None:
-        flags["outer"] = {"init_from": str(Path(init_from).resolve())}  # the run's config.toml holds anywhere
-    if seed is not None:
-        flags["run"] = {"seed": seed}
-    if seeds is not None and seed is not None:
+    tables = flag_tables(flags)
+    if seeds is not None and flags["run__seed"] is not None:
         raise click.UsageError("--seed and --seeds exclude each other")
     numbers = seed_numbers(seeds)
     if download and not dry_run:
-        runner.download(configure(recipe, flags, assignments).config, data_root)
-    made = configure(recipe, flags, assignments, data_root, quick=quick)
+        runner.download(configure(recipe, tables, assignments).config, data_root)
+    made = configure(recipe, tables, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
     places = runner.Places(out=out, experts=experts_dir, data_root=data_root)
     if made.changes:
@@ -110,7 +107,7 @@ def run_command(
     elif numbers:
         _run_seeds(config, places, numbers, quiet, as_json, until)
     else:
-        _run_one(config, places, quiet, as_json, until)
+        _show(_run(config, places, quiet, as_json, until), as_json)
 
 
 def _in_lines(head: str, items: Sequence[str]) -> str:
@@ -148,10 +145,6 @@ def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
     told = {key.replace("_", " "): value for key, value in facts.items() if key != "schema"}
     for key, value in {**told, **forecast_lines(forecast)}.items():
         click.echo(f"{key:<20} {value}")
-
-
-def _run_one(config: RunConfig, places: Places, quiet: bool, as_json: bool, until: float | None) -> None:
-    _show(_run(config, places, quiet, as_json, until), as_json)
 
 
 def _run(

@@ -27,6 +27,7 @@ data_root_option = click.option(
 download_option = click.option(
     "--download", is_flag=True, help="Fetch the data set's official files into the data root first."
 )
+#: `--cross`, several times; the command gets `cross`, a tuple of names for `flag_tables`.
 cross_option = click.option(
     "--cross",
     "cross",
@@ -55,18 +56,35 @@ def component_flags(*kinds: str) -> Callable[[F], F]:
     return decorate
 
 
-def flag_tables(components: Mapping[str, str | tuple[str, ...] | None]) -> dict[str, Any]:
-    """The configuration tables that component flags stand for."""
+def setting_option(flag: str, path: str, least: int | None = None, **how: Any) -> Callable[[F], F]:
+    """A flag for one setting of the configuration; the command hands its value to `flag_tables`.
+
+    Args:
+        flag: as users type it, `--ipc`.
+        path: the setting's place, `budget.ipc`; a table alone for the name of its component.
+        least: the smallest number allowed, for a setting that is a whole number; None for others.
+        how: arguments of `click.option`.
+    """
+    if least is not None:
+        how["type"] = click.IntRange(min=least)
+    return click.option(flag, path.replace(".", "__"), **how)
+
+
+def flag_tables(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration tables that flags of components and of settings stand for; a flag that was not given is None.
+
+    Args:
+        flags: what a command got from `component_flags` and `setting_option`.
+    """
     tables: dict[str, Any] = {}
-    for kind, value in components.items():
-        if kind == "observer":
-            if value:
-                tables["observers"] = {name: {} for name in value}
-        elif kind == "cross":
-            if value:
-                tables["cross"] = {name: {} for name in value}
-        elif value is not None:
-            tables[kind] = {"name": value}
+    for flag, value in flags.items():
+        table, _, key = flag.partition("__")
+        if value is None or value == ():
+            continue
+        if flag in ("observer", "cross"):
+            tables["cross" if flag == "cross" else "observers"] = {name: {} for name in value}
+        else:
+            tables.setdefault(table, {})[key or "name"] = list(value) if isinstance(value, tuple) else value
     return tables
 
 

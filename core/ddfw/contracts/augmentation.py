@@ -63,3 +63,18 @@ class AbstractAugmentation(ABC):
         Returns:
             [B, C, H, W], differentiable once with respect to `images`.
         """
+
+
+@frozen(kw_only=True)
+class IdentityAugmentation(AbstractAugmentation):
+    """Leaves images as they are. Its `name` is no plugin's: what is to happen without augmentation takes the class."""
+
+    name: ClassVar[str] = "identity"
+
+    def draw(self, shape: tuple[int, int, int, int], rng: torch.Generator) -> Draws:
+        """Draws nothing from the generator; returns empty draws."""
+        return Draws()
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """The same images, unchanged."""
+        return images

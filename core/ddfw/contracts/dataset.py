@@ -5,7 +5,6 @@ Shapes: n images, m classes, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from attrs import define, evolve, field, fields, frozen
 from attrs.validators import ge, gt, in_, lt, optional
 
-from ddfw.contracts.space import TrainingSpace
+from ddfw.contracts.subsets import check_split, class_number, held_back, stratified_split
 from ddfw.errors import DataError, OptionError
 from ddfw.options import option
 from ddfw.randomness import Stream, derive_seed
@@ -65,6 +64,10 @@ class Split:
 
     images: Tensor
     labels: Tensor
+
+    def take(self, rows: Tensor) -> Split:
+        """The images whose numbers (int64), or whose positions in a mask [n] (bool), are `rows`."""
+        return Split(images=self.images[rows], labels=self.labels[rows])
 
 
 @define
@@ -172,7 +175,7 @@ class Splits:
         """
         num_classes = len(class_names)
         for name, split in (("train", train), ("test", test)):
-            _check_split(name, split, num_classes, max_value)
+            check_split(name, split, num_classes, max_value)
         if train.images.shape[1:] != test.images.shape[1:]:
             raise DataError(
                 f"train images are {tuple(train.images.shape[1:])} but test images {tuple(test.images.shape[1:])} "
@@ -186,8 +189,8 @@ class Splits:
         kept, held = stratified_split(train.labels, validation_fraction, seed)
         channels, height, width = train.images.shape[1:]
         return cls(
-            train=Split(images=train.images[kept], labels=train.labels[kept]),
-            validation=Split(images=train.images[held], labels=train.labels[held]),
+            train=train.take(kept),
+            validation=train.take(held),
             test=SealedSplit(test),
             spec=ImageSpec(channels=channels, height=height, width=width, num_classes=num_classes),
             max_value=max_value,
@@ -219,7 +222,7 @@ class Splits:
         """
         found = self if classes is None else self._of_classes(classes)
         if per_class is not None:
-            held = _held(validation_fraction, per_class)
+            held = held_back(validation_fraction, per_class)
             found = evolve(
                 found,
                 train=found._chosen(found.train, per_class - held, per_class, seed, 0),
@@ -234,7 +237,7 @@ class Splits:
     def _of_classes(self, classes: Sequence[str | int]) -> Splits:
         import torch
 
-        numbers = [self._class_number(c) for c in classes]
+        numbers = [class_number(c, self.class_names) for c in classes]
         if len(set(numbers)) != len(numbers) or len(numbers) < 2:
             raise OptionError(f"needs at least two different classes, got {', '.join(map(str, classes))}", "classes")
         new = torch.full((self.spec.num_classes,), -1)
@@ -243,8 +246,7 @@ class Splits:
             raise OptionError("the test split has no image of these classes", "classes")
 
         def keep(split: Split) -> Split:
-            labels = new[split.labels]
-            return Split(images=split.images[labels >= 0], labels=labels[labels >= 0])
+            return evolve(split, labels=new[split.labels]).take(new[split.labels] >= 0)
 
         return evolve(
             self,
@@ -254,16 +256,6 @@ class Splits:
             spec=evolve(self.spec, num_classes=len(numbers)),
             class_names=tuple(self.class_names[n] for n in numbers),
         )
-
-    def _class_number(self, wanted: str | int) -> int:
-        if isinstance(wanted, int) and 0 <= wanted < len(self.class_names):
-            return wanted
-        if wanted in self.class_names:
-            return self.class_names.index(str(wanted))
-        close = difflib.get_close_matches(str(wanted), self.class_names, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        known = ", ".join(self.class_names[:12]) + (", …" if len(self.class_names) > 12 else "")
-        raise OptionError(f"unknown class {wanted!r}; {hint}Known: {known} (or their numbers from 0)", "classes")
 
     def _chosen(self, split: Split, count: int, asked: int, seed: int, which: int) -> Split:
         import torch
@@ -277,56 +269,7 @@ class Splits:
                 option, words = ("test_per_class", "test") if which == 2 else ("per_class", "training")
                 raise OptionError(f"class {name} has {there:,} {words} images, {asked:,} were asked for", option)
             rows.append(members[torch.randperm(len(members), generator=rng)[:count]])
-        chosen = torch.cat(rows).sort().values
-        return Split(images=split.images[chosen], labels=split.labels[chosen])
-
-
-def _held(fraction: float, count: int) -> int:
-    """Number of a class's images used for validation: about the given fraction, at least one, never all."""
-    return min(max(1, round(fraction * count)), count - 1)
-
-
-def _check_split(name: str, split: Split, num_classes: int, max_value: float) -> None:
-    images, labels = split.images, split.labels
-    if images.ndim != 4 or labels.ndim != 1 or len(images) != len(labels) or images.numel() == 0:
-        raise DataError(
-            f"{name}: expected images [n, C, H, W] and labels [n], none of them empty, "
-            f"got {tuple(images.shape)} and {tuple(labels.shape)}"
-        )
-    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-        raise DataError(
-            f"{name}: labels lie in [{int(labels.min())}, {int(labels.max())}], expected [0, {num_classes - 1}]"
-        )
-    # NaN fails both comparisons, so this catches it too.
-    if not (float(images.min()) >= 0 and float(images.max()) <= max_value):
-        raise DataError(
-            f"{name}: pixels lie in [{float(images.min())}, {float(images.max())}], "
-            f"expected [0, {max_value}] and no NaN"
-        )
-
-
-def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits the numbers 0 … n − 1 in two at random, class by class.
-
-    Args:
-        labels: [n] int64, the class of each image.
-        fraction: fraction of each class for the second part, in (0, 1); at least one image of each class.
-        seed: seed of the random choice, an integer in [0, 2^63).
-
-    Returns:
-        Two sorted tensors of indices (int64), of n − k and k elements.
-    """
-    import torch
-
-    rng = torch.Generator().manual_seed(seed)
-    held = []
-    for label in labels.unique(sorted=True).tolist():
-        members = (labels == label).nonzero().flatten()
-        count = _held(fraction, len(members))
-        held.append(members[torch.randperm(len(members), generator=rng)[:count]])
-    mask = torch.zeros(len(labels), dtype=torch.bool)
-    mask[torch.cat(held)] = True
-    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+        return split.take(torch.cat(rows).sort().values)
 
 
 @frozen(kw_only=True)
@@ -417,18 +360,10 @@ class AbstractDataset(ABC):
             OptionError: a class is unknown, or has fewer images than asked for.
         """
         inherited = {f.name for f in fields(type(self)) if f.inherited}
-
-        def option_of(name: str) -> Any:
-            # A data set may have its own option of this name, which then has another meaning.
-            return getattr(self, name) if name in inherited else None
-
-        return self.load(root).narrowed(
-            classes=option_of("classes"),
-            per_class=option_of("per_class"),
-            test_per_class=option_of("test_per_class"),
-            validation_fraction=self.validation,
-            seed=self.split_seed,
-        )
+        # A data set may have its own option of one of these names, which then has another meaning.
+        names = inherited & {"classes", "per_class", "test_per_class"}
+        wanted: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return self.load(root).narrowed(**wanted, validation_fraction=self.validation, seed=self.split_seed)
 
     def download(self, root: Path) -> None:
         """Downloads the official files into the data root; called only if the user asks for it (`--download`).
@@ -458,13 +393,4 @@ class AbstractDataset(ABC):
         """
 
 
-__all__ = [
-    "AbstractDataset",
-    "ImageSpec",
-    "RealImages",
-    "SealedSplit",
-    "Split",
-    "Splits",
-    "TrainingSpace",
-    "stratified_split",
-]
+__all__ = ["AbstractDataset", "ImageSpec", "RealImages", "SealedSplit", "Split", "Splits", "stratified_split"]

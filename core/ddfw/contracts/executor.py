@@ -5,7 +5,7 @@ Shapes: B used images, C channels, H rows, W columns, m classes, N inner steps, 
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -164,7 +164,6 @@ class ExecutorSession(Protocol):
     @property
     def device(self) -> torch.device:
         """The device on which images and parameters have to be."""
-        ...
 
     def describe(self) -> dict[str, object]:
         """Device, number of threads and the like, as JSON-able values for the manifest.
@@ -172,7 +171,6 @@ class ExecutorSession(Protocol):
         A stopped run is resumed only if its session's description before the first step is the same as it was.
         `held_steps` and the numbers of `nodes`, `cpus` and `gpus` may differ. Values that are unknown are null.
         """
-        ...
 
     def train_experts(
         self,
@@ -191,7 +189,6 @@ class ExecutorSession(Protocol):
             seeds: one seed for each expert.
             on_epoch: called with an expert's position in `seeds` and the number of its finished epochs.
         """
-        ...
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
         """Computes the meta-gradient, averaged over segments.
@@ -200,7 +197,6 @@ class ExecutorSession(Protocol):
             problem: images, targets and step size, with one schedule for each segment.
             segments: the pieces of expert paths that students have to follow.
         """
-        ...
 
     def evaluate(
         self,
@@ -226,7 +222,6 @@ class ExecutorSession(Protocol):
         Returns:
             The accuracy (a fraction) of each network.
         """
-        ...
 
 
 @frozen(kw_only=True)
@@ -268,8 +263,7 @@ class AbstractExecutor(ABC):
         Raises:
             Exception: any exception of the function.
         """
-        module, _, name = task.partition(":")
-        function = getattr(importlib.import_module(module), name)
+        function = pkgutil.resolve_name(task)
         for position, payload in enumerate(payloads):
             yield position, function(payload)
 

@@ -30,12 +30,10 @@ class Teachers(Protocol):
     @property
     def num_experts(self) -> int:
         """Number E of experts."""
-        ...
 
     @property
     def num_epochs(self) -> int:
         """Number K of epochs; the checkpoint after epoch K is the last."""
-        ...
 
     def logits(self, images: Tensor, epoch: int | None = None, expert: int | None = None) -> Tensor:
         """Computes logits of the experts for images.
@@ -51,7 +49,6 @@ class Teachers(Protocol):
         Raises:
             OptionError: the experts' checkpoints of this epoch were not kept.
         """
-        ...
 
 
 @frozen(kw_only=True)

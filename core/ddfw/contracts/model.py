@@ -34,7 +34,6 @@ class ParameterTable(Protocol):
     @property
     def num_parameters(self) -> int:
         """Number P of parameters."""
-        ...
 
 
 @frozen(kw_only=True)
@@ -90,10 +89,8 @@ class AbstractModel(ABC):
                 for p in own.values():
                     known[id(p)] = torch.empty(p.shape).uniform_(-bound, bound, generator=rng)
             elif "weight" in own and "bias" in own and len(own) == 2 and own["weight"].ndim == 1:
-                known[id(own["weight"])], known[id(own["bias"])] = (
-                    torch.ones(own["weight"].shape),
-                    torch.zeros(own["bias"].shape),
-                )
+                known[id(own["weight"])] = torch.ones(own["weight"].shape)
+                known[id(own["bias"])] = torch.zeros(own["bias"].shape)
             else:
                 raise TypeError(
                     f"{type(self).__name__} has a {type(layer).__name__} layer whose initialisation is not known; "

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal
 
-import attrs
+from attr import asdict  # attrs' own asdict would keep tuples, which JSON does not have
 from attrs import field, frozen
 
 #: Version number, `schema`, of the JSON events that `as_event` makes.
@@ -180,22 +180,18 @@ def as_event(report: Report, seconds: float) -> dict[str, Any]:
         seconds: time since the run started, in seconds; it becomes `t`.
     """
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
+    def plain(_report: object, _field: object, value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             return None  # JSON has no NaN
-        if isinstance(value, tuple):
-            return [plain(v) for v in value]
-        if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
-        return value
+        return str(value) if isinstance(value, Path) else value
 
-    record: dict[str, Any] = {"schema": EVENT_SCHEMA, "event": report.event, "t": round(seconds, 3)}
-    for item in attrs.fields(type(report)):
-        if item.metadata.get("event", True):
-            record[item.name] = plain(getattr(report, item.name))
-    return record
+    facts = asdict(
+        report,
+        filter=lambda a, _: bool(a.metadata.get("event", True)),
+        retain_collection_types=False,
+        value_serializer=plain,
+    )
+    return {"schema": EVENT_SCHEMA, "event": report.event, "t": round(seconds, 3), **facts}
 
 
 class ObserverSession:
@@ -232,30 +228,13 @@ class EventLines(ObserverSession):
         self._stream = stream
         self._began = time.monotonic() - seconds
 
-    def run_started(self, report: RunStarted) -> None:
-        """Writes the report of the start as one line."""
-        self._write(report)
-
-    def expert_ready(self, report: ExpertReport) -> None:
-        """Writes the report of an expert as one line."""
-        self._write(report)
-
-    def step_finished(self, report: StepReport) -> None:
-        """Writes the report of an outer step as one line."""
-        self._write(report)
-
-    def evaluated(self, report: EvaluationReport) -> None:
-        """Writes the report of an evaluation as one line."""
-        self._write(report)
-
-    def run_finished(self, report: RunFinished) -> None:
-        """Writes the report of the end as one line."""
-        self._write(report)
-
     def _write(self, report: Report) -> None:
+        """Writes a report as one line."""
         event = as_event(report, time.monotonic() - self._began)
         self._stream.write(json.dumps(event, ensure_ascii=False) + "\n")
         self._stream.flush()
+
+    run_started = expert_ready = step_finished = evaluated = run_finished = _write
 
 
 @frozen(kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import attrs
+from attr import asdict  # attrs' own asdict would keep tuples, which JSON does not have
 from attrs import field, frozen
 
 if TYPE_CHECKING:
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from ddfw.contracts.settings import Budget
 
 ConfigT = TypeVar("ConfigT")
+T = TypeVar("T")
 
 #: Stands with every figure of a run that --quick scaled down.
 QUICK_NOTE = "quick: scaled down, not a figure of the recipe"
 #: Version of summary.json.
 SUMMARY_SCHEMA = 1
+#: Marks a field that summary.json leaves out where it holds nothing.
+_SPARSE = {"sparse": True}
 
 
 @frozen(kw_only=True)
@@ -127,9 +131,10 @@ class SummaryRow:
         images: how many images it has.
         lr: learning rate of the networks.
         notes: what a reader of the figure has to know.
-        net: key of the other network of `[cross]`, "" for the run's own.
+        net: key of the other network of `[cross]`, "" for the run's own; it then has no place in summary.json.
     """
 
+    net: str = field(default="", metadata=_SPARSE)
     subject: str
     mean: float
     std: float
@@ -138,13 +143,6 @@ class SummaryRow:
     images: int
     lr: float
     notes: Sequence[str] = ()
-    net: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as it stands in summary.json."""
-        own = {**attrs.asdict(self), "floats": dict(self.floats), "notes": list(self.notes)}
-        net = own.pop("net")
-        return {"net": net, **own} if net else own
 
 
 @frozen(kw_only=True)
@@ -196,9 +194,9 @@ class Summary:
     recipe: str
     seed: int
     rows: tuple[SummaryRow, ...]
-    cross: tuple[SummaryRow, ...] = ()
-    cross_diverged: tuple[Mapping[str, str], ...] = ()
-    quick: bool = False
+    cross: tuple[SummaryRow, ...] = field(default=(), metadata=_SPARSE)
+    cross_diverged: tuple[Mapping[str, str], ...] = field(default=(), metadata=_SPARSE)
+    quick: bool = field(default=False, metadata=_SPARSE)
     budget: StoredFloats
     images_per_class: int
     outer_steps: int
@@ -218,20 +216,11 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The content of summary.json; parts that are empty are left out."""
-        record: dict[str, Any] = {"schema": SUMMARY_SCHEMA}
-        for part in attrs.fields(Summary):
-            value = getattr(self, part.name)
-            if part.name in ("rows", "cross"):
-                value = [row.to_json() for row in value]
-            elif part.name == "cross_diverged":
-                value = [dict(one) for one in value]
-            elif part.name == "budget":
-                value = attrs.asdict(value)
-            elif isinstance(value, Mapping):
-                value = dict(value)
-            if part.name not in ("cross", "cross_diverged", "quick") or value:
-                record[part.name] = value
-        return record
+
+        def kept(part: attrs.Attribute[Any], value: object) -> bool:
+            return bool(value) or not part.metadata.get("sparse")
+
+        return {"schema": SUMMARY_SCHEMA, **asdict(self, filter=kept, retain_collection_types=False)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Summary:
@@ -241,16 +230,13 @@ class Summary:
             KeyError, TypeError, ValueError: a part is missing or garbled.
         """
 
-        def known(part: type, table: Mapping[str, Any]) -> dict[str, Any]:
-            names = {f.name for f in attrs.fields(part)}
-            return {key: value for key, value in table.items() if key in names}
+        def made(part: type[T], table: Mapping[str, Any], **parts: Any) -> T:
+            names = {f.name for f in attrs.fields(part)}  # type: ignore[arg-type]
+            return part(**{key: value for key, value in {**table, **parts}.items() if key in names})
 
-        parts = known(cls, record)
-        for key in ("rows", "cross"):
-            parts[key] = tuple(SummaryRow(**known(SummaryRow, row)) for row in record.get(key, ()))
-        parts["cross_diverged"] = tuple(record.get("cross_diverged", ()))
-        parts["budget"] = StoredFloats(**known(StoredFloats, record["budget"]))
-        return cls(**parts)
+        parts = {key: tuple(made(SummaryRow, row) for row in record.get(key, ())) for key in ("rows", "cross")}
+        diverged = tuple(record.get("cross_diverged", ()))
+        return made(cls, record, **parts, cross_diverged=diverged, budget=made(StoredFloats, record["budget"]))
 
     def __getitem__(self, key: str) -> Any:
         return self.to_json()[key]

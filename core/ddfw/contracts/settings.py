@@ -243,8 +243,7 @@ class EvalSettings:
             lr: learning rate.
             epochs: number of epochs; None: `eval.epochs`.
         """
-        epochs = self.epochs if epochs is None else epochs
-        return self._training(lr, epochs)
+        return self._training(lr, self.epochs if epochs is None else epochs)
 
     def full_set(self) -> TrainingSettings:
         """Settings of SGD on the whole training split."""

@@ -6,7 +6,7 @@ Shapes: n images, C channels, H rows, W columns, F = C·H·W values of one image
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import attrs
@@ -30,9 +30,24 @@ class TrainingSpace(ABC):
     kind: str
     max_value: float
 
-    @abstractmethod
     def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        """Maps raw images [n, C, H, W] in [0, max_value] to training space, in `dtype`."""
+        """Maps raw images [n, C, H, W] in [0, max_value] to training space, in `dtype`.
+
+        Raises:
+            ValueError: the images have another number of channels.
+        """
+        import torch
+
+        normalise = self._normaliser(raw, dtype)
+        # The images are mapped in pieces, or memory would hold several copies of a large data set.
+        encoded = torch.empty(raw.shape, dtype=dtype, device=raw.device)
+        for part, out in zip(raw.split(_CHUNK), encoded.split(_CHUNK), strict=True):
+            out.copy_(normalise(part.to(dtype) / self.max_value))
+        return encoded
+
+    @abstractmethod
+    def _normaliser(self, raw: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The map from images [n, C, H, W] in [0, 1] and `dtype` to training space, on the device of `raw`."""
 
     @abstractmethod
     def decode(self, images: Tensor) -> Tensor:
@@ -86,22 +101,11 @@ class AffineSpace(TrainingSpace):
         std = np.sqrt(square).clip(1e-6)
         return cls(kind=kind, max_value=max_value, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
-    def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        """Maps raw images [n, C, H, W] to (raw / max_value − mean) / std, channel by channel, in `dtype`.
-
-        Raises:
-            ValueError: the images have another number of channels.
-        """
-        import torch
-
+    def _normaliser(self, raw: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         if raw.ndim != 4 or raw.shape[1] != len(self.mean):
             raise ValueError(f"expected images [n, {len(self.mean)}, H, W], got {tuple(raw.shape)}")
         mean, std = self._columns(raw.device, dtype)
-        # The images are mapped in pieces, or memory would hold several copies of a large data set.
-        encoded = torch.empty(raw.shape, dtype=dtype, device=raw.device)
-        for part, out in zip(_chunks(raw), _chunks(encoded), strict=True):
-            out.copy_((part.to(dtype) / self.max_value - mean) / std)
-        return encoded
+        return lambda images: (images - mean) / std
 
     def decode(self, images: Tensor) -> Tensor:
         """Maps images [n, C, H, W] in training space to pixels images · std + mean, 1 = brightest."""
@@ -115,10 +119,8 @@ class AffineSpace(TrainingSpace):
     def _columns(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         import torch
 
-        def column(values: tuple[float, ...]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64).to(device, dtype).view(1, -1, 1, 1)
-
-        return column(self.mean), column(self.std)
+        mean, std = torch.tensor([self.mean, self.std], dtype=torch.float64).to(device, dtype).view(2, 1, -1, 1, 1)
+        return mean, std
 
 
 @final
@@ -166,7 +168,7 @@ class WhitenedSpace(TrainingSpace):
 
         def scaled() -> Iterator[Tensor]:
             # The float64 images are computed in each pass again: for 50,000 photographs they would take a gigabyte.
-            for part in _chunks(images):
+            for part in images.split(_CHUNK):
                 yield part.flatten(1).cpu().double() / max_value
 
         mean = torch.stack([part.sum(dim=0) for part in scaled()]).sum(dim=0) / len(images)
@@ -185,22 +187,16 @@ class WhitenedSpace(TrainingSpace):
             inverse=_symmetric((vectors * root) @ vectors.T),
         )
 
-    def encode(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        """Maps raw images [n, C, H, W] to (raw / max_value − mean) · transform, in `dtype`."""
-        import torch
-
+    def _normaliser(self, raw: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         mean, transform = (t.to(raw.device, dtype) for t in (self.mean, self.transform))
-        encoded = torch.empty(raw.shape, dtype=dtype, device=raw.device)
-        for part, out in zip(_chunks(raw), _chunks(encoded), strict=True):
-            out.copy_((((part.to(dtype) / self.max_value).flatten(1) - mean) @ transform).view(part.shape))
-        return encoded
+        return lambda images: ((images.flatten(1) - mean) @ transform).view(images.shape)
 
     def decode(self, images: Tensor) -> Tensor:
         """Maps images [n, C, H, W] in training space to pixels images · inverse + mean, 1 = brightest."""
         import torch
 
         mean, inverse = (t.to(images.device, images.dtype) for t in (self.mean, self.inverse))
-        return torch.cat([p.flatten(1) @ inverse + mean for p in _chunks(images)]).view(images.shape)
+        return torch.cat([p.flatten(1) @ inverse + mean for p in images.split(_CHUNK)]).view(images.shape)
 
     def record(self) -> dict[str, Any]:
         """Kind, maximum value and ε as JSON-able values."""
@@ -208,8 +204,7 @@ class WhitenedSpace(TrainingSpace):
 
     def tensors(self) -> Mapping[str, Tensor]:
         """`mean` [F] and `transform_upper` [F·(F + 1)/2], the rows of the symmetric transform's upper triangle."""
-        rows, columns = _upper(len(self.mean))
-        return {"mean": self.mean, "transform_upper": self.transform[rows, columns]}
+        return {"mean": self.mean, "transform_upper": self.transform[_upper(len(self.mean))]}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], max_value: float, epsilon: float) -> WhitenedSpace:
@@ -221,11 +216,11 @@ class WhitenedSpace(TrainingSpace):
         import torch
 
         mean, upper = tensors["mean"].double(), tensors["transform_upper"].double()
-        rows, columns = _upper(len(mean))
-        if upper.shape != rows.shape:
-            raise ValueError(f"transform_upper has {upper.numel()} numbers, expected {rows.numel()}")
+        triangle = _upper(len(mean))
+        if upper.shape != triangle[0].shape:
+            raise ValueError(f"transform_upper has {upper.numel()} numbers, expected {triangle[0].numel()}")
         transform = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-        transform[rows, columns] = upper
+        transform[triangle] = upper
         transform = _symmetric(transform)
         factor, failed = torch.linalg.cholesky_ex(transform)
         if failed:
@@ -287,17 +282,13 @@ def space_from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     )
 
 
-def _chunks(images: Tensor) -> Iterator[Tensor]:
-    yield from images.split(_CHUNK)
-
-
 def _symmetric(matrix: Tensor) -> Tensor:
     """The matrix made exactly symmetric by copying its upper triangle, since rounding differs in the last bits."""
     return matrix.triu() + matrix.triu(1).T
 
 
-def _upper(size: int) -> tuple[Tensor, Tensor]:
+def _upper(size: int) -> tuple[Tensor, ...]:
+    """The row numbers and the column numbers of the upper triangle of a square matrix."""
     import torch
 
-    rows, columns = torch.triu_indices(size, size)
-    return rows, columns
+    return torch.triu_indices(size, size).unbind()

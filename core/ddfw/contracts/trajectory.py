@@ -46,17 +46,14 @@ class ExpertSource(Protocol):
     @property
     def num_experts(self) -> int:
         """Number E of experts."""
-        ...
 
     @property
     def num_epochs(self) -> int:
         """Number K of epochs; an expert has K + 1 checkpoints, the first before any training."""
-        ...
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of elements of each of the T parameter tensors, in flat order; they sum to P."""
-        ...
 
     def snapshots(self, expert: int, epochs: Sequence[int]) -> Tensor:
         """Reads checkpoints of one expert; only these are read from disk.
@@ -71,11 +68,9 @@ class ExpertSource(Protocol):
         Raises:
             OptionError: only way-points of the experts were kept, and one of these checkpoints was not.
         """
-        ...
 
     def compact(self, expert: int) -> CompactExpert | None:
         """The tensors kept of expert number `expert` instead of its checkpoints; None if all checkpoints are kept."""
-        ...
 
 
 @frozen(kw_only=True)

@@ -134,18 +134,6 @@ def step_budget(
     return StepBudget(held_steps=min(fitting, len(batches)), graph_bytes=one, memory_seen=seen)
 
 
-def held_steps_within(
-    settings: GradientSettings,
-    problem: Problem,
-    network: Network,
-    theta: Tensor,
-    device: torch.device,
-    available: Available | None = None,
-) -> int:
-    """The number of step graphs that `step_budget` computes, without its measurements."""
-    return step_budget(settings, problem, network, theta, device, available).held_steps
-
-
 def auto_memory(device: torch.device, seen: int | None) -> int:
     """The bytes that `gradient.memory = "auto"` allows when `seen` bytes are available (None: unknown)."""
     if seen is None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ddfw.contracts.executor import MetaGradient, Problem, Schedule
 from ddfw.contracts.labels import ask_targets
 from ddfw.contracts.observer import StepReport
+from ddfw.contracts.parameterization import ParamGroup
 from ddfw.contracts.settings import OuterSettings, WindowSettings
 from ddfw.errors import DivergedError, PluginError
 from ddfw.randomness import Stream, generator
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
     from ddfw.contracts.executor import ExecutorSession
     from ddfw.contracts.labels import AbstractLabels
-    from ddfw.contracts.parameterization import AbstractParameterization, Layout, ParamGroup, Params
+    from ddfw.contracts.parameterization import AbstractParameterization, Layout, Params
     from ddfw.contracts.trajectory import AbstractTrajectory, Segment
 
 PreparedT = TypeVar("PreparedT")
@@ -44,13 +45,11 @@ class Learned:
 
     def snapshot(self) -> Learned:
         """A copy that later outer steps do not change."""
-
-        def copy(tensors: Params) -> Params:
-            return {k: v.detach().clone() for k, v in tensors.items()}
-
-        return Learned(
-            params=copy(self.params), label_params=copy(self.label_params), step_size=self.step_size.detach().clone()
+        params, label_params = (
+            {key: tensor.detach().clone() for key, tensor in tensors.items()}
+            for tensors in (self.params, self.label_params)
         )
+        return Learned(params=params, label_params=label_params, step_size=self.step_size.detach().clone())
 
     def restore(self, other: Learned) -> None:
         """Copies the values of another `Learned` into these tensors."""
@@ -158,7 +157,7 @@ class Distillation(Generic[PreparedT]):
         skipped = self.outer.skip_above is not None and not float(found.loss) <= self.outer.skip_above
         if not skipped:
             _require_finite(found, state.step)
-            _pull_back(images, found.images, targets, found.targets, self.param.penalty(leaves), leaves, label_leaves)
+            _pull_back(found, images, targets, self.param.penalty(leaves), (leaves, label_leaves))
             self._update(state, leaves, label_leaves, found.step_size)
             self._average(state)
         report = StepReport(
@@ -182,19 +181,14 @@ class Distillation(Generic[PreparedT]):
 
     def _optimisers(self, learned: Learned) -> Iterable[torch.optim.Optimizer]:
         settings: dict[str, list[dict[str, Any]]] = {"sgd": [], "adam": []}
+        step_size = ParamGroup(keys=("",), lr=self.outer.step_size_lr, momentum=self.outer.step_size_momentum)
         for tensors, groups in (
             (learned.params, self.param.param_groups(learned.params)),
             (learned.label_params, self.labels.param_groups(learned.label_params)),
+            ({"": learned.step_size}, (step_size,)),
         ):
             for group in groups:
                 settings[group.optimiser].append(_torch_group(tensors, group))
-        settings["sgd"].append(
-            {
-                "params": [learned.step_size],
-                "lr": self.outer.step_size_lr,
-                "momentum": self.outer.step_size_momentum,
-            }
-        )
         yield torch.optim.SGD(settings["sgd"])
         if settings["adam"]:
             yield torch.optim.Adam(settings["adam"])
@@ -296,9 +290,7 @@ def batch_sizes(num_images: int, batch_syn: int, steps: int) -> list[int]:
 
 
 def run_steps(
-    distillation: Distillation[Any],
-    state: OuterState,
-    after_step: Callable[[OuterState, StepReport], None],
+    distillation: Distillation[Any], state: OuterState, after_step: Callable[[OuterState, StepReport], None]
 ) -> OuterState:
     """Runs outer steps until `outer.steps` are done.
 
@@ -328,12 +320,8 @@ def run_steps(
 
 
 def _torch_group(tensors: Params, group: ParamGroup) -> dict[str, Any]:
-    settings: dict[str, Any] = {"params": [tensors[key] for key in group.keys], "lr": group.lr}
-    if group.optimiser == "sgd":
-        settings["momentum"] = group.momentum
-    else:
-        settings["betas"] = (group.momentum, 0.999)
-    return settings
+    name, value = ("momentum", group.momentum) if group.optimiser == "sgd" else ("betas", (group.momentum, 0.999))
+    return {"params": [tensors[key] for key in group.keys], "lr": group.lr, name: value}
 
 
 def _with_grad(tensors: Params) -> Mapping[str, Tensor]:
@@ -342,26 +330,19 @@ def _with_grad(tensors: Params) -> Mapping[str, Tensor]:
 
 
 def _pull_back(
-    images: Tensor,
-    images_grad: Tensor,
-    targets: Tensor,
-    targets_grad: Tensor,
-    penalty: Tensor | None,
-    leaves: Params,
-    label_leaves: Params,
+    found: MetaGradient, images: Tensor, targets: Tensor, penalty: Tensor | None, leaves: tuple[Params, Params]
 ) -> None:
     """Fills the leaves' `.grad`: one backward pass through `decode` and `targets`, and one through the penalty."""
-    outputs, cotangents = [images], [images_grad]
+    outputs, cotangents = [images], [found.images]
     if targets.requires_grad:
-        outputs, cotangents = [*outputs, targets], [*cotangents, targets_grad]
+        outputs, cotangents = [*outputs, targets], [*cotangents, found.targets]
     if penalty is not None:
         if not isinstance(penalty, Tensor) or penalty.ndim != 0:
             raise PluginError("a parameterisation's penalty has to be a scalar tensor")
         outputs, cotangents = [*outputs, penalty], [*cotangents, torch.ones_like(penalty)]
-    wanted = [t for tensors in (leaves, label_leaves) for t in tensors.values() if t.is_floating_point()]
-    for tensor, gradient in zip(
-        wanted, torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True), strict=True
-    ):
+    wanted = [t for tensors in leaves for t in tensors.values() if t.is_floating_point()]
+    gradients = torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True)
+    for tensor, gradient in zip(wanted, gradients, strict=True):
         tensor.grad = gradient
 
 

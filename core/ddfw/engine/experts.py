@@ -74,29 +74,22 @@ def train_expert(
     except DivergedError as error:
         raise DivergedError(f"expert of seed {seed}: {error} (experts.lr)") from error
     return TrainedExpert(
-        seed=seed,
-        snapshots=torch.stack(snapshots),
-        validation_accuracy=tuple(accuracies),
-        train_loss=tuple(losses),
+        seed=seed, snapshots=torch.stack(snapshots), validation_accuracy=tuple(accuracies), train_loss=tuple(losses)
     )
 
 
 class ExpertTeachers:
-    """Gives the logits of the experts for images; it is what label strategies get as `Teachers`."""
+    """Gives the logits of the experts for images; it is what label strategies get as `Teachers`.
+
+    Attributes:
+        num_experts: number E of experts.
+        num_epochs: number K of epochs that each expert was trained for.
+    """
 
     def __init__(self, network: Network, experts: ExpertSource) -> None:
         self._network = network
         self._experts = experts
-
-    @property
-    def num_experts(self) -> int:
-        """Number E of experts."""
-        return self._experts.num_experts
-
-    @property
-    def num_epochs(self) -> int:
-        """Number K of epochs that each expert was trained for."""
-        return self._experts.num_epochs
+        self.num_experts, self.num_epochs = experts.num_experts, experts.num_epochs
 
     def logits(self, images: Tensor, epoch: int | None = None, expert: int | None = None) -> Tensor:
         """Logits for images [n, C, H, W] in training space.

@@ -48,7 +48,15 @@ def build_module(model: AbstractModel, spec: ImageSpec) -> nn.Module:
 
 
 class Network:
-    """A module whose parameters are given as one flat vector θ [P], in `module.parameters()` order."""
+    """A module whose parameters are given as one flat vector θ [P], in `module.parameters()` order.
+
+    Attributes:
+        module: the module itself; its own parameter values are never used.
+        names: the names of the T parameter tensors.
+        shapes: their shapes.
+        sizes: their numbers of elements.
+        num_parameters: number P of parameters.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         named = list(module.named_parameters())
@@ -56,6 +64,7 @@ class Network:
         self.names = tuple(name for name, _ in named)
         self.shapes = tuple(tuple(p.shape) for _, p in named)
         self.sizes = tuple(p.numel() for _, p in named)
+        self.num_parameters = sum(self.sizes)
         # The tables in which each parameter is registered; a parameter shared by several layers has several.
         self._places = tuple(
             tuple(
@@ -66,11 +75,6 @@ class Network:
             )
             for _, parameter in named
         )
-
-    @property
-    def num_parameters(self) -> int:
-        """Number P of parameters."""
-        return sum(self.sizes)
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         """Logits [B, m] for parameters θ [P] and images [B, C, H, W]; differentiable in both as often as the layers."""
@@ -196,7 +200,6 @@ class Steps(Protocol):
 
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss's gradient [P] at θ [P], for images [B, C, H, W] and probabilities [B, m], without a graph."""
-        ...
 
     def pull(
         self,
@@ -221,7 +224,6 @@ class Steps(Protocol):
         Returns:
             s and its derivatives; a derivative that is not needed may be None or computed all the same.
         """
-        ...
 
 
 @frozen

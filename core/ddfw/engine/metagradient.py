@@ -67,15 +67,6 @@ class Path(Sequence[Tensor]):
         return {i: g for i, g in zip(positions, found, strict=True) if g is not None}
 
 
-@frozen(kw_only=True)
-class Accumulators:
-    """Running sums of the derivatives ∂L/∂X (images), ∂L/∂Y (targets) and ∂L/∂a (step size)."""
-
-    images: Tensor
-    targets: Tensor
-    step_size: Tensor
-
-
 def meta_gradient(
     network: Network,
     augmentation: AbstractAugmentation,
@@ -104,33 +95,32 @@ def meta_gradient(
     Returns:
         Loss and gradients, in the problem's dtype and on its device.
     """
-    sums = Accumulators(
+    held = min(held_steps, len(problem.schedules[0].batches))
+    sums = MetaGradient(
+        loss=torch.zeros_like(problem.step_size),
         images=torch.zeros_like(problem.images),
         targets=torch.zeros_like(problem.targets),
         step_size=torch.zeros_like(problem.step_size),
+        held_steps=held,
     )
-    total = torch.zeros_like(problem.step_size)
-    held = 0
+    steps = steps or EagerSteps(network)
     for schedule, segment in zip(problem.schedules, segments, strict=True):
-        held = min(held_steps, len(schedule.batches))
-        unroll = _Unroll(
-            network, augmentation, problem, schedule, steps or EagerSteps(network), through_theta=method == "exact"
-        )
+        unroll = _Unroll(network, augmentation, problem, schedule, steps, through_theta=method == "exact")
         graphs, path = unroll.forward(segment.start, held)
         view = Path(path)
         value = loss.loss(view, segment)
         if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
             raise PluginError(f"loss {loss.name} has to return a scalar tensor that depends on the path")
         unroll.backward(path, graphs, view.cotangents(value), sums)
-        total += value.detach()
+        sums.loss.add_(value.detach())
     scale = 1 / len(segments)
     data_scale = scale / 2 if method == "tesla" and tesla_form == "released" else scale
-    return MetaGradient(
-        loss=total * scale,
+    return evolve(
+        sums,
+        loss=sums.loss * scale,
         images=sums.images * data_scale,
         targets=sums.targets * data_scale,
         step_size=sums.step_size * scale,
-        held_steps=held,
     )
 
 
@@ -172,7 +162,7 @@ class _Unroll:
         return graphs, path
 
     def backward(
-        self, path: list[Tensor], graphs: list[StepGraph], read: dict[int, Tensor], sums: Accumulators
+        self, path: list[Tensor], graphs: list[StepGraph], read: dict[int, Tensor], sums: MetaGradient
     ) -> None:
         """Runs the adjoint recursion from the last step to the first; adds to `sums` and removes used `graphs`."""
         steps, a = len(self.schedule.batches), self.problem.step_size

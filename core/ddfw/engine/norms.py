@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import group_norm
@@ -123,23 +124,10 @@ class _Second(Function):
         n, c = shape[:2]
         maps = (n * c, -1)
         dy, x = dy.view(maps), x.view(maps)
-        count = x.shape[1] * (c // groups)
         mean, rstd = mean.view(n, groups, 1), rstd.view(n, groups, 1)
         w = weight.view(1, groups, -1)
-
-        def channels(values: Tensor) -> Tensor:
-            """Reshapes one number per image and channel to [B, G, C/G]."""
-            return values.view(n, groups, -1)
-
-        def column(values: Tensor) -> Tensor:
-            """Reshapes one number per image and channel to a column that multiplies maps [B·C, H·W]."""
-            return values.expand(n, groups, c // groups).reshape(-1, 1)
-
-        def of_group(values: Tensor) -> Tensor:
-            """Turns sums over each channel into means over each group."""
-            means: Tensor = values.sum(dim=2, keepdim=True) / count
-            return means
-
+        sizes = _Sizes(n, groups, c // groups, x.shape[1] * (c // groups))
+        channels, column, of_group = sizes.channels, sizes.column, sizes.of_group
         dy_sum = channels(dy.sum(dim=1))
         dy_x = rstd * (channels(_dots(dy, x)) - mean * dy_sum)
         zero = torch.zeros_like(dy_sum)
@@ -185,6 +173,29 @@ class _Second(Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         # With `once_differentiable` in place of this error, autograd.grad would report a third derivative of zero.
         raise RuntimeError("the engine's group normalisation has two derivatives; a third one was asked for")
+
+
+@frozen
+class _Sizes:
+    """The numbers of images, of groups, of a group's channels and of a group's values, to reshape sums by."""
+
+    images: int
+    groups: int
+    members: int
+    values: int
+
+    def channels(self, sums: Tensor) -> Tensor:
+        """Reshapes one number per image and channel to [B, G, C/G]."""
+        return sums.view(self.images, self.groups, self.members)
+
+    def column(self, factors: Tensor) -> Tensor:
+        """Reshapes one number per image and channel to a column that multiplies maps [B·C, H·W]."""
+        return factors.expand(self.images, self.groups, self.members).reshape(-1, 1)
+
+    def of_group(self, sums: Tensor) -> Tensor:
+        """Turns sums over each channel into means over each group."""
+        means: Tensor = sums.sum(dim=2, keepdim=True) / self.values
+        return means
 
 
 def _dots(one: Tensor, other: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def hard_label_recovery(full: float, synthetic: float) -> float:
     Raises:
         ValueError: an accuracy outside [0, 1].
     """
-    return _accuracy(full) - _accuracy(synthetic)
+    return _fraction(full) - _fraction(synthetic)
 
 
 def improvement_over_random(synthetic: float, random: float) -> float:
@@ -33,7 +33,7 @@ def improvement_over_random(synthetic: float, random: float) -> float:
     Raises:
         ValueError: an accuracy outside [0, 1].
     """
-    return _accuracy(synthetic) - _accuracy(random)
+    return _fraction(synthetic) - _fraction(random)
 
 
 def label_robust_score(ior: float, hlr: float, weight: float = 0.5) -> float:
@@ -69,19 +69,19 @@ def _score(alpha: float) -> float:
     return (math.exp(alpha) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
 
 
-def _accuracy(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"accuracies are fractions, got {value:g} – divide percents by 100")
-    return value
+def _fraction(value: float) -> float:
+    return _within(0, value, "accuracies are fractions, got {:g} – divide percents by 100")
 
 
 def _difference(value: float) -> float:
-    if not -1 <= value <= 1:
-        raise ValueError(f"differences of accuracies lie in [−1, 1], got {value:g} – divide percents by 100")
-    return value
+    return _within(-1, value, "differences of accuracies lie in [−1, 1], got {:g} – divide percents by 100")
 
 
 def _weight(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"weight must lie in [0, 1], got {value:g}")
+    return _within(0, value, "weight must lie in [0, 1], got {:g}")
+
+
+def _within(low: float, value: float, refusal: str) -> float:
+    if not low <= value <= 1:
+        raise ValueError(refusal.format(value))
     return value

@@ -61,8 +61,7 @@ def train(
         rng = draws(epoch)
         total = torch.zeros((), dtype=theta.dtype, device=theta.device)
         for rows in order.split(settings.batch_size):
-            images = data.images[rows]
-            images = augmentation.apply(images, augmentation.draw(_shape(images), rng).to(theta.device))
+            images = augmented(augmentation, data.images[rows], rng)
             loss, gradient = supervised_gradient(network, theta, images, data.targets[rows])
             if settings.sharpness is not None:
                 gradient = gsam_gradient(network, theta, images, data.targets[rows], gradient, settings.sharpness)
@@ -70,13 +69,29 @@ def train(
             velocity.mul_(settings.momentum).add_(gradient).add_(theta, alpha=settings.weight_decay)
             theta.sub_(velocity, alpha=lr)
         mean = float(total) / n
-        if not mean < float("inf") or not bool(theta.isfinite().all()):
-            raise DivergedError(
-                f"training diverged in epoch {epoch + 1} (mean loss {mean:g}) at learning rate {lr:g}; lower it"
-            )
+        require_finite(mean, theta, epoch, lr)
         if after_epoch is not None:
             after_epoch(epoch + 1, theta, mean)
     return theta
+
+
+def require_finite(mean: float, theta: Tensor, epoch: int, lr: float, row: int | None = None) -> None:
+    """Refuses to go on with a network whose training diverged.
+
+    Args:
+        mean: mean loss of the epoch.
+        theta: [P] parameters after it.
+        epoch: number of the epoch, from 0.
+        lr: its learning rate.
+        row: number of the network, where several are trained together; the error's `step`.
+
+    Raises:
+        DivergedError: the loss or a parameter is not finite.
+    """
+    if not mean < float("inf") or not bool(theta.isfinite().all()):
+        raise DivergedError(
+            f"training diverged in epoch {epoch + 1} (mean loss {mean:g}) at learning rate {lr:g}; lower it", row
+        )
 
 
 def gsam_gradient(
@@ -112,6 +127,7 @@ def accuracy(network: Network, theta: Tensor, data: LabelledImages, chunk: int =
     return right / len(data.targets)
 
 
-def _shape(images: Tensor) -> tuple[int, int, int, int]:
-    n, c, h, w = images.shape
-    return n, c, h, w
+def augmented(augmentation: AbstractAugmentation, images: Tensor, rng: torch.Generator) -> Tensor:
+    """One batch of images [b, C, H, W] with an augmentation that is drawn from the generator `rng`."""
+    b, c, h, w = images.shape
+    return augmentation.apply(images, augmentation.draw((b, c, h, w), rng).to(images.device))

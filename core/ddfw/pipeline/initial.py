@@ -80,20 +80,17 @@ def initial_state(
             real = recognised_first(real, teachers, plan.layout.images_per_class)
     with option_errors_at("param"):
         params = config.param.init(plan.layout, real, generator(config.run.seed, Stream.PARAM_INIT))
-        going_on = warm is not None and warm.fits(params)
-        if warm is not None and going_on:
-            params = warm.params
+        kept = warm if warm is not None and warm.fits(params) else None
+        params = params if kept is None else kept.params
         index = torch.arange(plan.layout.num_images, device=session.device)
         images = config.param.decode(params, index).detach()
     _check_images(plan, images)
     with option_errors_at("labels"):
         label_params = config.labels.init(plan.layout, images, teachers, generator(config.run.seed, Stream.LABEL_INIT))
-        if warm is not None and going_on and _alike(warm.label_params, label_params):
-            label_params = warm.label_params
+        if kept is not None and _alike(kept.label_params, label_params):
+            label_params = kept.label_params
     _check_stored(plan, params, label_params, images)
-    _check_groups(f"param {config.param.name}", params, config.param.param_groups(params))
-    _check_groups(f"labels {config.labels.name}", label_params, config.labels.param_groups(label_params))
-    step_size = warm.step_size if warm is not None and going_on else None
+    step_size = None if kept is None else kept.step_size
     return Start(distillation=distillation, state=distillation.start(params, label_params, plan.dtype, step_size))
 
 
@@ -133,7 +130,7 @@ def _check_stored(plan: Plan, params: Params, label_params: Params, images: Tens
     """Refuses targets of a wrong shape or range, and tensors with another number of floats than the layout announced.
 
     Raises:
-        PluginError: wrong shapes, or another number of floats than announced.
+        PluginError: wrong shapes, another number of floats than announced, or optimiser groups of unknown tensors.
     """
     config, layout = plan.config, plan.layout
     index = torch.arange(layout.num_images, device=images.device)
@@ -153,3 +150,5 @@ def _check_stored(plan: Plan, params: Params, label_params: Params, images: Tens
     ):
         if found != announced:
             raise PluginError(f"{what} hold {found} floats, but the layout announced {announced}")
+    _check_groups(f"param {config.param.name}", params, config.param.param_groups(params))
+    _check_groups(f"labels {config.labels.name}", label_params, config.labels.param_groups(label_params))

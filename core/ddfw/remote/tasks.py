@@ -9,16 +9,16 @@ Shapes: n images, m classes, C channels, H rows, W columns.
 from __future__ import annotations
 
 import builtins
-import importlib
 import importlib.metadata
 import json
+import pkgutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 from torch import Tensor, nn
 
 from ddfw import errors
@@ -28,7 +28,7 @@ from ddfw.contracts.executor import AbstractExecutor, ExecutorContext, LabelledI
 from ddfw.contracts.matching import AbstractMatchingLoss
 from ddfw.contracts.settings import GradientSettings, TrainingSettings
 from ddfw.engine.inner import Network, build_module
-from ddfw.errors import ConfigError, ConfigProblem, DdfwError, DivergedError, OptionError, RegistryError
+from ddfw.errors import ConfigError, ConfigProblem, DdfwError, OptionError, RegistryError
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -83,24 +83,15 @@ def unpacked(record: Mapping[str, Any]) -> Any:
     """
     if not record["class"]:
         return from_table(record["table"], catalog().base(record["kind"]))
-    module, _, path = record["class"].partition(":")
-    cls: Any = importlib.import_module(module)
-    for name in path.split("."):
-        cls = getattr(cls, name)
-    return from_table(record["table"], cls)
+    return from_table(record["table"], pkgutil.resolve_name(record["class"]))
 
 
 def _importable(cls: type) -> bool:
     """Whether another process finds the class under its module's name; never so for a notebook's or a script's."""
-    if cls.__module__ == "__main__":
-        return False
     try:
-        found: Any = importlib.import_module(cls.__module__)
-        for name in cls.__qualname__.split("."):
-            found = getattr(found, name)
-    except (ImportError, AttributeError):
+        return cls.__module__ != "__main__" and pkgutil.resolve_name(f"{cls.__module__}:{cls.__qualname__}") is cls
+    except (ImportError, AttributeError, ValueError):  # a class of a function has no name that could be looked up
         return False
-    return found is cls
 
 
 def pack_job(context: ExecutorContext, executor: AbstractExecutor, threads: int) -> dict[str, Any]:
@@ -181,25 +172,15 @@ def remote_expert(
     with _session(job, given) as session:
         train, judge = (_there(data, session) for data in (given.train, given.judge))
         trained = session.train_experts(
-            _settings(settings), train, judge, [seed], lambda position, epoch: on_epoch(epoch)
+            from_table(settings, TrainingSettings), train, judge, [seed], lambda position, epoch: on_epoch(epoch)
         )
         (expert,) = trained
-    return {
-        "seed": expert.seed,
-        "snapshots": expert.snapshots.detach().cpu().contiguous(),
-        "validation_accuracy": list(expert.validation_accuracy),
-        "train_loss": list(expert.train_loss),
-    }
+    return {**asdict(expert, recurse=False), "snapshots": expert.snapshots.detach().cpu().contiguous()}
 
 
 def expert_from(record: Mapping[str, Any]) -> TrainedExpert:
     """The expert that `remote_expert` gave."""
-    return TrainedExpert(
-        seed=record["seed"],
-        snapshots=record["snapshots"],
-        validation_accuracy=tuple(record["validation_accuracy"]),
-        train_loss=tuple(record["train_loss"]),
-    )
+    return TrainedExpert(**record)
 
 
 def remote_accuracy(
@@ -227,16 +208,15 @@ def remote_accuracy(
     with _session(job, given) as session:
         subject, judge = (_there(data, session) for data in (given.train, given.judge))
         networks = range(number, number + 1)
-        (found,) = session.evaluate(_settings(settings), subject, judge, seed, networks, purpose, lambda done: None)
+        how = from_table(settings, TrainingSettings)
+        (found,) = session.evaluate(how, subject, judge, seed, networks, purpose, lambda done: None)
     return found
 
 
 def call(task: str, payload: str, threads: int) -> str:
     """Calls `module:function` with a payload in JSON and gives its result in JSON, with so many threads of PyTorch."""
-    module, _, name = task.partition(":")
-    function = getattr(importlib.import_module(module), name)
     with _threads(threads):
-        return json.dumps(function(json.loads(payload)))
+        return json.dumps(pkgutil.resolve_name(task)(json.loads(payload)))
 
 
 @contextmanager
@@ -270,10 +250,6 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _settings(table: Mapping[str, Any]) -> TrainingSettings:
-    return from_table(table, TrainingSettings)
-
-
 def _there(data: LabelledImages, session: ExecutorSession) -> LabelledImages:
     return evolve(data, images=data.images.to(session.device), targets=data.targets.to(session.device))
 
@@ -282,7 +258,7 @@ def _there(data: LabelledImages, session: ExecutorSession) -> LabelledImages:
 class _NoLoss(AbstractMatchingLoss):
     """Stands where no segment is matched."""
 
-    name = "none"
+    name = "not here"
 
     def loss(self, path: Sequence[Tensor], segment: Segment) -> Tensor:
         """Refuses."""
@@ -291,15 +267,16 @@ class _NoLoss(AbstractMatchingLoss):
 
 def error_record(error: Exception) -> dict[str, Any]:
     """An error as JSON-able data, for `error_from` in the process that asked for the work."""
-    args: list[Any] = list(error.args)
-    if isinstance(error, OSError):
-        args = [error.errno, error.strerror, error.filename]
+
+    def plain(value: object) -> bool:
+        return isinstance(value, str | int | float | None)
+
+    args = error.__reduce__()[1]  # unlike `error.args`, these hold the filename of an OSError
     return {
         "class": type(error).__name__,
         "message": str(error),
-        "args": args if all(isinstance(a, str | int | float | None) for a in args) else [str(error)],
-        "step": error.step if isinstance(error, DivergedError) else None,
-        "option": error.option if isinstance(error, OptionError) else "",
+        "args": list(args) if all(map(plain, args)) else [str(error)],
+        "attributes": {name: value for name, value in vars(error).items() if plain(value)},
         "problems": [[p.path, p.message] for p in error.problems] if isinstance(error, ConfigError) else [],
         "trace": "".join(traceback.format_exception(error)),
     }
@@ -316,20 +293,12 @@ def error_from(record: Mapping[str, Any]) -> Exception:
 
 
 def _error_from(record: Mapping[str, Any]) -> Exception:
-    name, message = record["class"], record["message"]
     if record["problems"]:
         return ConfigError(tuple(ConfigProblem(path=path, message=text) for path, text in record["problems"]))
-    if name == "DivergedError":
-        return DivergedError(message, record["step"])
-    if name == "OptionError":
-        return OptionError(message, record["option"])
-    cls = getattr(errors, name, None)
-    if isinstance(cls, type) and issubclass(cls, DdfwError):
-        return cls(message)
-    cls = getattr(builtins, name, None)
+    cls = getattr(errors, record["class"], getattr(builtins, record["class"], None))
     if isinstance(cls, type) and issubclass(cls, Exception):
-        try:
-            return cls(*record["args"])
-        except TypeError:  # an error that is made of other things than texts and numbers
-            pass
-    return DdfwError(f"{name}: {message}")
+        with suppress(TypeError):  # of an error that is made of other things than texts and numbers
+            error = cls(*record["args"])
+            vars(error).update(record["attributes"])
+            return error
+    return DdfwError(f"{record['class']}: {record['message']}")

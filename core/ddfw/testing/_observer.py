@@ -82,7 +82,7 @@ def _reports(run: Path) -> list[tuple[str, Report]]:
     validation = EvaluationReport(
         subject="distilled",
         split="validation",
-        net="convnet",
+        net="a network",
         n=2,
         accuracies=(0.7, 0.8),
         mean=0.75,

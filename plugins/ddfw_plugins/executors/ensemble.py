@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from ddfw.contracts.executor import TrainedExpert
 from ddfw.engine.evaluate import STREAMS
 from ddfw.engine.inner import Network
+from ddfw.engine.training import augmented, require_finite
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 
@@ -76,19 +77,14 @@ def train_many(
         rngs = [draws[e](epoch) for e in range(count)]
         totals = torch.zeros(count, dtype=thetas.dtype, device=thetas.device)
         for rows in orders.split(settings.batch_size, dim=1):
-            images = torch.stack([_augmented(augmentation, data.images[rows[e]], rngs[e]) for e in range(count)])
+            images = torch.stack([augmented(augmentation, data.images[rows[e]], rngs[e]) for e in range(count)])
             found, losses = gradients(thetas, images, data.targets[rows])
             totals += losses.detach() * rows.shape[1]
             velocity.mul_(settings.momentum).add_(found).add_(thetas, alpha=settings.weight_decay)
             thetas.sub_(velocity, alpha=lr)
         means = [float(total) / n for total in totals]
-        finite = thetas.isfinite().all(dim=1)
         for e, mean in enumerate(means):
-            if not mean < float("inf") or not bool(finite[e]):
-                raise DivergedError(
-                    f"training diverged in epoch {epoch + 1} (mean loss {mean:g}) at learning rate {lr:g}; lower it",
-                    step=e,
-                )
+            require_finite(mean, thetas[e], epoch, lr, e)
         if after_epoch is not None:
             after_epoch(epoch + 1, thetas, means)
     return thetas
@@ -182,8 +178,3 @@ def accuracies_of(network: Network, thetas: Tensor, data: LabelledImages, chunk:
 
 def _epochs(seed: int, stream: Stream, *index: int) -> EpochGenerator:
     return lambda epoch: generator(seed, stream, *index, epoch)
-
-
-def _augmented(augmentation: AbstractAugmentation, images: Tensor, rng: torch.Generator) -> Tensor:
-    b, c, h, w = images.shape
-    return augmentation.apply(images, augmentation.draw((b, c, h, w), rng).to(images.device))

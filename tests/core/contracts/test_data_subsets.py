@@ -133,7 +133,7 @@ def test_classes_are_said_by_their_names(archive):
     options = {"class_names": ("cat", "dog", "owl")}
     found = archive([9, 9, 9], [3, 3, 3], classes=("owl", "cat"), **options).splits(None)
     assert found.class_names == ("owl", "cat")
-    with pytest.raises(OptionError, match="did you mean 'owl'") as caught:
+    with pytest.raises(OptionError, match="Did you mean 'owl'") as caught:
         archive([9, 9, 9], [3, 3, 3], classes=("owls", "cat"), **options).splits(None)
     assert caught.value.option == "classes"
 

@@ -22,7 +22,6 @@ from ddfw.engine.budget import (
     auto_memory,
     available_memory,
     graph_bytes,
-    held_steps_within,
     peak_bytes,
     processor_memory,
     step_budget,
@@ -195,9 +194,9 @@ def test_with_memory_for_three_graphs_three_are_held_and_the_gradient_is_the_sam
     """Broken: a run on a small machine would learn something else than the same run on a large one."""
     case = make(ConvNet(depth=2, width=4), steps=7, dtype=torch.float64)
     one = graph_bytes(case.network, case.segment.start, *case.batch)
-    held = held_steps_within(
+    held = step_budget(
         GradientSettings(), case.problem, case.network, case.segment.start, CPU, lambda device: 2 * 3 * one + 1
-    )
+    ).held_steps
     assert held == 3
 
     def gradient(held):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from ddfw.config.catalog import component
+from ddfw.contracts.augmentation import IdentityAugmentation
 from ddfw.contracts.executor import LabelledImages
 from ddfw.engine import ranking
 from ddfw.pipeline.evaluation.baselines import BASELINES, Subject, full_data, real_baseline, size_of
@@ -57,7 +57,7 @@ def score(
     settings = evolve(evaluator.settings, baseline_lrs=tuple(rates))
     free = evolve(evaluator, setup=setup.with_config(evolve(setup.config, eval=settings)))
     found["distilled_hard"] = mean(evaluator, free.with_best_lr(hard, validation))
-    bare = evolve(setup.context(), augmentation=component("augment", "none"))
+    bare = evolve(setup.context(), augmentation=IdentityAugmentation())
     with setup.config.executor.open(bare) as session:
         plain = evolve(evaluator, session=session)
         found["distilled_plain"] = mean(plain, subject)
