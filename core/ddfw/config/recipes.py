@@ -16,7 +16,6 @@ from ddfw.errors import PluginError
 from ddfw_registry import ConfigError
 
 #: Settings by which a recipe can be chosen.
-SELECTORS = ("data", "ipc", "param", "traj")
 
 
 #: Name of the recipe that lies below all others and gives the settings that no other layer sets.

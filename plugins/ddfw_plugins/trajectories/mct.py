@@ -71,7 +71,7 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
     name: ClassVar[str] = "mct"
     citation: ClassVar[str] = """@inproceedings{zhong2025mct,
   title = {Towards Stable and Storage-efficient Dataset Distillation: Matching Convexified Trajectory},
-  author = {Zhong, Wenliang and others},
+  author = {Zhong, Wenliang and Tang, Haoyu and Zheng, Qinghai and Xu, Mingzhu and Hu, Yupeng and Guan, Weili},
   booktitle = {CVPR},
   year = {2025}
 }"""
