@@ -19,7 +19,9 @@ from .cli.shared import flag_tables as flag_tables
 from .cli.shared import quiet_option as quiet_option
 from .cli.shared import seed_numbers as seed_numbers
 from .cli.shared import set_option as set_option
+from .config.catalog import as_table as as_table
 from .config.catalog import component as component
+from .config.extensions import formats as formats
 from .config.extensions import recipe_folders as recipe_folders
 from .config.files import read_toml as read_toml
 from .config.files import structured as structured
@@ -29,6 +31,7 @@ from .config.load import configure as configure
 from .config.recipes import Recipe as Recipe
 from .config.recipes import recipes as recipes
 from .config.run_config import RunConfig as RunConfig
+from .config.toml import toml_text as toml_text
 from .contracts.augmentation import AbstractAugmentation as AbstractAugmentation
 from .contracts.augmentation import Draws as Draws
 from .contracts.dataset import AbstractDataset as AbstractDataset

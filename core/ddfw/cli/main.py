@@ -28,16 +28,14 @@ CORE_COMMANDS = {
     name: Command(
         name=name,
         summary=summary,
-        target=f"ddfw.cli.{name}:{name}_{'group' if name in ('experts', 'recipes') else 'command'}",
+        target=f"ddfw.cli.{name}:{name}_{'group' if name == 'experts' else 'command'}",
     )
     for name, summary in (
         ("describe", "Show a component's options, source and citation."),
         ("eval", "Train fresh networks on a set of images and test them."),
         ("experts", "Networks whose training is matched: train, list, show, import, remove."),
-        ("export", "Write the learned set of RUN for other programs."),
         ("list", "List what is installed, of one KIND or of all."),
         ("plugins", "List installed plugins and whether they work."),
-        ("recipes", "Settings that ship with ddfw, each with its source; `ddfw run NAME` runs one."),
         ("run", "Distil a data set."),
     )
 }

@@ -124,10 +124,10 @@ def _in_lines(head: str, items: Sequence[str]) -> str:
 
 
 def _print_config(config: RunConfig, settings: Settings) -> None:
-    from ddfw.config.toml import dumps
+    from ddfw.config.toml import toml_text
 
     click.echo(f"# {config.title()}")
-    click.echo(dumps(as_table(config), lambda path: settings.origins.get(path, "")), nl=False)
+    click.echo(toml_text(as_table(config), lambda path: settings.origins.get(path, "")), nl=False)
 
 
 def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:

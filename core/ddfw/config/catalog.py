@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from ddfw import hookspecs
-from ddfw.config.toml import dumps
+from ddfw.config.toml import toml_text
 from ddfw.kinds import KINDS
 from ddfw_registry import Catalog, Discovery, KindInfo, Plugin, discover
 
@@ -73,7 +73,7 @@ def through_toml(component: T) -> T:
     Raises:
         ConfigError, TypeError, ValueError: the options cannot be written as TOML, or not be read back.
     """
-    return from_table(tomllib.loads(dumps(as_table(component))), type(component))
+    return from_table(tomllib.loads(toml_text(as_table(component))), type(component))
 
 
 def component(kind: str, name: str, **options: Any) -> Any:

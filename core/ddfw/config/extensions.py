@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,16 +43,12 @@ def imported(target: str, owner: str) -> Any:
     Raises:
         PluginError: the module fails to import, or has no such attribute.
     """
-    module, _, path = target.partition(":")
     try:
-        found: Any = importlib.import_module(module)
-        for name in path.split("."):
-            found = getattr(found, name)
+        return pkgutil.resolve_name(target)
     except Exception as error:
         raise PluginError(
             f"plugin {owner} names {target}, which cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-    return found
 
 
 def _named(cls: type[Extension], item: object) -> tuple[str, Extension]:

@@ -15,7 +15,7 @@ from ddfw.config.fingerprints import foreign_code
 from ddfw.config.layers import QUICK, Settings, gather
 from ddfw.config.quick import changes, scaled
 from ddfw.config.run_config import RunConfig
-from ddfw.config.toml import dumps
+from ddfw.config.toml import toml_text
 from ddfw.contracts.labels import takes_dtype
 from ddfw.contracts.records import ResolvedRun
 
@@ -107,7 +107,7 @@ def config_text(config: RunConfig) -> str:
 def resolve(config: RunConfig) -> ResolvedRun[RunConfig]:
     """The configuration with its tables, its TOML text and hash, and the foreign code that it uses."""
     tables = as_table(config)
-    text = dumps(tables)
+    text = toml_text(tables)
     return ResolvedRun(
         config=config,
         tables=tables,

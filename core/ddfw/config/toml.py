@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def dumps(tables: Mapping[str, Any], comment: Callable[[str], str] = lambda path: "") -> str:
+def toml_text(tables: Mapping[str, Any], comment: Callable[[str], str] = lambda path: "") -> str:
     """The text of a TOML document.
 
     Args:

@@ -36,3 +36,19 @@ GradientPlugin = offers(
         target="ddfw_plugins.commands.gradient.command:gradient_command",
     ),
 )
+RecipesPlugin = offers(
+    "ddfw_register_commands",
+    Command(
+        name="recipes",
+        summary="Settings that ship with ddfw, each with its source; `ddfw run NAME` runs one.",
+        target="ddfw_plugins.commands.recipes:recipes_group",
+    ),
+)
+ExportPlugin = offers(
+    "ddfw_register_commands",
+    Command(
+        name="export",
+        summary="Write the learned set of RUN for other programs.",
+        target="ddfw_plugins.commands.export:export_command",
+    ),
+)

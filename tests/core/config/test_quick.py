@@ -19,7 +19,7 @@ from ddfw.config.catalog import as_table
 from ddfw.config.layers import gather
 from ddfw.config.load import configure, resolve, structured_config
 from ddfw.config.recipes import recipes
-from ddfw.config.toml import dumps
+from ddfw.config.toml import toml_text
 from ddfw.contracts.records import QUICK_NOTE
 from ddfw.pipeline.prepare import make_plan
 from ddfw.pipeline.runner import Places, run
@@ -39,7 +39,7 @@ def large(tmp_path, **changes):
     """A configuration file with large numbers; what is in a file was not said now."""
     path = tmp_path / "large.toml"
     tables = {k: {**LARGE.get(k, {}), **changes.get(k, {})} for k in {**LARGE, **changes}}
-    path.write_text(dumps(tables))
+    path.write_text(toml_text(tables))
     return str(path)
 
 

@@ -29,7 +29,7 @@ def test_the_formats_are_those_that_the_documentation_names():
 
 def test_formats_are_listed_without_loading_torch_or_the_modules_of_formats():
     """Broken: help and completion of `ddfw export` would take seconds."""
-    code = "import sys, ddfw.cli.export as e; print(sorted(e.WRITABLE)); print(sorted(sys.modules))"
+    code = "import sys, ddfw_plugins.commands.export as e; print(sorted(e.WRITABLE)); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     names, modules = done.stdout.splitlines()
     assert names == str(sorted(FORMATS)) and "'ddfw_plugins.formats'" in modules

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from ddfw.config.extensions import formats
+import ddfw
 
 #: What plugins can write: name and summary.
-WRITABLE = {name: offer.item.summary for name, offer in formats().entries.items() if offer.item.writer}
+WRITABLE = {name: offer.item.summary for name, offer in ddfw.formats().entries.items() if offer.item.writer}
 
 
 @click.command("export", epilog="\b\n" + "\n".join(f"{name}: {summary}" for name, summary in WRITABLE.items()))
@@ -31,10 +31,8 @@ def export_command(run: Path, form: str, out: Path | None, as_json: bool) -> Non
     Every export has a card.json, and `ddfw eval` and `ddfw.load` read it again. The formats come from plugins; where
     one rounds, the card says what that cost.
     """
-    from ddfw.pipeline.sets import export
-
     out = run / "export" / form if out is None else out
-    card = export(run, form, out)
+    card = ddfw.export(run, form, out)
     if as_json:
         click.echo(json.dumps({**card, "folder": str(out)}, ensure_ascii=False))
         return

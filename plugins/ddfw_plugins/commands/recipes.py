@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ddfw.cli.shared import data_root_option
-from ddfw.config.catalog import as_table
+from ddfw import as_table, configure, data_root_option, recipes, show_rows, toml_text
 
 
 @click.group("recipes", invoke_without_command=True)
@@ -24,9 +24,6 @@ def recipes_group(context: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON array on standard output.")
 def recipes_list(words: tuple[str, ...] = (), as_json: bool = False) -> None:
     """List the recipes, or those whose name or summary holds all of WORDS."""
-    from ddfw.cli.output import show_rows
-    from ddfw.config.recipes import recipes
-
     rows = [
         {"name": r.name, "summary": r.summary, "source": r.source, "extends": r.extends, "selects": dict(r.selects)}
         for r in recipes().values()
@@ -42,12 +39,6 @@ def recipes_list(words: tuple[str, ...] = (), as_json: bool = False) -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def recipes_show(name: str, quick: bool, data_root: Path | None, as_json: bool) -> None:
     """Show the recipe NAME: where its settings come from, and all of them, as `ddfw run` takes them from a file."""
-    import json
-
-    from ddfw.config.load import configure
-    from ddfw.config.recipes import recipes
-    from ddfw.config.toml import dumps
-
     made = configure(name, {}, (), data_root, quick=quick)
     settings, recipe = made.settings, recipes()[made.settings.recipe]
     tables = as_table(made.config)
@@ -60,7 +51,7 @@ def recipes_show(name: str, quick: bool, data_root: Path | None, as_json: bool) 
     if recipe.selects:
         click.echo(f"# chosen for {', '.join(f'{key} {value}' for key, value in recipe.selects.items())}")
     click.echo()
-    click.echo(dumps(tables, lambda path: _origin(settings.origins.get(path, ""), name)), nl=False)
+    click.echo(toml_text(tables, lambda path: _origin(settings.origins.get(path, ""), name)), nl=False)
 
 
 def _origin(origin: str, name: str) -> str:
