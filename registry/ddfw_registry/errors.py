@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Self
+from collections.abc import Iterable
+from typing import Any, Self
 
 from attrs import define, evolve, field, frozen
 
@@ -11,6 +12,10 @@ from ddfw_registry._words import did_you_mean, either, suggest
 
 #: Largest number of problems in the text of a ConfigError, so that the user's command stays visible above it.
 _MOST_LINES = 6
+
+
+def _tuple(items: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(items)
 
 
 class RegistryError(Exception):
@@ -51,7 +56,7 @@ class UnknownComponentError(_ComponentError):
     kind: str
     title: str
     name: str
-    known: tuple[str, ...] = ()
+    known: tuple[str, ...] = field(default=(), converter=_tuple)
     path: str = ""
 
     @property
@@ -81,7 +86,7 @@ class DuplicateComponentError(_ComponentError):
 
     kind: str
     name: str
-    owners: tuple[str, ...]
+    owners: tuple[str, ...] = field(converter=_tuple)
     path: str = ""
     title: str = ""
     variable: str = "DDFW_DISABLE_PLUGINS"
@@ -121,8 +126,8 @@ class ConfigError(RegistryError):
         causes: the errors about unknown or duplicate components among the problems.
     """
 
-    problems: tuple[ConfigProblem, ...]
-    causes: tuple[RegistryError, ...] = ()
+    problems: tuple[ConfigProblem, ...] = field(converter=_tuple)
+    causes: tuple[RegistryError, ...] = field(default=(), converter=_tuple)
 
     def __str__(self) -> str:
         lines = [str(problem) for problem in self.problems]
