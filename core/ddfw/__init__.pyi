@@ -6,6 +6,11 @@ from .artifacts.atomic import read_tensors as read_tensors
 from .artifacts.atomic import write_json as write_json
 from .artifacts.atomic import write_tensors as write_tensors
 from .artifacts.atomic import write_text as write_text
+from .artifacts.expert_store import StoreSummary as StoreSummary
+from .artifacts.expert_store import list_stores as list_stores
+from .artifacts.expert_store import remove_store as remove_store
+from .artifacts.expert_store import require_store as require_store
+from .artifacts.expert_store import summarise_store as summarise_store
 from .artifacts.image_set import ImageSet as ImageSet
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
 from .artifacts.torch_file import read_torch_tensor as read_torch_tensor
@@ -14,11 +19,13 @@ from .cli.output import show_rows as show_rows
 from .cli.output import show_table as show_table
 from .cli.shared import component_flags as component_flags
 from .cli.shared import data_root_option as data_root_option
+from .cli.shared import download_option as download_option
 from .cli.shared import experts_dir_option as experts_dir_option
 from .cli.shared import flag_tables as flag_tables
 from .cli.shared import quiet_option as quiet_option
 from .cli.shared import seed_numbers as seed_numbers
 from .cli.shared import set_option as set_option
+from .cli.shared import setting_option as setting_option
 from .config.catalog import as_table as as_table
 from .config.catalog import component as component
 from .config.extensions import formats as formats
@@ -94,6 +101,9 @@ from .markers import offers as offers
 from .options import option as option
 from .options import required_option as required_option
 from .pipeline.evaluation.any_set import evaluate as evaluate
+from .pipeline.expert_import import ImportedExperts as ImportedExperts
+from .pipeline.expert_import import import_experts as import_experts
+from .pipeline.experts import train_experts as train_experts
 from .pipeline.initial_run import InitialRun as InitialRun
 from .pipeline.initial_run import initial_run as initial_run
 from .pipeline.prepare import Plan as Plan
@@ -105,6 +115,7 @@ from .pipeline.report.tables import percent as percent
 from .pipeline.report.tables import text_table as text_table
 from .pipeline.runner import Places as Places
 from .pipeline.runner import distill as distill
+from .pipeline.runner import download_data as download_data
 from .pipeline.runner import finished as finished
 from .pipeline.runner import plan as plan
 from .pipeline.runner import run as run

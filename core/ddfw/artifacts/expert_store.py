@@ -309,10 +309,10 @@ class StoreSummary:
 
 def list_stores(root: Path) -> list[StoreSummary]:
     """All stores below a folder, sorted by name; damaged ones are listed with a `problem`."""
-    return [summarise(path.parent) for path in (sorted(root.glob("*/index.json")) if root.is_dir() else [])]
+    return [summarise_store(path.parent) for path in (sorted(root.glob("*/index.json")) if root.is_dir() else [])]
 
 
-def summarise(folder: Path) -> StoreSummary:
+def summarise_store(folder: Path) -> StoreSummary:
     """Describes a store from its index; the hashes of expert files are not checked."""
     path, experts, key, problem = folder / "index.json", dict[int, StoredExpert](), dict[str, Any](), ""
     epochs = 0

@@ -25,15 +25,10 @@ USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
 
 #: The core's own commands; the summary of each is the first line of its help.
 CORE_COMMANDS = {
-    name: Command(
-        name=name,
-        summary=summary,
-        target=f"ddfw.cli.{name}:{name}_{'group' if name == 'experts' else 'command'}",
-    )
+    name: Command(name=name, summary=summary, target=f"ddfw.cli.{name}:{name}_command")
     for name, summary in (
         ("describe", "Show a component's options, source and citation."),
         ("eval", "Train fresh networks on a set of images and test them."),
-        ("experts", "Networks whose training is matched: train, list, show, import, remove."),
         ("list", "List what is installed, of one KIND or of all."),
         ("plugins", "List installed plugins and whether they work."),
         ("run", "Distil a data set."),

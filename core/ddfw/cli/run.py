@@ -94,7 +94,7 @@ def run_command(
         raise click.UsageError("--seed and --seeds exclude each other")
     numbers = seed_numbers(seeds)
     if download and not dry_run:
-        runner.download(configure(recipe, tables, assignments).config, data_root)
+        runner.download_data(configure(recipe, tables, assignments).config, data_root)
     made = configure(recipe, tables, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
     places = runner.Places(out=out, experts=experts_dir, data_root=data_root)

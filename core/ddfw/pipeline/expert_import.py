@@ -32,7 +32,7 @@ _LOOK_AT = 1000
 
 
 @frozen(kw_only=True)
-class Imported:
+class ImportedExperts:
     """The result of an import of experts.
 
     Args:
@@ -52,7 +52,7 @@ class Imported:
     already_there: bool
 
 
-def import_buffers(
+def import_experts(
     path: Path,
     config: RunConfig,
     experts_dir: Path,
@@ -60,7 +60,7 @@ def import_buffers(
     *,
     compact: bool = False,
     quiet: bool = False,
-) -> Imported:
+) -> ImportedExperts:
     """Copies the experts of replay_buffer_N.pt files into an expert store of their own; all of them, or none.
 
     Args:
@@ -103,7 +103,7 @@ def import_buffers(
                 written.folder.rename(store.folder)
             except OSError as error:
                 raise DataError(f"{store.folder} is in the way, and is no expert store; move it away") from error
-    return Imported(
+    return ImportedExperts(
         store=store,
         experts=len(store.index()),
         epochs=store.epochs(sorted(store.index()), network),

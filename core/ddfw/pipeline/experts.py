@@ -132,7 +132,7 @@ class _Training:
         return here, over
 
 
-def train_missing(config: RunConfig, experts_dir: Path, data_root: Path | None, *, quiet: bool = False) -> ExpertStore:
+def train_experts(config: RunConfig, experts_dir: Path, data_root: Path | None, *, quiet: bool = False) -> ExpertStore:
     """Trains the experts of a configuration that are not in their store yet.
 
     Raises:

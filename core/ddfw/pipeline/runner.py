@@ -56,7 +56,7 @@ class Places:
     data_root: Path | None = None
 
 
-def download(config: RunConfig, data_root: Path | None) -> None:
+def download_data(config: RunConfig, data_root: Path | None) -> None:
     """Downloads the data set's official files into the data root.
 
     Args:

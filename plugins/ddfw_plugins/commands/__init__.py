@@ -52,3 +52,11 @@ ExportPlugin = offers(
         target="ddfw_plugins.commands.export:export_command",
     ),
 )
+ExpertsPlugin = offers(
+    "ddfw_register_commands",
+    Command(
+        name="experts",
+        summary="Networks whose training is matched: train, list, show, import, remove.",
+        target="ddfw_plugins.commands.experts:experts_group",
+    ),
+)

@@ -6,27 +6,24 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ddfw.cli.shared import (
+import ddfw
+from ddfw import (
     component_flags,
+    configure,
     data_root_option,
     download_option,
     experts_dir_option,
     flag_tables,
+    quiet_option,
     set_option,
     setting_option,
 )
-from ddfw.config.load import configure
-
-if TYPE_CHECKING:
-    from ddfw.artifacts.expert_store import StoreSummary
-    from ddfw.config.run_config import RunConfig
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
-_QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
 
 @click.group("experts")
@@ -44,7 +41,7 @@ def experts_group() -> None:
 @data_root_option
 @download_option
 @set_option
-@_QUIET
+@quiet_option
 @_JSON
 def experts_train(
     recipe: str | None,
@@ -66,16 +63,12 @@ def experts_train(
     ddfw experts train --set experts.optimiser=gsam --set data.space=zca
     ddfw experts train mtt-cifar10-ipc1 --quick --data-root ~/data
     """
-    from ddfw.artifacts.expert_store import summarise
-    from ddfw.pipeline import runner
-    from ddfw.pipeline.experts import train_missing
-
     tables = flag_tables(flags)
     if download:
-        runner.download(_config(recipe, tables, assignments), data_root)
+        ddfw.download_data(configure(recipe, tables, assignments).config, data_root)
     config = configure(recipe, tables, assignments, data_root, quick=quick).config
-    store = train_missing(config, experts_dir, data_root, quiet=quiet or as_json)
-    _show(summarise(store.folder), as_json)
+    store = ddfw.train_experts(config, experts_dir, data_root, quiet=quiet or as_json)
+    _show(ddfw.summarise_store(store.folder), as_json)
 
 
 @experts_group.command("list")
@@ -83,10 +76,7 @@ def experts_train(
 @_JSON
 def experts_list(experts_dir: Path, as_json: bool) -> None:
     """List the expert stores."""
-    from ddfw.artifacts.expert_store import list_stores
-    from ddfw.cli.output import show_rows
-
-    stores = list_stores(experts_dir)
+    stores = ddfw.list_stores(experts_dir)
     if as_json:
         facts = [{**_facts(s), "experts": len(s.experts), "problem": s.problem} for s in stores]
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
@@ -102,7 +92,9 @@ def experts_list(experts_dir: Path, as_json: bool) -> None:
         }
         for s in stores
     ]
-    show_rows(rows, ("name", "experts", "epochs", "validation", "keeps", "MB"), False, f"no experts in {experts_dir}")
+    ddfw.show_rows(
+        rows, ("name", "experts", "epochs", "validation", "keeps", "MB"), False, f"no experts in {experts_dir}"
+    )
     for store in stores:
         if store.problem:
             click.echo(f"warning: {store.problem}", err=True)
@@ -114,12 +106,9 @@ def experts_list(experts_dir: Path, as_json: bool) -> None:
 @_JSON
 def experts_show(name: str, experts_dir: Path, as_json: bool) -> None:
     """Show what the expert store NAME holds: how its experts were made, and how good each is."""
-    from ddfw.artifacts.expert_store import require_store, summarise
-    from ddfw.errors import DataError
-
-    store = summarise(require_store(experts_dir, name))
+    store = ddfw.summarise_store(ddfw.require_store(experts_dir, name))
     if store.problem:
-        raise DataError(store.problem)
+        raise ddfw.DataError(store.problem)
     _show(store, as_json)
 
 
@@ -137,7 +126,7 @@ def experts_show(name: str, experts_dir: Path, as_json: bool) -> None:
 @experts_dir_option
 @data_root_option
 @set_option
-@_QUIET
+@quiet_option
 @_JSON
 def experts_import(
     path: Path,
@@ -157,15 +146,12 @@ def experts_import(
     ddfw experts import buffers/ --data npz --set data.path=mine.npz --set model.depth=3 --zca
     ddfw experts import replay_buffer_0.pt --data digits --model convnet --set model.width=8 --as mct
     """
-    from ddfw.artifacts.expert_store import summarise
-    from ddfw.pipeline.expert_import import import_buffers
-
     for kind in ("data", "model"):
         if flags[kind] is None and not any(a.split("=")[0].split(".")[0].strip() == kind for a in assignments):
             raise click.UsageError(f"a buffer does not say what it was trained on: name --{kind}")
-    config = _config(None, flag_tables(flags), assignments)
+    config = configure(None, flag_tables(flags), assignments).config
     compact = flags["traj"] is not None
-    done = import_buffers(path, config, experts_dir, data_root, compact=compact, quiet=quiet or as_json)
+    done = ddfw.import_experts(path, config, experts_dir, data_root, compact=compact, quiet=quiet or as_json)
     if done.accuracy < done.chance + 0.25 * (1 - done.chance):
         click.echo(
             f"warning: the first expert's last checkpoint is right about {100 * done.accuracy:.1f} % of validation "
@@ -174,7 +160,7 @@ def experts_import(
             err=True,
         )
     if as_json:
-        facts = {**_facts(summarise(done.store.folder)), "last_checkpoint_accuracy": done.accuracy}
+        facts = {**_facts(ddfw.summarise_store(done.store.folder)), "last_checkpoint_accuracy": done.accuracy}
         click.echo(json.dumps({**facts, "already_there": done.already_there}, ensure_ascii=False))
         return
     there = "was imported before:" if done.already_there else "imported"
@@ -202,23 +188,14 @@ def _run_with(store: Path, flags: Mapping[str, Any], assignments: tuple[str, ...
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def experts_rm(name: str, experts_dir: Path, yes: bool) -> None:
     """Remove the expert store NAME."""
-    from ddfw.artifacts.expert_store import remove_store, require_store
-
-    require_store(experts_dir, name)
+    ddfw.require_store(experts_dir, name)
     if not yes and not click.confirm(f"Remove {experts_dir / name}?"):
         click.echo("nothing was removed", err=True)
         raise click.exceptions.Exit(1)
-    click.echo(f"removed {name}, {remove_store(experts_dir, name) / 1e6:.1f} MB")
+    click.echo(f"removed {name}, {ddfw.remove_store(experts_dir, name) / 1e6:.1f} MB")
 
 
-def _config(recipe: str | None, flags: dict[str, Any], assignments: tuple[str, ...]) -> RunConfig:
-    from ddfw.config.layers import gather
-    from ddfw.config.load import structured_config
-
-    return structured_config(gather(recipe, flags, assignments))
-
-
-def _facts(store: StoreSummary) -> dict[str, Any]:
+def _facts(store: ddfw.StoreSummary) -> dict[str, Any]:
     return {
         "schema": 1,
         "name": store.name,
@@ -232,8 +209,7 @@ def _facts(store: StoreSummary) -> dict[str, Any]:
     }
 
 
-def _show(store: StoreSummary, as_json: bool) -> None:
-    from ddfw.cli.output import show_rows
+def _show(store: ddfw.StoreSummary, as_json: bool) -> None:
 
     if as_json:
         click.echo(json.dumps(_facts(store), ensure_ascii=False))
@@ -252,7 +228,7 @@ def _show(store: StoreSummary, as_json: bool) -> None:
         }
         for number, e in sorted(store.experts.items())
     ]
-    show_rows(rows, ("expert", "epochs", "validation", "best", "train loss"), False, "no experts")
+    ddfw.show_rows(rows, ("expert", "epochs", "validation", "best", "train loss"), False, "no experts")
     if curves := [e.validation_accuracy for e in store.experts.values() if e.validation_accuracy]:
         means = [sum(values) / len(curves) for values in zip(*curves, strict=False)]
         click.echo(f"mean validation accuracy after each epoch, %: {' '.join(f'{100 * m:.1f}' for m in means)}")
