@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from ddfw.engine.distill import Distillation, OuterState, run_steps
-from ddfw.engine.resume import moving_tensors
+from ddfw.engine.saved_state import moving_tensors
 from ddfw.errors import DivergedError
 from ddfw.pipeline.evaluation.baselines import distilled
 

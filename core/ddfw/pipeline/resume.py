@@ -17,7 +17,7 @@ from attrs import define, evolve, field, frozen
 from ddfw.artifacts import checkpoint
 from ddfw.artifacts.checkpoint import Checkpoint, Pointer
 from ddfw.engine.distill import Learned, OuterState
-from ddfw.engine.resume import learned_from, learned_tensors, restored, state_tensors
+from ddfw.engine.saved_state import learned_from, learned_tensors, restored, state_tensors
 from ddfw.errors import DataError, ResumeError
 
 if TYPE_CHECKING:

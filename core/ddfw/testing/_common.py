@@ -265,7 +265,7 @@ def _seeded(seed: int) -> dict[str, Any]:
 
 
 @contextmanager
-def restored() -> Iterator[dict[str, Any]]:
+def restored_settings() -> Iterator[dict[str, Any]]:
     """Gives the global settings to a `with` block, and restores them and all global generators in any case."""
     generators, settings = _read(_GENERATORS), _read(_SETTINGS)
     try:
@@ -290,7 +290,7 @@ def undisturbed(subject: Checked, what: str, seed: int = 1, *, ignore: tuple[str
     Raises:
         ConformanceError: the block changed a generator or a setting.
     """
-    with restored() as settings:
+    with restored_settings() as settings:
         seeded, modules = _seeded(seed), len(sys.modules)
         _set_generators(seeded)
         yield

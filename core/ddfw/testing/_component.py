@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import torch
 
-from ddfw.testing._common import Checked, restored
+from ddfw.testing._common import Checked, restored_settings
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def checking(kind: str, component: object, base: type, *, allow: tuple[type[Exce
         ConformanceError: the class or the block has a fault, or the block raised any other exception.
     """
     subject = Checked(kind, component)
-    with restored(), subject.reporting("a method", allow=allow):
+    with restored_settings(), subject.reporting("a method", allow=allow):
         check_component(subject, base)
         with torch.enable_grad():
             yield subject

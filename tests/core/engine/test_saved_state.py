@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddfw.engine.distill import Learned, OuterState
-from ddfw.engine.resume import learned_from, learned_tensors, restored, state_tensors
+from ddfw.engine.saved_state import learned_from, learned_tensors, restored, state_tensors
 from ddfw.errors import DataError
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
