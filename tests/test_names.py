@@ -22,9 +22,11 @@ EXPLAINED = {
     "cuda": "PyTorch's word for a device",
     "default": "the recipe that a run starts from where no other fits; it may come from any plugin",
     "experts": "the table [experts] of a configuration, and the stage of a run in which experts are trained",
+    "export": "the part of an export's card that holds what its writer returned",
     "hard": "how a baseline's images are labelled: by their classes",
     "none": "a training space, and the type of TOML's missing value",
     "progress": "an event of a run, and the method of an observer's session that is told of it",
+    "recipes": "the word of `ddfw list` for folders of recipes, beside `command` and `format`",
     "safetensors": "the library whose version the manifest records",
     "teacher": "how a baseline's images are labelled: by the experts",
 }

@@ -13,7 +13,6 @@ import click
 import ddfw
 from ddfw import (
     component_flags,
-    configure,
     data_root_option,
     download_option,
     experts_dir_option,
@@ -65,8 +64,8 @@ def experts_train(
     """
     tables = flag_tables(flags)
     if download:
-        ddfw.download_data(configure(recipe, tables, assignments).config, data_root)
-    config = configure(recipe, tables, assignments, data_root, quick=quick).config
+        ddfw.download_data(ddfw.configure(recipe, tables, assignments).config, data_root)
+    config = ddfw.configure(recipe, tables, assignments, data_root, quick=quick).config
     store = ddfw.train_experts(config, experts_dir, data_root, quiet=quiet or as_json)
     _show(ddfw.summarise_store(store.folder), as_json)
 
@@ -149,7 +148,7 @@ def experts_import(
     for kind in ("data", "model"):
         if flags[kind] is None and not any(a.split("=")[0].split(".")[0].strip() == kind for a in assignments):
             raise click.UsageError(f"a buffer does not say what it was trained on: name --{kind}")
-    config = configure(None, flag_tables(flags), assignments).config
+    config = ddfw.configure(None, flag_tables(flags), assignments).config
     compact = flags["traj"] is not None
     done = ddfw.import_experts(path, config, experts_dir, data_root, compact=compact, quiet=quiet or as_json)
     if done.accuracy < done.chance + 0.25 * (1 - done.chance):

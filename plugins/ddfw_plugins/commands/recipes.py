@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ddfw import as_table, configure, data_root_option, recipes, show_rows, toml_text
+import ddfw
+from ddfw import data_root_option
 
 
 @click.group("recipes", invoke_without_command=True)
@@ -26,10 +27,10 @@ def recipes_list(words: tuple[str, ...] = (), as_json: bool = False) -> None:
     """List the recipes, or those whose name or summary holds all of WORDS."""
     rows = [
         {"name": r.name, "summary": r.summary, "source": r.source, "extends": r.extends, "selects": dict(r.selects)}
-        for r in recipes().values()
+        for r in ddfw.recipes().values()
         if all(word.lower() in f"{r.name} {r.summary}".lower() for word in words)
     ]
-    show_rows(rows, ("name", "summary"), as_json, f"no recipe has {' '.join(words)} in its name or summary")
+    ddfw.show_rows(rows, ("name", "summary"), as_json, f"no recipe has {' '.join(words)} in its name or summary")
 
 
 @recipes_group.command("show")
@@ -39,9 +40,9 @@ def recipes_list(words: tuple[str, ...] = (), as_json: bool = False) -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def recipes_show(name: str, quick: bool, data_root: Path | None, as_json: bool) -> None:
     """Show the recipe NAME: where its settings come from, and all of them, as `ddfw run` takes them from a file."""
-    made = configure(name, {}, (), data_root, quick=quick)
-    settings, recipe = made.settings, recipes()[made.settings.recipe]
-    tables = as_table(made.config)
+    made = ddfw.configure(name, {}, (), data_root, quick=quick)
+    settings, recipe = made.settings, ddfw.recipes()[made.settings.recipe]
+    tables = ddfw.as_table(made.config)
     if as_json:
         head: dict[str, Any] = {"schema": 1, "name": name, "summary": recipe.summary, "source": recipe.source}
         click.echo(json.dumps({**head, "selects": dict(recipe.selects), "settings": tables}, ensure_ascii=False))
@@ -51,7 +52,7 @@ def recipes_show(name: str, quick: bool, data_root: Path | None, as_json: bool) 
     if recipe.selects:
         click.echo(f"# chosen for {', '.join(f'{key} {value}' for key, value in recipe.selects.items())}")
     click.echo()
-    click.echo(toml_text(tables, lambda path: _origin(settings.origins.get(path, ""), name)), nl=False)
+    click.echo(ddfw.toml_text(tables, lambda path: _origin(settings.origins.get(path, ""), name)), nl=False)
 
 
 def _origin(origin: str, name: str) -> str:
