@@ -118,7 +118,8 @@ def hooks() -> str:
     import importlib
 
     from ddfw import HOOK_API, hookspecs
-    from ddfw.contracts import extensions
+    from ddfw.contracts.command import Command
+    from ddfw.contracts.format import Format
     from ddfw.kinds import KINDS
 
     lines = [
@@ -145,7 +146,7 @@ def hooks() -> str:
     for name, hook in vars(hookspecs).items():
         if name.startswith("ddfw_") and name not in components:
             lines += ["```python", signature(name, hook), "```", "", inspect.getdoc(hook) or "", ""]
-    for record in (extensions.Command, extensions.Format):
+    for record in (Command, Format):
         lines += [f"**`ddfw.{record.__name__}`** – {inspect.getdoc(record)}", ""]
     return "\n".join(lines)
 

@@ -41,6 +41,7 @@ from .config.run_config import RunConfig as RunConfig
 from .config.toml import toml_text as toml_text
 from .contracts.augmentation import AbstractAugmentation as AbstractAugmentation
 from .contracts.augmentation import Draws as Draws
+from .contracts.command import Command as Command
 from .contracts.dataset import AbstractDataset as AbstractDataset
 from .contracts.dataset import ImageSpec as ImageSpec
 from .contracts.dataset import RealImages as RealImages
@@ -53,8 +54,7 @@ from .contracts.executor import LabelledImages as LabelledImages
 from .contracts.executor import MetaGradient as MetaGradient
 from .contracts.executor import Problem as Problem
 from .contracts.executor import Schedule as Schedule
-from .contracts.extensions import Command as Command
-from .contracts.extensions import Format as Format
+from .contracts.format import Format as Format
 from .contracts.labels import AbstractLabels as AbstractLabels
 from .contracts.labels import Teachers as Teachers
 from .contracts.matching import AbstractMatchingLoss as AbstractMatchingLoss

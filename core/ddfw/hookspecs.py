@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddfw.contracts.augmentation import AbstractAugmentation
+    from ddfw.contracts.command import Command
     from ddfw.contracts.dataset import AbstractDataset
     from ddfw.contracts.executor import AbstractExecutor
-    from ddfw.contracts.extensions import Command, Format
+    from ddfw.contracts.format import Format
     from ddfw.contracts.labels import AbstractLabels
     from ddfw.contracts.matching import AbstractMatchingLoss
     from ddfw.contracts.model import AbstractModel

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ddfw.contracts.extensions import Command, Format
+    from ddfw.contracts.command import Command
+    from ddfw.contracts.format import Format
     from ddfw_registry import Entry, Offers
 
 #: What plugins offer beside components.

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from ddfw.config.extensions import commands, formats, imported
-from ddfw.contracts.extensions import Command
+from ddfw.contracts.command import Command
 from ddfw.errors import PluginError
 from ddfw.process import ranks
 from ddfw.process.allocator import keep_freed_memory

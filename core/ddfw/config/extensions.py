@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ddfw.config.catalog import plugins
-from ddfw.contracts.extensions import Command, Format
+from ddfw.contracts.command import Command
+from ddfw.contracts.format import Format
 from ddfw.errors import PluginError
 from ddfw_registry import Offers, collect
 

@@ -16,7 +16,7 @@ from ddfw.config.catalog import from_table
 from ddfw.config.extensions import formats, imported
 from ddfw.contracts.augmentation import AbstractAugmentation
 from ddfw.contracts.dataset import AbstractDataset
-from ddfw.contracts.extensions import Format
+from ddfw.contracts.format import Format
 from ddfw.contracts.model import AbstractModel
 from ddfw.contracts.records import Card
 from ddfw.errors import ConfigError, DataError, OptionError, PluginError, RegistryError, did_you_mean

@@ -1,31 +1,14 @@
-"""Commands and formats of learned sets, which plugins offer beside components; importing this does not import torch."""
+"""Formats of learned sets, which plugins offer; importing this does not import torch."""
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from attrs import field, frozen
 from attrs.validators import and_, deep_iterable, instance_of, matches_re, min_len
 
-_NAME = matches_re(r"[a-z][a-z0-9_-]*")
-_TARGET = matches_re(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", flags=re.ASCII)
-
-
-@frozen(kw_only=True)
-class Command:
-    """A command of `ddfw`; its module is imported when it is called, and not for `ddfw --help`.
-
-    Args:
-        name: the word that users type after `ddfw`.
-        summary: one sentence for the list in `ddfw --help`.
-        target: `module:attribute` of a `click.Command`.
-    """
-
-    name: str = field(validator=_NAME)
-    summary: str = field(validator=and_(instance_of(str), min_len(1)))
-    target: str = field(validator=_TARGET)
+from ddfw.contracts.command import NAME, TARGET
 
 
 @frozen(kw_only=True)
@@ -51,7 +34,7 @@ class Format:
             empty folder and returns facts for the card's `export` as JSON has them; "" for none.
     """
 
-    name: str = field(validator=_NAME)
+    name: str = field(validator=NAME)
     summary: str = field(validator=and_(instance_of(str), min_len(1)))
     patterns: tuple[str, ...] = field(
         default=(), validator=deep_iterable(matches_re(r"[^/]+(/[^/]+)*"), instance_of(tuple))
@@ -59,8 +42,8 @@ class Format:
     suffixes: tuple[str, ...] = field(
         default=(), validator=deep_iterable(matches_re(r"\.[A-Za-z0-9.]+"), instance_of(tuple))
     )
-    reader: str = field(default="", validator=lambda i, a, v: v == "" or _TARGET(i, a, v))
-    writer: str = field(default="", validator=lambda i, a, v: v == "" or _TARGET(i, a, v))
+    reader: str = field(default="", validator=lambda i, a, v: v == "" or TARGET(i, a, v))
+    writer: str = field(default="", validator=lambda i, a, v: v == "" or TARGET(i, a, v))
 
     @property
     def globs(self) -> tuple[str, ...]:
