@@ -120,7 +120,23 @@ def discover(
 
     homes = {source.identity: source.module for source in found}
     strangers = foreign(manager, {plugin.identity: plugin.obj for plugin in loaded}, homes)
-    plugins: list[Plugin] = []
+    return Discovery(
+        manager=manager,
+        plugins=tuple(_registered(manager, loaded, strangers, validate, failures)),
+        failures=tuple(sorted(failures, key=lambda failure: failure.identity)),
+        disabled=tuple(disabled),
+        unknown_disabled=tuple(word for word in wanted if word not in matched),
+    )
+
+
+def _registered(
+    manager: pluggy.PluginManager,
+    loaded: list[Plugin],
+    strangers: Mapping[str, str],
+    validate: Callable[[Plugin], None] | None,
+    failures: list[PluginFailure],
+) -> Iterator[Plugin]:
+    """The plugins that can be registered; the others are added to the failures."""
     for plugin in loaded:
         with recorded(failures, plugin, "register"):
             try:
@@ -128,14 +144,7 @@ def discover(
             except BaseException:
                 remove(manager, plugin.identity)
                 raise
-            plugins.append(plugin)
-    return Discovery(
-        manager=manager,
-        plugins=tuple(plugins),
-        failures=tuple(sorted(failures, key=lambda failure: failure.identity)),
-        disabled=tuple(disabled),
-        unknown_disabled=tuple(word for word in wanted if word not in matched),
-    )
+            yield plugin
 
 
 @contextmanager

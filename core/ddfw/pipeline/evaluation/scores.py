@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import evolve
 
 from ddfw.contracts.augmentation import IdentityAugmentation
@@ -64,12 +66,17 @@ def score(
         for key, random in randoms.items():
             found[f"random_{key}"] = mean(evaluator, evaluator.with_best_lr(random, validation))
             found[f"random_{key}_plain"] = mean(plain, plain.with_best_lr(random, validation))
+    return {**_scores_of(found), **{f"accuracy_{key}": value for key, value in found.items()}}
+
+
+def _scores_of(found: Mapping[str, float]) -> dict[str, float]:
+    """DD-Ranking's scores from accuracies, at equal floats and in equal number."""
     hlr = ranking.hard_label_recovery(found["full"], found["distilled_hard"])
     scores = {"hlr": hlr}
-    for key in randoms:
+    for key in ("floats", "count"):
         gain = ranking.improvement_over_random(found["distilled"], found[f"random_{key}"])
         without = ranking.improvement_over_random(found["distilled_plain"], found[f"random_{key}_plain"])
         scores[f"ior_{key}"] = gain
         scores[f"lrs_{key}"] = ranking.label_robust_score(gain, hlr)
         scores[f"ars_{key}"] = ranking.augmentation_robust_score(gain, without)
-    return {**scores, **{f"accuracy_{key}": value for key, value in found.items()}}
+    return scores
