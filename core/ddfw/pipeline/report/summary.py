@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from ddfw.pipeline.resume import Best
 
 EVAL_SCHEMA = 1
+#: The facts of a file of eval/ in their order.
+_EVAL_ORDER = (
+    *("subject", "net", "n", "accuracies", "mean", "std", "seeds", "eval_seed"),
+    *("selected_by", "step", "split", "lr", "images", "floats", "notes"),
+)
 #: What is evaluated beside baselines, with the words for it in tables.
 _OTHERS = {"distilled": "distilled", "given": "the given set"}
 
@@ -33,7 +38,7 @@ def subject_title(subject: str) -> str:
 
 def eval_record(report: EvaluationReport) -> dict[str, Any]:
     """The content of one file of eval/, JSON-able."""
-    facts = attrs.asdict(report)
+    facts = {name: getattr(report, name) for name in _EVAL_ORDER}
     return {"schema": EVAL_SCHEMA, **{k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}}
 
 
