@@ -81,7 +81,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], rec
 
 
 def latest(folder: Path) -> Pointer | None:
-    """Where the newest checkpoint is; None if there is none.
+    """The pointer to the newest checkpoint, read from latest.json; None if there is no checkpoint.
 
     Raises:
         DataError: latest.json is damaged, or was written by another version of ddfw.

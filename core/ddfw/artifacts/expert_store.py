@@ -302,7 +302,7 @@ class StoreSummary:
 
     @property
     def form(self) -> str:
-        """`checkpoints`, or the name of the trajectory source whose way-points are kept instead."""
+        """What the store keeps of each expert: `checkpoints`, or the name of the trajectory source that needs less."""
         form = self.key.get("form", "checkpoints")
         return str(form.get("name")) if isinstance(form, Mapping) else str(form)
 

@@ -44,7 +44,7 @@ set_option = click.option(
 
 
 def component_flags(*kinds: str) -> Callable[[F], F]:
-    """One flag for each of these kinds, which takes a component's name."""
+    """Command-line flags, one for each of the given kinds of components; each takes the name of a component."""
 
     def decorate(function: F) -> F:
         for kind in reversed([k for k in KINDS if k.id in kinds]):

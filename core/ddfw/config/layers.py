@@ -42,7 +42,7 @@ def gather(
     *,
     quick: bool = False,
 ) -> Settings:
-    """Merges all layers of a run's settings.
+    """Merges all layers of a run's settings and returns them with the layer that each value comes from.
 
     Args:
         start: a recipe's name, the path of a configuration file, the tables of a whole configuration, or None to choose
@@ -50,7 +50,7 @@ def gather(
         flags: tables of settings, such as `{"param": {"name": "lss"}, "budget": {"ipc": 1}}`; or several layers of
             them, each overriding the one before it.
         assignments: texts `key.path=value`, as given to --set.
-        quick: merge the recipe's quick table, too; flags, --set and a partial file override it.
+        quick: merge the recipe's `[quick]` table, too; flags, --set and a file that sets some values override it.
 
     Raises:
         ConfigError: the recipe is unknown, the file is unreadable, or an assignment has no `=`.

@@ -68,7 +68,7 @@ def scaled(config: RunConfig, full: RunConfig, settings: Settings, data_root: Pa
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> list[str]:
-    """The differences between two configurations as tables, one text for each value: `experts.count 100 → 3`."""
+    """Lists the differences between two configurations as tables: `experts.count 100 → 3` for each value."""
     found = []
     for key in [*before, *(k for k in after if k not in before)]:
         here = f"{path}.{key}" if path else key

@@ -159,7 +159,10 @@ class Crew:
 
 
 class ExecutorSession(Protocol):
-    """An opened executor. Results agree between devices up to rounding."""
+    """An executor at work on one network: it trains experts, computes meta-gradients and evaluates sets.
+
+    Its results agree between devices up to rounding.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -201,19 +204,19 @@ class ExecutorSession(Protocol):
     def evaluate(
         self,
         settings: TrainingSettings,
-        subject: LabelledImages,
-        judge: LabelledImages,
+        train: LabelledImages,
+        test: LabelledImages,
         seed: int,
         networks: range,
         purpose: Literal["select", "eval"],
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
-        """Trains fresh networks on `subject` and measures the accuracy of each on `judge`.
+        """Trains fresh networks on `train` and measures the accuracy of each on `test`.
 
         Args:
             settings: epochs, learning rate and the other settings of SGD.
-            subject: the images to train on.
-            judge: the images on which accuracy is measured.
+            train: the images to train on.
+            test: the images on which accuracy is measured.
             seed: the option `eval.seed`; the random numbers of network i depend on `seed`, `purpose` and i only.
             networks: the numbers i of the networks to train.
             purpose: `select` for the selection of an outer step, `eval` for the final evaluation.

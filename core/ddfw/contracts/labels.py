@@ -97,7 +97,10 @@ class AbstractLabels(ABC):
 
 @cache
 def takes_dtype(cls: type[AbstractLabels]) -> bool:
-    """Whether a strategy's `targets` takes a dtype; warns once about one that was written for hook API 1."""
+    """Whether the method `targets` of a label strategy takes a dtype.
+
+    If it does not, as in plugins written for hook API 1, a warning is logged once.
+    """
     parameters = inspect.signature(cls.targets).parameters.values()
     if any(p.name == "dtype" or p.kind is p.VAR_KEYWORD for p in parameters):
         return True

@@ -92,8 +92,8 @@ class OuterState:
 class Distillation(Generic[PreparedT]):
     """Everything an outer step needs that does not change between steps.
 
-    With several `ranks` (processes) each process draws the same schedules for all of them, and its session computes its
-    own share.
+    With several `ranks` (processes), every process draws the schedules of all ranks, identically, and its executor
+    session computes only the part of its own rank.
     """
 
     param: AbstractParameterization

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ddfw.engine.inner import Network
-from ddfw.engine.training import accuracy, train
+from ddfw.engine.training import accuracy, train_network
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
@@ -28,38 +28,38 @@ def evaluate_network(
     network: Network,
     augmentation: AbstractAugmentation,
     settings: TrainingSettings,
-    subject: LabelledImages,
-    judge: LabelledImages,
+    train: LabelledImages,
+    test: LabelledImages,
     seed: int,
     number: int,
     purpose: Literal["select", "eval"],
 ) -> float:
-    """Trains fresh network `number` on `subject` and returns its accuracy (a fraction) on `judge`.
+    """Trains fresh network `number` on `train` and returns its accuracy (a fraction) on `test`.
 
     Args:
         model: draws the initial parameters.
         network: the module that `model` built.
         augmentation: applied to every training batch.
         settings: epochs, learning rate and the other settings of SGD.
-        subject: the images to train on, for example a distilled set.
-        judge: the images on which accuracy is measured.
+        train: the images to train on, for example a distilled set.
+        test: the images on which accuracy is measured.
         seed: seed of all evaluation networks, `eval.seed`.
         number: number of the network (from 0); networks of different numbers get different random streams.
         purpose: `select` for the selection of an outer step, `eval` for the final evaluation.
     """
     init, batches, augment = STREAMS[purpose]
-    images = subject.images
+    images = train.images
     theta = model.init(network.module, generator(seed, init, number)).to(images.device, images.dtype)
-    theta = train(
+    theta = train_network(
         network,
         theta,
-        subject,
+        train,
         settings,
         augmentation,
         batches=lambda epoch: generator(seed, batches, number, epoch),
         draws=lambda epoch: generator(seed, augment, number, epoch),
     )
-    return accuracy(network, theta, judge)
+    return accuracy(network, theta, test)
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:

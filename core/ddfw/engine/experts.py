@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddfw.contracts.executor import TrainedExpert
 from ddfw.engine.inner import Network
-from ddfw.engine.training import accuracy, train
+from ddfw.engine.training import accuracy, train_network
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 
@@ -61,7 +61,7 @@ def train_expert(
         on_epoch(epoch)
 
     try:
-        train(
+        train_network(
             network,
             theta,
             data,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EpochGenerator = Callable[[int], torch.Generator]
 
 
-def train(
+def train_network(
     network: Network,
     theta: Tensor,
     data: LabelledImages,

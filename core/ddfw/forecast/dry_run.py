@@ -168,7 +168,7 @@ def forecast_lines(forecast: Forecast) -> dict[str, str]:
 
 
 def seconds_text(seconds: float) -> str:
-    """Two digits and a unit: `47 s`, `12 min`, `3.1 h`, `4.2 d`."""
+    """A duration in seconds as text, with two digits and a unit: `47 s`, `12 min`, `3.1 h`, `4.2 d`."""
     for unit, size, limit in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
         if seconds < limit:
             return f"{_digits(seconds / size)} {unit}"

@@ -141,12 +141,12 @@ class TaskData:
 
     Args:
         train: what is trained on.
-        judge: what is judged on.
+        test: the images on which accuracy is measured.
         spec: `image_spec` of the network.
     """
 
     train: LabelledImages
-    judge: LabelledImages
+    test: LabelledImages
     spec: ImageSpec
 
 
@@ -170,9 +170,9 @@ def remote_expert(
         OptionError: this process cannot build what the job describes.
     """
     with _session(job, given) as session:
-        train, judge = (_there(data, session) for data in (given.train, given.judge))
+        train, test = (_there(data, session) for data in (given.train, given.test))
         trained = session.train_experts(
-            from_table(settings, TrainingSettings), train, judge, [seed], lambda position, epoch: on_epoch(epoch)
+            from_table(settings, TrainingSettings), train, test, [seed], lambda position, epoch: on_epoch(epoch)
         )
         (expert,) = trained
     return {**asdict(expert, recurse=False), "snapshots": expert.snapshots.detach().cpu().contiguous()}
@@ -196,7 +196,7 @@ def remote_accuracy(
     Args:
         job: by `pack_job`.
         settings: by `pack_settings`.
-        given: subject and judge, on the CPU.
+        given: the training and the test images, on the CPU.
         seed: of all fresh networks.
         number: which of them.
         purpose: likewise.
@@ -206,10 +206,10 @@ def remote_accuracy(
         OptionError: this process cannot build what the job describes.
     """
     with _session(job, given) as session:
-        subject, judge = (_there(data, session) for data in (given.train, given.judge))
+        train, test = (_there(data, session) for data in (given.train, given.test))
         networks = range(number, number + 1)
         how = from_table(settings, TrainingSettings)
-        (found,) = session.evaluate(how, subject, judge, seed, networks, purpose, lambda done: None)
+        (found,) = session.evaluate(how, train, test, seed, networks, purpose, lambda done: None)
     return found
 
 

@@ -94,7 +94,7 @@ class _Case:
             subject.again(what, found, apply, images, draws)
 
     def check_rows(self, draws: Draws) -> None:
-        """Checks that image i of the result depends on no other image of the batch."""
+        """Checks that image i of an augmented batch depends on no other image of the batch than image i."""
         what, images = _described(draws), self.images(torch.float64)
         before = self.augment.apply(images, draws)
         for row in range(len(images)):

@@ -158,7 +158,7 @@ class _Case(StoredCase):
         )
 
     def check_class_order(self, images: Tensor) -> None:
-        """Checks that initial images which clearly look like a class stand in its place in the class order."""
+        """Checks that decoded initial images are sorted by class, as the class order says."""
         levels = class_levels(self.layout.spec).to(images)
         distance = torch.cdist(images.mean(dim=(2, 3)), levels)
         clear = distance.min(dim=1).values < 0.25 * float(torch.pdist(levels).min())

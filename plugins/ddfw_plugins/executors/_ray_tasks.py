@@ -96,11 +96,11 @@ def _given(spec: tuple[int, int, int, int], arrays: tuple[numpy.ndarray[Any, Any
     from ddfw import ImageSpec, LabelledImages
     from ddfw.remote.tasks import TaskData
 
-    images, targets, judge_images, judge_targets = map(_tensor, arrays)
+    images, targets, test_images, test_targets = map(_tensor, arrays)
     channels, height, width, classes = spec
     return TaskData(
         train=LabelledImages(images=images, targets=targets),
-        judge=LabelledImages(images=judge_images, targets=judge_targets),
+        test=LabelledImages(images=test_images, targets=test_targets),
         spec=ImageSpec(channels=channels, height=height, width=width, num_classes=classes),
     )
 

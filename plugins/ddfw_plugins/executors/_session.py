@@ -98,15 +98,15 @@ class LocalSession:
     def evaluate(
         self,
         settings: TrainingSettings,
-        subject: LabelledImages,
-        judge: LabelledImages,
+        train: LabelledImages,
+        test: LabelledImages,
         seed: int,
         networks: range,
         purpose: Literal["select", "eval"],
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
         """Trains and tests one network after another, or `together` at a time."""
-        work = self._work(settings, subject, judge)
+        work = self._work(settings, train, test)
         found: list[float] = []
         for first in range(0, len(networks), self._together):
             some = networks[first : first + self._together]
@@ -120,7 +120,7 @@ class LocalSession:
                 on_network(len(found))
         return tuple(found)
 
-    def _work(self, settings: TrainingSettings, train: LabelledImages, judge: LabelledImages) -> _Work:
+    def _work(self, settings: TrainingSettings, train: LabelledImages, test: LabelledImages) -> _Work:
         """What training and testing a network takes, as the engine's first arguments."""
         c = self._context
-        return c.model, self._network, c.augmentation, settings, self._prepare(train), self._prepare(judge)
+        return c.model, self._network, c.augmentation, settings, self._prepare(train), self._prepare(test)

@@ -141,21 +141,21 @@ def evaluate_together(
     network: Network,
     augmentation: AbstractAugmentation,
     settings: TrainingSettings,
-    subject: LabelledImages,
-    judge: LabelledImages,
+    train: LabelledImages,
+    test: LabelledImages,
     seed: int,
     numbers: Sequence[int],
     purpose: Literal["select", "eval"],
 ) -> list[float]:
-    """Trains several fresh networks at once on `subject` and returns the accuracy (a fraction) of each on `judge`."""
+    """Trains several fresh networks at once on `train` and returns the accuracy (a fraction) of each on `test`."""
     init, batches, augment = STREAMS[purpose]
-    images = subject.images
+    images = train.images
     thetas = torch.stack([model.init(network.module, generator(seed, init, number)) for number in numbers])
     try:
         thetas = train_many(
             network,
             thetas.to(images.device, images.dtype),
-            subject,
+            train,
             settings,
             augmentation,
             batches=[_epochs(seed, batches, number) for number in numbers],
@@ -163,7 +163,7 @@ def evaluate_together(
         )
     except DivergedError as error:
         raise DivergedError(str(error)) from error
-    return accuracies_of(network, thetas, judge)
+    return accuracies_of(network, thetas, test)
 
 
 def accuracies_of(network: Network, thetas: Tensor, data: LabelledImages, chunk: int = 1024) -> list[float]:

@@ -63,7 +63,10 @@ class GraphedSteps:
         through_theta: bool,
         learn_targets: bool = True,
     ) -> StepPullback:
-        """Derivatives of s = g·λ for λ = `cotangent` [P], replayed; ∂s/∂θ only if `through_theta`."""
+        """Replays the captured derivatives of s = g·λ, for the step's gradient g [P] and λ = `cotangent` [P].
+
+        The derivative with respect to the parameters θ is computed only if `through_theta` is true.
+        """
 
         def pull(*inputs: Tensor) -> tuple[Tensor, ...]:
             found = self._steps.pull(*inputs, through_theta=through_theta)

@@ -341,15 +341,15 @@ class RaySession:
     def evaluate(
         self,
         settings: TrainingSettings,
-        subject: LabelledImages,
-        judge: LabelledImages,
+        train: LabelledImages,
+        test: LabelledImages,
         seed: int,
         networks: range,
         purpose: Literal["select", "eval"],
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
         """Trains and tests each network as a task."""
-        head, data = self._head(settings, subject), self._data(subject, judge)
+        head, data = self._head(settings, train), self._data(train, test)
         jobs = [
             _Job(f"network {number} ({purpose})", _ray_tasks.network, (*head, seed, number, purpose, *data))
             for number in networks

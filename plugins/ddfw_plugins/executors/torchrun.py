@@ -129,7 +129,7 @@ class SharedSession:
         return self._inner.device
 
     def describe(self) -> dict[str, object]:
-        """What this rank's session reports, the number of ranks, and the backend between them (null without a crew)."""
+        """What this rank's session reports, the number of ranks, and their backend (None for one process)."""
         backend = None if self._group is None else self._group.backend
         return {**self._inner.describe(), "type": "torchrun", "ranks": self._crew.size, "backend": backend}
 
@@ -182,8 +182,8 @@ class SharedSession:
     def evaluate(
         self,
         settings: TrainingSettings,
-        subject: LabelledImages,
-        judge: LabelledImages,
+        train: LabelledImages,
+        test: LabelledImages,
         seed: int,
         networks: range,
         purpose: Literal["select", "eval"],
@@ -209,7 +209,7 @@ class SharedSession:
 
         try:
             if mine := networks[rank::size]:
-                found = self._inner.evaluate(settings, subject, judge, seed, mine, purpose, tell)
+                found = self._inner.evaluate(settings, train, test, seed, mine, purpose, tell)
         except DivergedError as error:
             diverged = error
         self._raise_first(diverged, finished * size + rank)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ddfw import Format, hookimpl
+from ddfw import Format, hookimpl, offers
 
 
 def _format(name: str, summary: str, patterns: tuple[str, ...] = ()) -> Format:
@@ -11,39 +11,26 @@ def _format(name: str, summary: str, patterns: tuple[str, ...] = ()) -> Format:
     return Format(name=name, summary=summary, patterns=patterns, reader=reader, writer=writer)
 
 
-class SafetensorsFormatPlugin:
-    """Offers `safetensors`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_formats() -> list[Format]:
-        """Called when a learned set is exported or read."""
-        return [_format("safetensors", "set.safetensors: images in training space and target probabilities, exact.")]
-
-
-class NpzFormatPlugin:
-    """Offers `npz`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_formats() -> list[Format]:
-        """Called when a learned set is exported or read."""
-        return [_format("npz", "set.npz for NumPy: images, targets, labels, pixels, step size, class names; exact.")]
-
-
-class MttFormatPlugin:
-    """Offers `mtt`."""
-
-    @staticmethod
-    @hookimpl
-    def ddfw_register_formats() -> list[Format]:
-        """Called when a learned set is exported or read."""
-        summary = "images_best.pt, labels_best.pt and lr_best.pt, as MTT and DATM write and read them; exact."
-        return [_format("mtt", summary, ("images*.pt",))]
+SafetensorsFormatPlugin = offers(
+    "ddfw_register_formats",
+    _format("safetensors", "set.safetensors: images in training space and target probabilities, exact."),
+)
+NpzFormatPlugin = offers(
+    "ddfw_register_formats",
+    _format("npz", "set.npz for NumPy: images, targets, labels, pixels, step size, class names; exact."),
+)
+MttFormatPlugin = offers(
+    "ddfw_register_formats",
+    _format(
+        "mtt",
+        "images_best.pt, labels_best.pt and lr_best.pt, as MTT and DATM write and read them; exact.",
+        ("images*.pt",),
+    ),
+)
 
 
 class ImageFolderFormatPlugin:
-    """Offers `imagefolder`."""
+    """Offers the format `imagefolder`."""
 
     @staticmethod
     @hookimpl

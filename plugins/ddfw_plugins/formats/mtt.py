@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"images_?([0-9]+)\.pt")
 
 
 def write_mtt(learned: SyntheticSet, folder: Path) -> dict[str, Any]:
-    """Writes three files of one tensor each, exactly."""
+    """Writes images, labels and the learned step size to three files of one tensor each, without rounding."""
     hard = learned.targets.argmax(dim=1)
     certain = bool((learned.targets == one_hot(hard, learned.targets.shape[1])).all())
     tensors = {

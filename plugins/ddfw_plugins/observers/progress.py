@@ -127,7 +127,7 @@ class BarSession(ObserverSession):
         self._bars.update(self._tasks["distill"], note=f"{describe_step(report)}  {self._selection}")
 
     def evaluated(self, report: EvaluationReport) -> None:
-        """Keeps the figures of an evaluation on the validation split; final results are in the run's table."""
+        """Keeps the accuracy on the validation split for the progress line."""
         if report.split == "validation" and report.subject == "distilled":
             self._selection = f"validation {100 * report.mean:.1f} %"
 

@@ -163,11 +163,11 @@ class LowRankSpace(AbstractParameterization):
         return layout
 
     def init(self, layout: Layout, real: RealImages, rng: torch.Generator) -> Params:
-        """Starts from random real images, projected onto subspaces that are fitted to the real training images.
+        """Fits S subspaces to the real training images and projects random real images onto them.
 
         Returns:
-            `cores` [n, F]; mappers `map_c` [S, C, r_c], `map_h` [S, H, r_h] and `map_w` [S, W, r_w] of the modes below
-            full rank; integer tables `counts` [m, S] (samples of each class in each subspace) and `core_shape` [3].
+            `cores` [n, F]; `map_c` [S, C, r_c], `map_h` [S, H, r_h], `map_w` [S, W, r_w]: bases of the subspaces, none
+            for an axis of full rank; integers `counts` [m, S]: samples of a class in a subspace, and `core_shape` [3].
         """
         spec, ranks = layout.spec, self.resolve(layout.spec)
         picked = real.pick(layout.samples_per_class, rng)
@@ -205,7 +205,7 @@ class LowRankSpace(AbstractParameterization):
         }
 
     def decode(self, params: Params, index: Tensor) -> Tensor:
-        """Decodes images [B, C, H, W]; with pairing all, image i is core i // S decoded in subspace i % S."""
+        """Decodes cores to images [B, C, H, W]; if `pairing` is "all", image i is core i // S in subspace i % S."""
         counts = params["counts"]
         if self.pairing == "all":
             core, subspace = index // self.subspaces, index % self.subspaces

@@ -103,10 +103,10 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
                 raise ValueError(f"waypoints must rise from 0 to the last epoch, got {list(epochs)}")
 
     def waypoint_epochs(self, num_epochs: int) -> tuple[int, ...]:
-        """The epochs of the way-points, for experts of K = `num_epochs` epochs.
+        """The epochs whose checkpoints the path joins by straight lines, for experts of K = `num_epochs` epochs.
 
         Raises:
-            OptionError: the option `waypoints` lists epochs that do not end at K.
+            OptionError: the last epoch listed in the option `waypoints` is not K.
         """
         if isinstance(self.waypoints, tuple):
             if self.waypoints[-1] != num_epochs:

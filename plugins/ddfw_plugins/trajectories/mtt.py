@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Checkpoints(AbstractTrajectory["ExpertSource"]):
-    """Segments from the checkpoint θᵗ of a whole epoch t to the checkpoint θᵗ⁺ᴹ."""
+    """Segments of MTT: from an expert's checkpoint after epoch t to its checkpoint M epochs later."""
 
     name: ClassVar[str] = "mtt"
     citation: ClassVar[str] = MTT

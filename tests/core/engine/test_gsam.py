@@ -10,7 +10,7 @@ from ddfw import ImageSpec
 from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.settings import ExpertSettings, SharpnessSettings, TrainingSettings
 from ddfw.engine.inner import Network, build_module
-from ddfw.engine.training import gsam_gradient, train
+from ddfw.engine.training import gsam_gradient, train_network
 from ddfw_plugins.augmentations.dsa import Siamese
 from ddfw_plugins.augmentations.none import NoAugmentation
 from ddfw_plugins.models.convnet import ConvNet
@@ -81,7 +81,9 @@ def test_training_with_gsam_is_torch_sgd_on_the_papers_gradient(network, theta, 
         epochs=3, lr=0.1, momentum=0.9, weight_decay=5e-3, batch_size=6,
         sharpness=SharpnessSettings(rho=0.5, alpha=0.4),
     )  # fmt: skip
-    found = train(network, theta, data, settings, augmentation, orders, lambda e: torch.Generator().manual_seed(e))
+    found = train_network(
+        network, theta, data, settings, augmentation, orders, lambda e: torch.Generator().manual_seed(e)
+    )
 
     module = module_at(theta)
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-3)
@@ -98,7 +100,7 @@ def test_training_with_gsam_is_torch_sgd_on_the_papers_gradient(network, theta, 
     assert float((found - expected).abs().max()) <= 1e-12
 
     plain = TrainingSettings(epochs=3, lr=0.1, momentum=0.9, weight_decay=5e-3, batch_size=6)
-    other = train(network, theta, data, plain, augmentation, orders, lambda e: torch.Generator().manual_seed(e))
+    other = train_network(network, theta, data, plain, augmentation, orders, lambda e: torch.Generator().manual_seed(e))
     assert float((found - other).abs().max()) > 1e-4, "it has to differ from plain SGD by more than rounding"
 
 

@@ -18,7 +18,7 @@ from ddfw.engine import norms
 from ddfw.engine.inner import Network, build_module, inner_gradient
 from ddfw.engine.metagradient import meta_gradient
 from ddfw.engine.norms import TwiceGroupNorm, twice_differentiable
-from ddfw.engine.training import train
+from ddfw.engine.training import train_network
 from ddfw_plugins.augmentations.dsa import FAMILIES, Siamese
 from ddfw_plugins.augmentations.none import NoAugmentation
 from ddfw_plugins.losses.ratio import Ratio
@@ -259,7 +259,7 @@ def test_first_order_training_gives_the_same_bits():
     data = LabelledImages(images=normal(12, *SPEC.shape).float(), targets=torch.arange(12) % 3)
     settings = TrainingSettings(epochs=3, lr=0.05, momentum=0.9, weight_decay=1e-3, batch_size=5)
     ends = [
-        train(n, theta, data, settings, NoAugmentation(), *[lambda e: torch.Generator().manual_seed(e)] * 2)
+        train_network(n, theta, data, settings, NoAugmentation(), *[lambda e: torch.Generator().manual_seed(e)] * 2)
         for n in (plain, ours)
     ]
     assert torch.equal(*ends)

@@ -12,7 +12,7 @@ from ddfw.contracts.settings import EvalSettings, TrainingSettings
 from ddfw.engine.evaluate import evaluate_network, mean_std
 from ddfw.engine.experts import ExpertTeachers, train_expert
 from ddfw.engine.inner import Network, build_module
-from ddfw.engine.training import accuracy, train
+from ddfw.engine.training import accuracy, train_network
 from ddfw.errors import DivergedError
 from ddfw_plugins.augmentations.dsa import Siamese
 from ddfw_plugins.augmentations.none import NoAugmentation
@@ -48,7 +48,7 @@ def test_training_is_torch_sgd_with_an_optimiser_that_is_rebuilt_after_the_decay
         targets = torch.randn(20, 3, generator=rng, dtype=torch.float64).softmax(dim=1)
         data = LabelledImages(images=data.images, targets=targets)
     start = model.init(network.module, torch.Generator().manual_seed(1)).double()
-    found = train(network, start, data, settings(), NoAugmentation(), orders, orders)
+    found = train_network(network, start, data, settings(), NoAugmentation(), orders, orders)
 
     module = build_module(model, SPEC).double()
     nn.utils.vector_to_parameters(start.clone(), module.parameters())
@@ -70,7 +70,9 @@ def test_a_loss_that_is_not_finite_is_a_divergence_with_advice():
     model, network, data = network_and_data(torch.float32)
     start = model.init(network.module, torch.Generator().manual_seed(1))
     with pytest.raises(DivergedError, match="lower it"):
-        train(network, start, data, settings(lr=1e20, epochs=9, decay_after=None), NoAugmentation(), orders, orders)
+        train_network(
+            network, start, data, settings(lr=1e20, epochs=9, decay_after=None), NoAugmentation(), orders, orders
+        )
 
 
 def test_an_expert_keeps_a_snapshot_of_every_epoch_and_is_a_function_of_its_seed():

@@ -14,7 +14,7 @@ from ddfw.contracts.settings import SharpnessSettings, TrainingSettings
 from ddfw.engine.evaluate import evaluate_network
 from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network, build_module
-from ddfw.engine.training import accuracy, train
+from ddfw.engine.training import accuracy, train_network
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 from ddfw_plugins.augmentations.dsa import Siamese
@@ -74,7 +74,7 @@ def test_each_network_is_trained_as_if_it_were_alone(model, soft, augmentation):
         def keep(epoch, theta, mean, e=e):
             alone[e].append((epoch, theta.clone(), mean))
 
-        wanted = train(network, thetas[e], train_set, SETTINGS, augmentation, epochs(e), epochs(50 + e), keep)
+        wanted = train_network(network, thetas[e], train_set, SETTINGS, augmentation, epochs(e), epochs(50 + e), keep)
         assert float((found[e] - wanted).abs().max()) <= 1e-12
         for (epoch, points, means), (number, theta, mean) in zip(told, alone[e], strict=True):
             assert epoch == number
@@ -90,7 +90,7 @@ def test_one_network_or_one_large_batch_are_nothing_special():
     settings = evolve(SETTINGS, batch_size=99, epochs=2)
     theta = starts(model, network, 1)
     found = train_many(network, theta, data(), settings, Siamese(), [epochs(0)], [epochs(1)])
-    wanted = train(network, theta[0], data(), settings, Siamese(), epochs(0), epochs(1))
+    wanted = train_network(network, theta[0], data(), settings, Siamese(), epochs(0), epochs(1))
     assert found.shape == theta.shape
     assert float((found[0] - wanted).abs().max()) <= 1e-12
 
@@ -230,5 +230,5 @@ def test_float32_stays_within_rounding():
     )
     assert found.dtype == torch.float32
     for e in range(2):
-        wanted = train(network, theta[e], data(dtype=torch.float32), settings, Siamese(), epochs(e), epochs(e))
+        wanted = train_network(network, theta[e], data(dtype=torch.float32), settings, Siamese(), epochs(e), epochs(e))
         assert float((found[e] - wanted).norm() / wanted.norm()) <= 2e-5

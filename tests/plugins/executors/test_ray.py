@@ -530,7 +530,7 @@ def test_a_worker_with_another_version_or_without_the_plugin_says_so(setup):
     """Broken: other code would train experts for this run's store."""
     job = tasks.pack_job(setup.context(), Cpu(), 1)
     train, judge = splits(setup)
-    given = tasks.TaskData(train=train, judge=judge, spec=setup.splits.spec)
+    given = tasks.TaskData(train=train, test=judge, spec=setup.splits.spec)
     for wrong, words in (
         ({"ddfw": "0.0.1"}, "a worker has ddfw 0.0.1|a worker has ddfw .*, the run 0.0.1"),
         ({"model": {"kind": "model", "class": "", "table": {"name": "nowhere"}}}, "nowhere.*same plugins"),

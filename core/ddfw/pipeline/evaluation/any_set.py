@@ -1,4 +1,4 @@
-"""`ddfw eval`: any set of labelled images, judged by fresh networks.
+"""`ddfw eval`: trains fresh networks on any set of labelled images and measures their accuracy.
 
 A run's learned set, what other programs learned, a folder of pictures, or real images that are selected here: all go
 through the same protocol, and the test split is read once.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from ddfw.contracts.labels import Teachers
 
-#: What can be judged besides a path: real images, selected as the baseline of that name is, and all of them.
+#: What can be evaluated besides a path: real images, selected as the baseline of that name is.
 WORDS = tuple(name for name, b in BASELINES.items() if b.labels == "hard" and b.equal != "count")
 
 

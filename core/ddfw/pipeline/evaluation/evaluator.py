@@ -60,7 +60,9 @@ class Evaluator:
         return self._evaluate(subject, test, "test", self.settings.networks, on_network)
 
     def with_best_lr(self, subject: Subject, validation: LabelledImages) -> Subject:
-        """The set with the best rate of `eval.baseline_lrs` on the validation split; the smaller one wins ties.
+        """The set with the learning rate of `eval.baseline_lrs` that does best on the validation split.
+
+        Of two rates that do equally well the smaller one is taken.
 
         Raises:
             DivergedError: training diverges at every rate.

@@ -22,13 +22,13 @@ class Evaluation:
     """What `ddfw eval` found.
 
     Args:
-        reports: the subject's first, then those of the baselines.
-        cross: the same for other architectures, by key.
-        scores: DD-Ranking's, {} where they were not asked for.
-        directory: of the run that was judged, None where it was none.
+        reports: the report of the evaluated set, then those of the baselines.
+        cross: such reports for each network of `[cross]`, by its key there.
+        scores: DD-Ranking's scores, {} if they were not asked for.
+        directory: the run's directory, None if another set was evaluated.
         lr: the learning rate that was asked for, None for the set's own.
         protocol: network, augmentation and [eval] of these figures.
-        own_protocol: whether they are those of the run that was judged.
+        own_protocol: whether the protocol is the run's own.
         request: what was asked for beside the set's own figures.
         diverged: networks of [cross] that diverged.
     """
@@ -44,7 +44,7 @@ class Evaluation:
     diverged: tuple[Mapping[str, str], ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """The subject's figures as in a run's eval/*.json, with the others beside them where there are any."""
+        """The report of the set as in a run's eval/*.json, with those of baselines and other networks, and scores."""
         record = eval_record(self.reports[0])
         if others := [eval_record(r) for r in self.reports[1:]]:
             record["baselines"] = others
@@ -59,7 +59,7 @@ class Evaluation:
 
 
 def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
-    """Writes what was found about a run's set beside the run's own evaluation."""
+    """Writes a later evaluation of a run's set into the run's folder eval/; returns the path and the content."""
     report, record = found.reports[0], found.record()
     rate = "" if found.lr is None else f"-lr{found.lr:g}"
     if not found.own_protocol or found.request:  # other figures, or more of them, stand beside the first ones

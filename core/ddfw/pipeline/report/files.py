@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class RunFiles:
-    """Writes the files of one run; in a crew of processes only rank 0 does.
+    """Writes the files of one run. If several processes work on the run, only rank 0 writes.
 
     Args:
         plan: the run.

@@ -28,10 +28,10 @@ _OTHERS = {"distilled": "distilled", "given": "the given set"}
 
 
 def subject_title(subject: str) -> str:
-    """The words for a row of a table.
+    """The title of a row in a table of results.
 
     Args:
-        subject: `distilled`, `given`, or the name of a baseline; another name is its own title.
+        subject: the set of the row: `distilled`, `given`, or the name of a baseline. Another name is returned as it is.
     """
     return BASELINES[subject].title if subject in BASELINES else _OTHERS.get(subject, subject)
 

@@ -48,10 +48,10 @@ def plain_meta_gradient(
         module: the network; its own parameter values are not used.
         images: [n, C, H, W], the synthetic images.
         labels: [n] class indices or [n, m] probabilities.
-        step_size: a, the student's step size, a scalar.
+        step_size: the student's step size, a scalar.
         start: [P], the expert's parameters from which the student starts.
         target: [P], the expert's parameters that the student should reach.
-        batches: row numbers in `images`, for each of the N steps.
+        batches: for each inner step, the row numbers in `images` of its batch.
         augment: called with a batch and the number of the step (from 0); returns the augmented batch.
     """
     images = images.detach().requires_grad_()
