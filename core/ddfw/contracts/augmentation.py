@@ -67,7 +67,7 @@ class AbstractAugmentation(ABC):
 
 @frozen(kw_only=True)
 class IdentityAugmentation(AbstractAugmentation):
-    """Leaves images as they are. Its `name` is no plugin's: what is to happen without augmentation takes the class."""
+    """Leaves images as they are; for work that is to happen without augmentation. No plugin offers it by name."""
 
     name: ClassVar[str] = "identity"
 

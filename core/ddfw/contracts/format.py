@@ -51,7 +51,12 @@ class Format:
         return (*self.patterns, *(f"*{suffix}" for suffix in self.suffixes))
 
     def recognises(self, path: Path, depth: int) -> bool:
-        """Whether a file `depth` folders below a path (0: in it, or the path itself) fits a pattern."""
+        """Whether some file of this format is at a path.
+
+        Args:
+            path: a file, or a folder.
+            depth: how many folders below the folder to look; 0 means in the folder itself, or at the file.
+        """
         patterns = [p for p in self.globs if p.count("/") == depth]
         if path.is_file():
             return any(fnmatchcase(path.name, p) for p in patterns if depth == 0)

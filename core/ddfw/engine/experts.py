@@ -92,7 +92,7 @@ class ExpertTeachers:
         self.num_experts, self.num_epochs = experts.num_experts, experts.num_epochs
 
     def logits(self, images: Tensor, epoch: int | None = None, expert: int | None = None) -> Tensor:
-        """Logits for images [n, C, H, W] in training space.
+        """What an expert's network answers for images [n, C, H, W] in training space: its logits.
 
         Args:
             images: [n, C, H, W] in training space.

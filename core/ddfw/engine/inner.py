@@ -196,7 +196,7 @@ class StepGraph:
 
 
 class Steps(Protocol):
-    """Computes an inner step and its pullback for steps whose autograd graph is not kept in between."""
+    """Computes an inner step, and later its vector-Jacobian products, without keeping its autograd graph in between."""
 
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss's gradient [P] at θ [P], for images [B, C, H, W] and probabilities [B, m], without a graph."""

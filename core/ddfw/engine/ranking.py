@@ -11,7 +11,9 @@ import math
 
 
 def hard_label_recovery(full: float, synthetic: float) -> float:
-    """HLR in [−1, 1]: accuracy lost by training on synthetic images instead of all data, with hard labels; low is good.
+    """The accuracy lost by training on synthetic images, with hard labels, instead of all data; low is good.
+
+    The number is called HLR and lies in [−1, 1].
 
     Args:
         full: accuracy of networks trained on the full data, in [0, 1].
@@ -24,7 +26,9 @@ def hard_label_recovery(full: float, synthetic: float) -> float:
 
 
 def improvement_over_random(synthetic: float, random: float) -> float:
-    """IOR in [−1, 1]: accuracy gained by synthetic images over random real ones, trained alike; high is good.
+    """The accuracy gained by training on synthetic images instead of random real ones; high is good.
+
+    The number is called IOR and lies in [−1, 1].
 
     Args:
         synthetic: accuracy of networks trained on the synthetic images, in [0, 1].
@@ -37,7 +41,9 @@ def improvement_over_random(synthetic: float, random: float) -> float:
 
 
 def label_robust_score(ior: float, hlr: float, weight: float = 0.5) -> float:
-    """LRS in [0, 1]: (e^α − e⁻¹) / (e − e⁻¹) with α = weight · IOR − (1 − weight) · HLR.
+    """One score from the gain over random images and the loss against all data; high is good.
+
+    The number is called LRS and lies in [0, 1]: (e^α − e⁻¹) / (e − e⁻¹) with α = weight · IOR − (1 − weight) · HLR.
 
     Args:
         ior: improvement over random, in [−1, 1].
@@ -51,7 +57,10 @@ def label_robust_score(ior: float, hlr: float, weight: float = 0.5) -> float:
 
 
 def augmentation_robust_score(gain_with: float, gain_without: float, weight: float = 0.5) -> float:
-    """ARS in [0, 1]: (e^β − e⁻¹) / (e − e⁻¹) with β = weight · gain_with + (1 − weight) · gain_without.
+    """One score from the gains over random images with and without augmentation; high is good.
+
+    The number is called ARS and lies in [0, 1]: (e^β − e⁻¹) / (e − e⁻¹) with
+    β = weight · gain_with + (1 − weight) · gain_without.
 
     Args:
         gain_with: improvement over random with augmentation in the evaluation, in [−1, 1].

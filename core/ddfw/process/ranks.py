@@ -130,5 +130,5 @@ def first_rank_shows() -> Iterator[None]:
 
 
 def real_stderr() -> TextIO:
-    """Standard error, also where it is silenced."""
+    """The process's own standard error, even while `sys.stderr` is replaced so that nothing is shown."""
     return sys.__stderr__ or sys.stderr

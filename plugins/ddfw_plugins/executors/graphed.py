@@ -46,7 +46,7 @@ class GraphedSteps:
         return not self._failed
 
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-        """The inner loss's gradient [P] at θ [P], for images [B, C, H, W] and probabilities [B, m], replayed."""
+        """Replays a graph for the inner loss's gradient [P] at θ [P], for images [B, C, H, W], probabilities [B, m]."""
 
         def gradient(*inputs: Tensor) -> tuple[Tensor, ...]:
             return (self._steps.gradient(*inputs),)

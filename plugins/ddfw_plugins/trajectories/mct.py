@@ -31,7 +31,7 @@ Smoothing = Literal["none", "official", "legacy"]
 
 @frozen(kw_only=True)
 class ConvexExpert:
-    """One convexified expert.
+    """An expert whose path was replaced by straight lines.
 
     Args:
         epochs: the W epochs of the way-points, the first 0 and the last K.
@@ -66,7 +66,7 @@ class ConvexExpert:
 @final
 @frozen(kw_only=True)
 class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
-    """Segments of straight lines between way-points of an expert, with starts at real-valued epochs."""
+    """Replaces an expert's path by straight lines between a few of its checkpoints; segments start anywhere on them."""
 
     name: ClassVar[str] = "mct"
     citation: ClassVar[str] = """@inproceedings{zhong2025mct,

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 @frozen(kw_only=True)
 class PlainGradient:
-    """One outer step of the plain loop: the matching loss and its gradients.
+    """The matching loss of one outer step and its gradients, by autograd through all inner steps (the plain loop).
 
     Args:
         loss: L, the matching loss, a scalar.
