@@ -67,7 +67,7 @@ class AbstractAugmentation(ABC):
 
 @frozen(kw_only=True)
 class IdentityAugmentation(AbstractAugmentation):
-    """Leaves images as they are; for work that is to happen without augmentation. No plugin offers it by name."""
+    """Leaves images as they are; for work that is to happen without augmentation. No plugin offers its `name`."""
 
     name: ClassVar[str] = "identity"
 
