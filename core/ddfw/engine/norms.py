@@ -48,7 +48,7 @@ def twice_differentiable(module: nn.Module) -> nn.Module:
     stay.
 
     Args:
-        module: a module that nobody else uses, since it is changed.
+        module: the module to change; whoever else holds it gets the changed layers too.
 
     Returns:
         The changed module.

@@ -61,7 +61,7 @@ def card_of(
         },
         "trajectories": dict(storage),
         "experts": experts_record(plan),
-        # Where a set to start from lay is nobody else's business; what it was stands in the manifest.
+        # Cards are passed on, so the path of the set that the run started from is left out; the manifest has its hash.
         "outer": {key: value for key, value in attrs.asdict(config.outer).items() if key != "init_from"},
         **({"warm_start": True} if config.outer.init_from else {}),
         "selected": {"step": selected_step, "by": "validation" if status == "finished" else "nothing"},
