@@ -135,6 +135,15 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         raise DataError(f"{path} is not a readable safetensors file: {error}") from error
 
 
+def metadata_of(header: Mapping[str, str] | None) -> dict[str, Any]:
+    """The JSON-able values that `write_tensors` stored in a safetensors header.
+
+    Raises:
+        KeyError, TypeError, ValueError: the header holds none, or garbled ones.
+    """
+    return dict(json.loads((header or {})[METADATA_KEY]))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object from a file.
 
