@@ -13,6 +13,7 @@ import click
 
 from ddfw.cli.duration import max_time_option
 from ddfw.cli.shared import (
+    cache_option,
     component_flags,
     cross_option,
     data_root_option,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 @data_root_option
 @download_option
 @set_option
+@cache_option
 @max_time_option
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines on standard output, the last with the summary.")
 @quiet_option
@@ -69,6 +71,7 @@ def run_command(
     data_root: Path | None,
     download: bool,
     assignments: tuple[str, ...],
+    cached: bool,
     max_time: float | None,
     as_json: bool,
     quiet: bool,
@@ -98,7 +101,7 @@ def run_command(
         runner.download_data(configure(recipe, tables, assignments).config, data_root)
     made = configure(recipe, tables, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
-    places = runner.Places(out=out, experts=experts_dir, data_root=data_root)
+    places = runner.Places(out=out, experts=experts_dir, data_root=data_root, known_rows=cached)
     if made.changes:
         click.echo(_in_lines("quick: ", made.changes), err=True)
     if print_config:

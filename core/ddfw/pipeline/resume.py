@@ -218,6 +218,20 @@ def circumstances(
     Returns:
         JSON-able values by their names in messages.
     """
+    return {
+        **surroundings(session, crew),
+        "configuration": configuration_sha256,
+        "plugins' code": dict(sources),
+    }
+
+
+def surroundings(session: ExecutorSession, crew: Crew) -> dict[str, Any]:
+    """The machine, device, threads and versions that the bits of a result depend on, JSON-able.
+
+    Args:
+        session: an executor's session before its first step; it describes its device.
+        crew: the processes that work on the run.
+    """
     machine = f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     device = session.describe()
     return {
@@ -226,8 +240,6 @@ def circumstances(
         "machine": machine,
         "torch": str(torch.__version__),
         "ddfw": importlib.metadata.version("ddfw"),
-        "configuration": configuration_sha256,
-        "plugins' code": dict(sources),
     }
 
 

@@ -29,6 +29,7 @@ from ddfw.errors import (
     config_error,
     option_errors_at,
 )
+from ddfw.pipeline.evaluation.known_rows import known_rows
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Plan, make_plan
 from ddfw.pipeline.resume import find
@@ -49,11 +50,13 @@ class Places:
         out: the run directory, None for `runs/<recipe>-s<seed>-<hash8>`.
         experts: the folder of expert stores.
         data_root: folder in which data sets look for their files.
+        known_rows: whether rows of baselines that other runs measured are taken from beside the experts.
     """
 
     out: Path | None = None
     experts: Path = Path("experts")
     data_root: Path | None = None
+    known_rows: bool = True
 
 
 def download_data(config: RunConfig, data_root: Path | None) -> None:
@@ -224,6 +227,7 @@ def _run(
             crew=crew,
             stopping=stopping,
             resumed=resumed,
+            known=known_rows(places.experts, directory.path, session, crew) if places.known_rows else None,
         )
         return _reported(stages)
 

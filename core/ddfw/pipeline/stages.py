@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ddfw.artifacts.synthetic import SyntheticSet
     from ddfw.contracts.executor import ExecutorSession
     from ddfw.contracts.trajectory import ExpertSource
+    from ddfw.pipeline.evaluation.known_rows import KnownRows
     from ddfw.pipeline.observers import Announcer
     from ddfw.pipeline.prepare import Plan
 
@@ -86,6 +87,7 @@ class Stages:
         crew: the processes that work on the run.
         stopping: says whether to stop.
         resumed: the checkpoint to resume from, None for a new run.
+        known: rows of baselines that other runs measured, None to measure all.
         timer: measures the seconds of each stage.
         checkpoints: writes the state between outer steps.
     """
@@ -97,6 +99,7 @@ class Stages:
     crew: Crew = field(factory=Crew)
     stopping: Stopping = field(default=Factory(lambda self: Stopping(self.crew), takes_self=True))
     resumed: Resumption | None = None
+    known: KnownRows | None = None
     timer: StageTimer = field(init=False)
     checkpoints: Checkpoints = field(init=False)
 
@@ -147,7 +150,7 @@ class Stages:
             subject = distilled(plan, images, targets, float(best.learned.step_size), best.step)
             # Earlier evaluations of this run that were killed have read the test split, too; they are counted.
             before = checkpoint.begin_evaluation(self.directory.checkpoints) if self._writes else 0
-            found = final(self._evaluator, subject, teachers, train, validation)
+            found = final(self._evaluator, subject, teachers, train, validation, known=self.known)
         summary = self._finish(learned, found, experts, warm, before) if self._writes else None
         shared = self.crew.share(None if summary is None else summary.to_json())
         return RunResult(directory=self.directory.path, summary=Summary.from_json(shared))

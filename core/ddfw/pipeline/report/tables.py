@@ -102,6 +102,10 @@ def _facts(summary: Summary) -> list[str]:
         f"{d['net']} could not be trained on {subject_title(d['subject'])}: {d['reason']}"
         for d in summary.cross_diverged
     ]
+    runs = dict.fromkeys(row.source for row in (*summary.rows, *summary.cross) if row.source)
+    for run in runs:
+        taken = [subject_title(row.subject) for row in (*summary.rows, *summary.cross) if row.source == run]
+        facts.append(f"measured before, by {run}: {', '.join(dict.fromkeys(taken))}")
     if summary.quick:
         facts.append("a quick run: scaled down by --quick, its figures are not those of its recipe")
     return facts
