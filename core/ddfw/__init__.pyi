@@ -20,6 +20,8 @@ from .cli.duration import max_time_option as max_time_option
 from .cli.output import age_text as age_text
 from .cli.output import show_rows as show_rows
 from .cli.output import show_table as show_table
+from .cli.run import json_observers as json_observers
+from .cli.run import show_result as show_result
 from .cli.shared import cache_option as cache_option
 from .cli.shared import component_flags as component_flags
 from .cli.shared import data_root_option as data_root_option
@@ -109,6 +111,7 @@ from .pipeline.evaluation.any_set import evaluate as evaluate
 from .pipeline.expert_import import ImportedExperts as ImportedExperts
 from .pipeline.expert_import import import_experts as import_experts
 from .pipeline.experts import train_experts as train_experts
+from .pipeline.extend import extend as extend
 from .pipeline.initial_run import InitialRun as InitialRun
 from .pipeline.initial_run import initial_run as initial_run
 from .pipeline.prepare import Plan as Plan

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from ddfw.config.layers import Settings
     from ddfw.config.load import Configured
     from ddfw.config.run_config import RunConfig
+    from ddfw.contracts.observer import AbstractObserver
     from ddfw.pipeline.runner import Places
+    from ddfw.pipeline.stages import RunResult
 
 
 @click.command("run")
@@ -155,22 +157,45 @@ def _run(
     made: Configured, places: Places, quiet: bool, as_json: bool, until: float | None, *, first: bool = True
 ) -> Any:
     """One run; the first one of a command gets somewhere, however short the time."""
-    from ddfw.pipeline.observers import JsonStream
     from ddfw.pipeline.runner import run
 
-    stream = [("--json", JsonStream(stream=sys.stdout))] if as_json else []
+    stream = json_observers() if as_json else []
     left = None if until is None else until - time.monotonic()
     if left is not None and first:
         left = max(left, 1e-3)
     result = run(made.config, places, stream, quiet=quiet or as_json, max_seconds=left, origins=made.settings.origins)
+    _say_finished(result, as_json=as_json)
+    return result
+
+
+def json_observers() -> list[tuple[str, AbstractObserver]]:
+    """The observers of `--json`: every report as a line of JSON on standard output."""
+    from ddfw.pipeline.observers import JsonStream
+
+    return [("--json", JsonStream(stream=sys.stdout))]
+
+
+def _say_finished(result: RunResult, *, as_json: bool) -> None:
+    from ddfw.pipeline.observers import JsonStream
+
     if result.already_finished:
         click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
         if as_json:
             JsonStream(stream=sys.stdout).repeat(result.directory, result.summary.to_json())
-    return result
 
 
-def _show(result: Any, as_json: bool) -> None:
+def show_result(result: RunResult, *, as_json: bool) -> None:
+    """Prints the table of a run, as `ddfw run` does.
+
+    Args:
+        result: the run.
+        as_json: the lines of JSON were printed already, so that no table is.
+    """
+    _say_finished(result, as_json=as_json)
+    _show(result, as_json)
+
+
+def _show(result: RunResult, as_json: bool) -> None:
     from rich.console import Console
 
     from ddfw.pipeline.report.tables import table
