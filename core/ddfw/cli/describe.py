@@ -7,10 +7,13 @@ from typing import Any
 
 import click
 
+from ddfw.cli.shared import plugin_option
+
 
 @click.command("describe")
 @click.argument("kind")
 @click.argument("name")
+@plugin_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def describe_command(kind: str, name: str, as_json: bool) -> None:
     """Show a component's options, source and citation."""

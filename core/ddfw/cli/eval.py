@@ -15,6 +15,7 @@ from ddfw.cli.shared import (
     data_root_option,
     experts_dir_option,
     flag_tables,
+    plugin_option,
     set_option,
     setting_option,
 )
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @experts_dir_option
 @data_root_option
 @set_option
+@plugin_option
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ddfw.cli.shared import plugin_option
+
 if TYPE_CHECKING:
     from ddfw.contracts.command import Command
     from ddfw.contracts.format import Format
@@ -19,6 +21,7 @@ EXTENSIONS = ("command", "format", "recipes")
 
 @click.command("list")
 @click.argument("kind", required=False)
+@plugin_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON array on standard output.")
 def list_command(kind: str | None, as_json: bool) -> None:
     """List what is installed, of one KIND or of all.

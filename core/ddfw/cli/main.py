@@ -13,7 +13,9 @@ from typing import NoReturn
 
 import click
 
+from ddfw.cli.shared import plugin_option
 from ddfw.config.extensions import commands, formats, imported
+from ddfw.config.named_plugins import forget_named_plugins
 from ddfw.contracts.command import Command
 from ddfw.errors import PluginError
 from ddfw.process import ranks
@@ -94,6 +96,7 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ddfw", prog_name="ddfw")
+@plugin_option
 @click.option("--traceback", "show_traceback", is_flag=True, help="Show the whole traceback of an internal error.")
 def cli(show_traceback: bool) -> None:
     """Learn a small synthetic training set from a large real one.
@@ -164,6 +167,7 @@ def invoke(arguments: list[str]) -> int:
     except Exception as error:
         return _known(error, arguments)
     finally:
+        forget_named_plugins()
         signal.signal(signal.SIGTERM, previous)
         logging.getLogger("ddfw").removeHandler(shown)
 
@@ -180,16 +184,22 @@ def _known(error: Exception, arguments: list[str]) -> int:
     causes = error.causes if isinstance(error, errors.ConfigError) else (error,)
     if any(isinstance(c, DuplicateComponentError) for c in causes):
         return _say(str(error), PLUGIN)
-    missing = any(isinstance(c, errors.UnknownComponentError) for c in causes)
+    missing = [c for c in causes if isinstance(c, errors.UnknownComponentError)]
     code = _say(str(error), USAGE if missing or isinstance(error, errors.ConfigError) else PLUGIN)
     if missing:
-        _say_what_is_missing()
+        # Where another name was probably meant, a local plugin is unlikely; a file may be that of a run with one.
+        local = any(c.suggestion is None for c in missing) or any(map(os.path.isfile, arguments))
+        _say_what_is_missing(local)
     return code
 
 
-def _say_what_is_missing() -> None:
-    """Plugins that could have offered an unknown component, were they not disabled or broken."""
-    from ddfw.config.catalog import plugins
+def _say_what_is_missing(local: bool) -> None:
+    """Plugins that could have offered an unknown component, were they not disabled or broken.
+
+    Args:
+        local: whether to say how a plugin is named that is not installed.
+    """
+    from ddfw.config.catalog import catalog, plugins
 
     if not ranks.speaks(USAGE):
         return
@@ -197,8 +207,10 @@ def _say_what_is_missing() -> None:
     found = plugins()
     for plugin in found.disabled:
         click.echo(f"note: {plugin.identity} is disabled by DDFW_DISABLE_PLUGINS", err=True)
-    for failure in found.failures[:3]:
+    for failure in (*found.failures, *catalog().failures)[:3]:
         click.echo(f"note: plugin {failure.identity} does not work: {failure.error}", err=True)
+    if local:
+        click.echo("note: a component in a file of your own needs --plugin FILE.py with every command", err=True)
 
 
 def _internal(error: Exception, arguments: list[str]) -> int:

@@ -20,6 +20,7 @@ from ddfw.cli.shared import (
     download_option,
     experts_dir_option,
     flag_tables,
+    plugin_option,
     quiet_option,
     seed_numbers,
     set_option,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     callback=lambda ctx, param, start: start and str(Path(start).resolve()),  # the run's config.toml holds anywhere
     help="Start from this set and not from real images.",
 )
+@plugin_option
 @click.option("--quick", is_flag=True, help="Scale everything down that no flag says, to minutes on two cores.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory (with --seeds: its parent).")
 @experts_dir_option

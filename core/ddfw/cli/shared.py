@@ -35,6 +35,25 @@ cross_option = click.option(
     metavar="MODEL",
     help="Another network to evaluate on, besides --model (may be given several times; [cross] in a file).",
 )
+
+
+def _name_plugins(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> None:
+    if values:
+        from ddfw.config.named_plugins import name_plugins
+
+        name_plugins(values)
+
+
+#: `--plugin`, several times; acts before other options are read, so that the command gets nothing.
+plugin_option = click.option(
+    "--plugin",
+    metavar="FILE.py|MODULE",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_name_plugins,
+    help="A plugin that is not installed, in addition to those in DDFW_PLUGINS (may be given several times).",
+)
 #: `--quiet`; the command gets `quiet`.
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
 #: `--no-cache`; the command gets `cached`, whether known rows are taken.
