@@ -20,7 +20,7 @@ STEPS = (1, 2, 5)
 
 
 def check_loss(loss: AbstractMatchingLoss, *, parameters: int = 40, seed: int = 0) -> None:
-    """Checks a matching loss on random paths of one, two and five steps.
+    """Checks a matching loss on random paths of one, two and five steps, and on students that have not moved.
 
     Args:
         loss: the matching loss, with the options to check.
@@ -36,6 +36,7 @@ def check_loss(loss: AbstractMatchingLoss, *, parameters: int = 40, seed: int = 
                 _check_value(subject, loss, *_problem(steps, parameters, dtype, seed))
         for steps in STEPS:
             _check_gradient(subject, loss, *_problem(steps, parameters, torch.float64, seed))
+            _check_unmoved(subject, loss, *_problem(steps, parameters, torch.float64, seed))
 
         def on_device(device: torch.device) -> None:
             points, segment = _problem(3, parameters, torch.float32, seed)
@@ -92,3 +93,17 @@ def _check_gradient(subject: Checked, loss: AbstractMatchingLoss, points: list[T
 
         gradient = gradients.get(row, torch.zeros_like(point))
         check_derivative(subject, "loss", f"row {row} of {len(points)}", value, point, gradient)
+
+
+def _check_unmoved(subject: Checked, loss: AbstractMatchingLoss, points: list[Tensor], segment: Segment) -> None:
+    """Checks that loss and gradient are finite for a student whose points all equal the segment's start."""
+    path = Path([segment.start.clone() for _ in points])
+    found = subject.once("loss of a student that has not moved", lambda: loss.loss(path, segment))
+    cause = (
+        "for a student that has not moved (path[-1] equals segment.start), which images of one colour or a tiny step "
+        "size lead to; a run would end as diverged. Do not divide by the way that the student went, and take no root or "
+        "norm of it without adding a small number first; the way from segment.start to segment.target is never 0"
+    )
+    subject.require(found.isfinite(), f"loss is {float(found.detach())} {cause}")
+    for row, gradient in path.cotangents(found).items():
+        subject.require(gradient.isfinite().all(), f"the gradient of loss in row {row} is not finite {cause}")

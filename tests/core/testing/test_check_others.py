@@ -395,6 +395,25 @@ def test_losses_that_are_wrong():
     check("loss", make("loss", loss=lambda self, path, s: torch.stack(list(path[1:])).square().sum()))
 
 
+def test_losses_that_fail_where_the_student_has_not_moved():
+    """Broken: a run whose first student stands still would diverge, and the check would have called the loss right."""
+
+    def relative(self, path, segment):
+        return Loss.loss(self, path, segment) / (path[-1] - segment.start).square().sum()
+
+    def cosine(self, path, segment):
+        went, way = path[-1] - segment.start, segment.target - segment.start
+        return 1 - went @ way / (went.square().sum().sqrt() * way.norm() + 1e-8)
+
+    def first_row_too(self, path, segment):
+        return Loss.loss(self, path, segment) + ((path[-1] - path[0]).square().sum() + 1e-12).sqrt()
+
+    words = "for a student that has not moved .path.-1. equals segment.start.*Do not divide"
+    refused("loss", f"loss is inf {words}", loss=relative)
+    refused("loss", rf"the gradient of loss in row \d+ is not finite {words}", loss=cosine)
+    check("loss", make("loss", loss=first_row_too))
+
+
 class Stateful(nn.Module):
     """Counts its calls in a buffer."""
 
