@@ -35,6 +35,7 @@ from .cli.shared import setting_option as setting_option
 from .config.catalog import as_table as as_table
 from .config.catalog import component as component
 from .config.extensions import formats as formats
+from .config.extensions import owner_of as owner_of
 from .config.extensions import recipe_folders as recipe_folders
 from .config.files import read_toml as read_toml
 from .config.files import structured as structured

@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ddfw.config.catalog import plugins
+from ddfw.config.catalog import catalog, plugins
 from ddfw.contracts.command import Command
 from ddfw.contracts.format import Format
 from ddfw.errors import PluginError
@@ -32,6 +32,19 @@ def formats() -> Offers[Format]:
 def recipe_folders() -> Offers[Path]:
     """The folders of recipes that plugins offer, by path."""
     return collect(plugins(), "ddfw_register_recipes", "recipes", "folder of recipes", _folder, "folders")
+
+
+def owner_of(kind: str, name: str) -> str | None:
+    """The identity `distribution:entry-point` of the plugin that offers something; None if no single plugin does.
+
+    Args:
+        kind: id of a kind of components, `command` or `format`.
+        name: the word that users type.
+    """
+    if kind in (offered := {"command": commands, "format": formats}):
+        offer = offered[kind]().entries.get(name)
+        return None if offer is None else offer.plugin
+    return next((entry.plugin for entry in catalog().entries(kind) if entry.name == name), None)
 
 
 def imported(target: str, owner: str) -> Any:

@@ -41,3 +41,8 @@ ExtendPlugin = _offer("extend", "Continue a finished run to more outer steps.", 
 ExpertsPlugin = _offer(
     "experts", "Networks whose training is matched: train, list, show, import, remove.", "experts:experts_group"
 )
+NewPluginPlugin = _offer(
+    "new-plugin",
+    "Write a small complete package around a component of yours: code that works, and its test.",
+    "new_plugin.command:new_plugin_command",
+)

@@ -19,6 +19,7 @@ FOLDER = Path(ddfw_plugins.commands.__file__).parent
 NUMERICS = ("ddfw.engine", "ddfw.contracts")
 PLUGINS = {
     **{name: FOLDER / name for name in ("sweep", "compare", "bench", "gradient")},
+    "new-plugin": FOLDER / "new_plugin",
     **{name: FOLDER / f"{name}.py" for name in ("experts", "recipes", "export")},
     "formats": FOLDER.parent / "formats",
 }

@@ -1,0 +1,1 @@
+"""`ddfw new-plugin`: a small complete package around one component, to start from."""
