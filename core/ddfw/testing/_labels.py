@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.contracts.dataset import ImageSpec
@@ -59,11 +59,12 @@ def check_labels(labels: AbstractLabels, *, spec: ImageSpec | None = None, seed:
             case.check_state(params, targets)
             case.check_class_order(targets)
             case.check_index(params, targets)
-            params = case.check_init(torch.float64)
-            case.check_rows(params, torch.float64)
-            learned = case.check_groups(params)
+            wide = evolve(case, dtype=torch.float64)
+            params = wide.check_init(torch.float64)
+            wide.check_rows(params, torch.float64)
+            learned = wide.check_groups(params)
             if learned:
-                case.check_learning(params, learned)
+                wide.check_learning(params, learned)
             case.check_devices()
 
 
@@ -76,6 +77,8 @@ class _Case(StoredCase):
     given: ClassVar[str] = "images"
 
     component: AbstractLabels
+    #: The images' dtype, which `targets` is asked for.
+    dtype: torch.dtype = torch.float32
 
     def inputs(self, dtype: torch.dtype, shift: int = 0) -> Tensor:
         """Images [n, C, H, W] in class order, as a parameterisation would decode them."""
@@ -87,7 +90,7 @@ class _Case(StoredCase):
         return self.component.init(self.layout, inputs, LinearTeachers(self.layout.spec), generator(self.seed))
 
     def read(self, params: Tensors, index: Tensor) -> Tensor:
-        return ask_targets(self.component, params, index)
+        return ask_targets(self.component, params, index, self.dtype)
 
     def check_rows(self, params: dict[str, Tensor], dtype: torch.dtype | None) -> Tensor:
         """Checks that targets are probabilities, which may be integers, and returns those of all images."""

@@ -289,6 +289,26 @@ def test_labels_that_are_wrong():
     )
 
 
+def test_labels_that_cost_nothing_and_are_no_integers():
+    """Broken: fixed labels other than one-hot rows could not take the dtype that they are asked for."""
+
+    def smoothed(self, params, index, dtype=None):
+        hard = torch.nn.functional.one_hot(params["c"][index], int(params["m"]))
+        return 0.9 * hard.to(dtype or torch.float32) + 0.1 / int(params["m"])
+
+    free = {
+        "floats_per_image": lambda self, spec: 0,
+        "init": lambda self, layout, images, t, rng: {
+            "c": layout.labels().to(images.device),
+            "m": torch.tensor(layout.spec.num_classes),
+        },
+        "param_groups": lambda self, p: (),
+    }
+    check("labels", make("labels", targets=smoothed, **free))
+    single = {**free, "targets": lambda self, p, index, dtype=None: smoothed(self, p, index)}
+    refused("labels", "targets hard-codes a dtype: it gives torch.float32 for images in torch.float64", **single)
+
+
 def test_hard_labels_of_other_classes():
     """Broken: fixed labels out of class order pass."""
     hard = {
