@@ -41,10 +41,13 @@ def owner_of(kind: str, name: str) -> str | None:
         kind: id of a kind of components, `command` or `format`.
         name: the word that users type.
     """
-    if kind in (offered := {"command": commands, "format": formats}):
-        offer = offered[kind]().entries.get(name)
-        return None if offer is None else offer.plugin
-    return next((entry.plugin for entry in catalog().entries(kind) if entry.name == name), None)
+    if kind == "command":
+        owners = {command.name: command.plugin for command in commands().entries.values()}
+    elif kind == "format":
+        owners = {form.name: form.plugin for form in formats().entries.values()}
+    else:
+        owners = {entry.name: entry.plugin for entry in catalog().entries(kind)}
+    return owners.get(name)
 
 
 def imported(target: str, owner: str) -> Any:

@@ -101,8 +101,8 @@ def _check_unmoved(subject: Checked, loss: AbstractMatchingLoss, points: list[Te
     found = subject.once("loss of a student that has not moved", lambda: loss.loss(path, segment))
     cause = (
         "for a student that has not moved (path[-1] equals segment.start), which images of one colour or a tiny step "
-        "size lead to; a run would end as diverged. Do not divide by the way that the student went, and take no root or "
-        "norm of it without adding a small number first; the way from segment.start to segment.target is never 0"
+        "size lead to; a run would end as diverged. Do not divide by the way that the student went, and take no root "
+        "or norm of it without adding a small number first; the way from segment.start to segment.target is never 0"
     )
     subject.require(found.isfinite(), f"loss is {float(found.detach())} {cause}")
     for row, gradient in path.cotangents(found).items():

@@ -73,7 +73,7 @@ def test_it_writes_a_folder_and_says_what_comes_next(ddfw, here):
     there = sorted(str(p.relative_to(here / "deep" / "er")) for p in (here / "deep" / "er").rglob("*") if p.is_file())
     assert there == sorted(package_files("loss", "my-power"))
     assert all(path in done.out for path in there)
-    assert re.search(r'cd deep/er\n +pip install.*\n +python -m pytest\n +ddfw run --quick --loss my-power', done.out)
+    assert re.search(r"cd deep/er\n +pip install.*\n +python -m pytest\n +ddfw run --quick --loss my-power", done.out)
     assert [p.name for p in (here / "deep").iterdir()] == ["er"]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 import ddfw
-from ddfw_plugins.commands.new_plugin.kinds import STARTS, distribution_of, package_files, package_of
+from ddfw_plugins.commands.new_plugin.kinds import STARTS, package_files, package_of
 
 
 @click.command("new-plugin")
@@ -40,7 +40,12 @@ def new_plugin_command(context: click.Context, name: str, kind: str, out: Path |
     for path in written:
         click.echo(f"  {path}")
     click.echo("\nNext:\n")
-    for command in (f"cd {folder}", 'pip install -e ".[test]"', "python -m pytest", STARTS[kind].run.replace("@name@", name)):
+    for command in (
+        f"cd {folder}",
+        'pip install -e ".[test]"',
+        "python -m pytest",
+        STARTS[kind].run.replace("@name@", name),
+    ):
         click.echo(f"  {command}")
 
 
@@ -60,7 +65,9 @@ def _require_free(context: click.Context, kind: str, name: str) -> None:
         raise click.UsageError(f"there is a {kind} {name!r} already, from {owner}; choose another name")
     package = package_of(name)
     if importlib.util.find_spec(package) is not None:
-        raise click.UsageError(f"the package {package}, in which it would lie, is installed already; choose another name")
+        raise click.UsageError(
+            f"the package {package}, in which it would lie, is installed already; choose another name"
+        )
 
 
 def _owner(context: click.Context, kind: str, name: str) -> str | None:

@@ -39,7 +39,7 @@ STARTS = {
     "traj": Start(
         what="Trajectory source",
         hook="ddfw_register_trajectories",
-        run="ddfw run --quick --traj @name@",
+        run="ddfw run digits-ipc1-lss-mtt --quick --traj @name@",
         option="expert_epochs=3",
     ),
     "loss": Start(
@@ -77,7 +77,10 @@ STARTS = {
         option="every=3",
     ),
     "command": Start(what="Command", run="ddfw @name@ pixel lss"),
-    "format": Start(what="Format of learned sets", run="ddfw run --quick --out run && ddfw export run --format @name@ --out set"),
+    "format": Start(
+        what="Format of learned sets",
+        run="ddfw run --quick --out run && ddfw export run --format @name@ --out set",
+    ),
     "recipes": Start(what="Recipe", run="ddfw run --quick @name@", suffix=".toml"),
 }
 
