@@ -91,7 +91,7 @@ def test_it_writes_a_folder_and_says_what_comes_next(ddfw, here):
         (("../x", "--kind", "loss"), 2, ["cannot be a name", "Did you mean 'x'?"]),
         (("x-", "--kind", "loss"), 2, ["cannot be a name", "Did you mean 'x'?"]),
         (("9", "--kind", "loss"), 2, ["cannot be a name"]),
-        (("plugins", "--kind", "loss"), 2, ["the package ddfw_plugins, in which it would lie, is installed already"]),
+        (("plugins", "--kind", "loss"), 2, ["its package ddfw_plugins is installed already"]),
         (("x", "--kind", "loss", "--out", "there"), 1, ["there exists already"]),
     ],
 )

@@ -40,12 +40,8 @@ def new_plugin_command(context: click.Context, name: str, kind: str, out: Path |
     for path in written:
         click.echo(f"  {path}")
     click.echo("\nNext:\n")
-    for command in (
-        f"cd {folder}",
-        'pip install -e ".[test]"',
-        "python -m pytest",
-        STARTS[kind].run.replace("@name@", name),
-    ):
+    run = STARTS[kind].run.replace("@name@", name)
+    for command in (f"cd {folder}", 'pip install -e ".[test]"', "python -m pytest", run):
         click.echo(f"  {command}")
 
 
@@ -65,9 +61,7 @@ def _require_free(context: click.Context, kind: str, name: str) -> None:
         raise click.UsageError(f"there is a {kind} {name!r} already, from {owner}; choose another name")
     package = package_of(name)
     if importlib.util.find_spec(package) is not None:
-        raise click.UsageError(
-            f"the package {package}, in which it would lie, is installed already; choose another name"
-        )
+        raise click.UsageError(f"its package {package} is installed already; choose another name")
 
 
 def _owner(context: click.Context, kind: str, name: str) -> str | None:
