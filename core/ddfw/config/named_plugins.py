@@ -16,7 +16,7 @@ _before: list[str | None] = []
 
 
 def name_plugins(values: Sequence[str]) -> None:
-    """Adds plugins to the variable DDFW_PLUGINS until `forget_named_plugins`; processes that this one starts inherit it.
+    """Adds plugins to the variable DDFW_PLUGINS, which child processes inherit, until `forget_named_plugins`.
 
     Args:
         values: paths of `.py` files, from the working directory or absolute, and names of modules.
