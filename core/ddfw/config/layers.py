@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from ddfw.config.files import read_toml
 from ddfw.config.merge import merge
 from ddfw.config.recipes import DEFAULT, NO_RECIPE, Recipe, choose, recipes
 from ddfw.config.run_config import COMPONENT_TABLES
 from ddfw.config.toml import parse_value
-from ddfw.errors import PluginError, config_error
+from ddfw.errors import ConfigError, ConfigProblem, PluginError, config_error
 from ddfw_registry import did_you_mean
 
 #: Origin of settings that come from a recipe's quick table.
 QUICK = "--quick"
+#: What the origin of settings that a file sets begins with; the file's path follows.
+FILE = "file "
 
 
 @frozen(kw_only=True)
@@ -33,6 +36,30 @@ class Settings:
     tables: Mapping[str, Any]
     origins: Mapping[str, str] = field(factory=dict)
     recipe: str = ""
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Names in errors that are raised in the block the file that a wrong setting stands in.
+
+        Raises:
+            ConfigError: one was raised in the block; of a required option that is missing it says how to set it, too.
+        """
+        try:
+            yield
+        except ConfigError as error:
+            raise evolve(error, problems=[self._located(problem) for problem in error.problems]) from error
+
+    def _located(self, problem: ConfigProblem) -> ConfigProblem:
+        path, table = problem.path, problem.path.rpartition(".")[0]
+        below = {origin for place, origin in self.origins.items() if place.startswith((f"{path}.", f"{path}["))}
+        plain = path.partition("[")[0]  # of a list, the whole of it is set
+        unanimous = below.pop() if len(below) == 1 else ""
+        name = self.origins.get(f"{table}.name", "") if problem.missing else ""
+        origin = self.origins.get(plain) or unanimous or name
+        if problem.missing:
+            problem = evolve(problem, message=f"{problem.message}; set it, as in --set {path}=…")
+        file = origin.removeprefix(FILE) if origin.startswith(FILE) else ""
+        return evolve(problem, path=f"{file}: {path}") if file and not path.startswith(f"{file}: ") else problem
 
 
 def gather(
@@ -117,7 +144,7 @@ def _start(start: str | Mapping[str, Any] | None, known: Mapping[str, Recipe]) -
     said = head.get("recipe") if isinstance(head, Mapping) else None
     return _Start(
         tables=tables,
-        origin=f"file {start}",
+        origin=f"{FILE}{start}",
         recipe=said if isinstance(said, str) and said in known else "",
         complete=isinstance(said, str) and all(table in tables for table in COMPONENT_TABLES),
     )

@@ -32,7 +32,8 @@ def structured_config(settings: Settings) -> RunConfig:
     observers = tables.get("observers")
     if isinstance(observers, Mapping):
         tables["observers"] = {k: v for k, v in observers.items() if not _missing_extra(k, v, settings)}
-    config = from_table(tables, RunConfig)
+    with settings.located():
+        config = from_table(tables, RunConfig)
     takes_dtype(type(config.labels))  # warns if the label strategy was written for an older hook API
     return config
 
