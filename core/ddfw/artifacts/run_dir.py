@@ -1,7 +1,7 @@
 """A run's directory: its lock, its files and whether its run is finished.
 
-runs/<name>/  config.toml  manifest.json  summary.json  metrics.jsonl  synthetic/  eval/*.json  images/*.png
-              checkpoints/ until it is finished
+runs/<name>/  config.toml  manifest.json  summary.json  metrics.jsonl  synthetic/  steps/  eval/*.json  images/*.png
+              checkpoints/  report.html
 """
 
 from __future__ import annotations
@@ -100,6 +100,6 @@ class RunDirectory:
 
     def _abandoned(self) -> bool:
         """Whether the directory holds only a run that ended before its first checkpoint, which may be overwritten."""
-        ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "eval", "images"}
+        ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "report.html", "eval", "images", "steps"}
         names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")}
         return ".lock" in names and names <= ours

@@ -73,6 +73,18 @@ def write_snapshot(run: Path, snapshot: Snapshot) -> str:
     return name
 
 
+def clear_snapshots(run: Path) -> None:
+    """Removes what an earlier attempt left, which was a run of another configuration perhaps."""
+    for path in (run / FOLDER).glob("*.safetensors"):
+        path.unlink(missing_ok=True)
+
+
+def snapshot_files(run: Path) -> dict[str, str]:
+    """The sha256 of each file of the folder `steps`, by its path below the run directory."""
+    found = sorted((run / FOLDER).glob("*.safetensors"))
+    return {f"{FOLDER}/{path.name}": atomic.file_sha256(path) for path in found if not path.name.startswith(".")}
+
+
 def snapshot_steps(run: Path) -> list[int]:
     """The outer steps of which a run directory holds snapshots, ascending; [] for runs of earlier versions."""
     found = (_FILE.fullmatch(path.name) for path in (run / FOLDER).glob("step-*.safetensors"))

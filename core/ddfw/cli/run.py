@@ -30,6 +30,7 @@ from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
     from ddfw.config.layers import Settings
+    from ddfw.config.load import Configured
     from ddfw.config.run_config import RunConfig
     from ddfw.pipeline.runner import Places
 
@@ -105,9 +106,9 @@ def run_command(
     elif dry_run:
         _dry_run(config, places, as_json)
     elif numbers:
-        _run_seeds(config, places, numbers, quiet, as_json, until)
+        _run_seeds(made, places, numbers, quiet, as_json, until)
     else:
-        _show(_run(config, places, quiet, as_json, until), as_json)
+        _show(_run(made, places, quiet, as_json, until), as_json)
 
 
 def _in_lines(head: str, items: Sequence[str]) -> str:
@@ -148,7 +149,7 @@ def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
 
 
 def _run(
-    config: RunConfig, places: Places, quiet: bool, as_json: bool, until: float | None, *, first: bool = True
+    made: Configured, places: Places, quiet: bool, as_json: bool, until: float | None, *, first: bool = True
 ) -> Any:
     """One run; the first one of a command gets somewhere, however short the time."""
     from ddfw.pipeline.observers import JsonStream
@@ -158,7 +159,7 @@ def _run(
     left = None if until is None else until - time.monotonic()
     if left is not None and first:
         left = max(left, 1e-3)
-    result = run(config, places, stream, quiet=quiet or as_json, max_seconds=left)
+    result = run(made.config, places, stream, quiet=quiet or as_json, max_seconds=left, origins=made.settings.origins)
     if result.already_finished:
         click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
         if as_json:
@@ -180,7 +181,7 @@ def _show(result: Any, as_json: bool) -> None:
 
 
 def _run_seeds(
-    config: RunConfig, places: Places, numbers: list[int], quiet: bool, as_json: bool, until: float | None
+    made: Configured, places: Places, numbers: list[int], quiet: bool, as_json: bool, until: float | None
 ) -> None:
     import json
 
@@ -192,7 +193,7 @@ def _run_seeds(
 
     summaries, first = [], True
     for number in numbers:
-        one = evolve(config, run=evolve(config.run, seed=number))
+        one = evolve(made, config=evolve(made.config, run=evolve(made.config.run, seed=number)))
         place = evolve(places, out=None if places.out is None else places.out / f"seed-{number}")
         result = _run(one, place, quiet, as_json, until, first=first)
         first = first and result.already_finished

@@ -105,8 +105,13 @@ def config_text(config: RunConfig) -> str:
     return resolve(config).text
 
 
-def resolve(config: RunConfig) -> ResolvedRun[RunConfig]:
-    """The configuration with its tables, its TOML text and hash, and the foreign code that it uses."""
+def resolve(config: RunConfig, origins: Mapping[str, str] | None = None) -> ResolvedRun[RunConfig]:
+    """The configuration with its tables, its TOML text and hash, and the foreign code that it uses.
+
+    Args:
+        config: the configuration.
+        origins: which layer of settings set what, as `Settings.origins`; None where nobody knows.
+    """
     tables = as_table(config)
     text = toml_text(tables)
     return ResolvedRun(
@@ -115,4 +120,5 @@ def resolve(config: RunConfig) -> ResolvedRun[RunConfig]:
         text=text,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         foreign=foreign_code(config),
+        origins=dict(origins or {}),
     )

@@ -115,6 +115,9 @@ class EvaluationReport:
         images: number of images that the networks were trained on.
         floats: number of floats that the set stores, under each way of counting.
         notes: remarks on the result, in words.
+        source: the run that found these figures before and read the test split for them; "" for figures of this run.
+        confusion: [m][m] counts, summed over the networks: how many images of class i (row) were taken for class j;
+            None where nobody counted. Not part of the JSON event.
     """
 
     event: ClassVar[str] = "evaluated"
@@ -133,6 +136,8 @@ class EvaluationReport:
     images: int
     floats: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    source: str = ""
+    confusion: tuple[tuple[int, ...], ...] | None = field(default=None, metadata={"event": False})
 
 
 @frozen(kw_only=True)

@@ -95,6 +95,7 @@ class ResolvedRun(Generic[ConfigT]):
         text: the content of config.toml, which runs again.
         sha256: of that text.
         foreign: by kind, where each component comes from that is not built in.
+        origins: for dotted paths (`param.rank`), which layer of settings set them; they change no result.
     """
 
     config: ConfigT
@@ -102,6 +103,7 @@ class ResolvedRun(Generic[ConfigT]):
     text: str
     sha256: str
     foreign: Mapping[str, ForeignCode]
+    origins: Mapping[str, str] = field(factory=dict)
 
     @property
     def sources(self) -> dict[str, str]:
@@ -131,6 +133,7 @@ class SummaryRow:
         images: how many images it has.
         lr: learning rate of the networks.
         notes: what a reader of the figure has to know.
+        source: the run that found this row before and read the test split for it; "" for a row of this run.
         net: key of the other network of `[cross]`, "" for the run's own; it then has no place in summary.json.
     """
 
@@ -143,6 +146,7 @@ class SummaryRow:
     images: int
     lr: float
     notes: Sequence[str] = ()
+    source: str = field(default="", metadata=_SPARSE)
 
 
 @frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -36,6 +37,7 @@ class OuterLoop:
         checkpoints: writes the state to files.
         crew: the processes that work on the run.
         stopping: says whether to stop; asked after each step.
+        keep_look: called with the state at the start, in the middle and at the end, to keep what the set looks like.
     """
 
     plan: Plan
@@ -46,6 +48,7 @@ class OuterLoop:
     checkpoints: Checkpoints
     crew: Crew
     stopping: Stopping
+    keep_look: Callable[[OuterState], None]
 
     def run(self, state: OuterState, *, resumed: bool) -> int:
         """Makes all outer steps that are left.
@@ -62,6 +65,7 @@ class OuterLoop:
             StoppedError: the time limit is reached; a checkpoint was written.
         """
         if not resumed:
+            self.keep_look(state)
             self._select(state)
         with self.stopping.listening():
             return run_steps(self.distillation, state, self._after_step).skipped
@@ -82,6 +86,8 @@ class OuterLoop:
     def _after_step(self, state: OuterState, report: StepReport) -> None:
         steps = self.distillation.outer.steps
         self.evaluator.announce(report)
+        if state.step in (steps // 2, steps):
+            self.keep_look(state)
         if state.step % self.plan.config.eval.every == 0 or state.step == steps:
             self._select(state)
             self.checkpoints.save(state, self.best)

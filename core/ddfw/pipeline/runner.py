@@ -151,6 +151,7 @@ def run(
     *,
     quiet: bool = False,
     max_seconds: float | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> RunResult:
     """Runs a configuration, or returns the summary of the run that its directory already holds.
 
@@ -163,6 +164,7 @@ def run(
         quiet: leave out observers that show progress to people.
         max_seconds: time limit in seconds, None for none. The run stops after the expert or outer step during which
             the limit is reached; with 0 or less, before any work is done.
+        origins: which layer of settings set what, as `Configured.settings.origins`, for the run's manifest.
 
     Raises:
         ConfigError: options do not fit the data, the budget or each other.
@@ -180,7 +182,7 @@ def run(
         shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.for_people)]
         observers = [*shown, *extra_observers] if crew.rank == 0 else []
         none_left = any(crew.gather(max_seconds is not None and max_seconds <= 0))
-        return _run(resolve(config), places or Places(), observers, crew, stopping, none_left=none_left)
+        return _run(resolve(config, origins), places or Places(), observers, crew, stopping, none_left=none_left)
 
 
 def _run(
@@ -289,5 +291,6 @@ def distill(
         experts=Path(experts_dir),
         data_root=None if data_root is None else Path(data_root),
     )
-    config = configure(recipe, {**flags, **named, **typed}, (), places.data_root, quick=quick).config
-    return run(evolve(config, **components), places)
+    made = configure(recipe, {**flags, **named, **typed}, (), places.data_root, quick=quick)
+    origins = {**made.settings.origins, **dict.fromkeys(components, "argument")}
+    return run(evolve(made.config, **components), places, origins=origins)

@@ -233,9 +233,16 @@ class Stages:
             checkpoints=self.checkpoints,
             crew=self.crew,
             stopping=self.stopping,
+            keep_look=lambda state: self._keep_look(start.distillation, state),
         )
+        if self._writes and self.resumed is None:
+            self._files.write_start(train)
         with self._keeping_diverged(learned):
             return evolve(learned, skipped=loop.run(state, resumed=self.resumed is not None))
+
+    def _keep_look(self, distillation: Distillation[Any], state: OuterState) -> None:
+        if self._writes:
+            self._files.write_step(distillation, state.result, state.step)
 
     @contextmanager
     def _keeping_diverged(self, learned: Distilled) -> Iterator[None]:

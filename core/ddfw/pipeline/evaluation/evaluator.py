@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, frozen
 
-from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.executor import Evaluated, LabelledImages, ask_classes
 from ddfw.contracts.observer import EvaluationReport
 from ddfw.contracts.records import QUICK_NOTE
 from ddfw.contracts.settings import EvalSettings
-from ddfw.engine.evaluate import mean_std
+from ddfw.engine.evaluate import confusion, mean_std
 from ddfw.engine.inner import build_module
-from ddfw.errors import DivergedError, option_errors_at
+from ddfw.errors import DivergedError, PluginError, option_errors_at
 from ddfw.pipeline.evaluation.baselines import Subject, asked_baselines, full_data, real_baseline, size_of
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup
@@ -96,15 +96,13 @@ class Evaluator:
             training = evolve(settings.full_set(), lr=subject.lr)
         else:
             training = settings.small_set(subject.lr, settings.select_epochs if split == "validation" else None)
-        accuracies = self.session.evaluate(
-            training,
-            subject.data,
-            test,
-            settings.seed,
-            range(networks),
-            "select" if split == "validation" else "eval",
-            on_network,
-        )
+        arguments = (training, subject.data, test, settings.seed, range(networks))
+        if split == "test" and subject.is_learned:
+            found = ask_classes(self.session, *arguments, "eval", on_network)
+        else:
+            purpose: Literal["select", "eval"] = "select" if split == "validation" else "eval"
+            found = Evaluated(accuracies=self.session.evaluate(*arguments, purpose, on_network))
+        accuracies = found.accuracies
         mean, std = mean_std(accuracies)
         report = EvaluationReport(
             subject=subject.name,
@@ -122,9 +120,24 @@ class Evaluator:
             images=len(subject.data.images),
             floats=subject.floats,
             notes=tuple(dict.fromkeys((*subject.notes, *((QUICK_NOTE,) if self.setup.config.run.quick else ())))),
+            confusion=self._confusion(found, test),
         )
         self.announce(report)
         return report
+
+    def _confusion(self, found: Evaluated, test: LabelledImages) -> tuple[tuple[int, ...], ...] | None:
+        """The confusion matrix, None where the session gave no classes.
+
+        Raises:
+            PluginError: the session gave something that is no class for each image.
+        """
+        if found.predicted is None:
+            return None
+        try:
+            return confusion(found.predicted, test.targets, self.setup.splits.spec.num_classes)
+        except ValueError as error:
+            name = self.setup.config.executor.name
+            raise PluginError(f"executor {name} predicts no classes for {len(test.targets)} images: {error}") from error
 
 
 @frozen(kw_only=True)
