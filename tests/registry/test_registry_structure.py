@@ -302,8 +302,8 @@ def test_a_missing_option_says_what_belongs_there(structurer):
 
 def test_options_of_a_component_without_any_are_unknown(structurer):
     """The list of known options would end in nothing."""
-    assert problems(structurer, {"name": "mtt", "rank": 1}, Source) == [
-        "rank: unknown option 'rank'. There are no options here."
+    assert problems(structurer, {"name": "mtt", "speed": 1}, Source) == [
+        "speed: unknown option 'speed'. There are no options here."
     ]
 
 

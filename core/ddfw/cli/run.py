@@ -19,6 +19,7 @@ from ddfw.cli.shared import (
     download_option,
     experts_dir_option,
     flag_tables,
+    flags_named,
     quiet_option,
     seed_numbers,
     set_option,
@@ -96,19 +97,21 @@ def run_command(
     numbers = seed_numbers(seeds)
     if download and not dry_run:
         runner.download_data(configure(recipe, tables, assignments).config, data_root)
-    made = configure(recipe, tables, assignments, data_root, quick=quick)
+    with flags_named():
+        made = configure(recipe, tables, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
     places = runner.Places(out=out, experts=experts_dir, data_root=data_root)
     if made.changes:
         click.echo(_in_lines("quick: ", made.changes), err=True)
-    if print_config:
-        _print_config(config, settings)
-    elif dry_run:
-        _dry_run(config, places, as_json)
-    elif numbers:
-        _run_seeds(made, places, numbers, quiet, as_json, until)
-    else:
-        _show(_run(made, places, quiet, as_json, until), as_json)
+    with settings.located():  # what does not fit the data is found later, and may stand in the same file
+        if print_config:
+            _print_config(config, settings)
+        elif dry_run:
+            _dry_run(config, places, as_json)
+        elif numbers:
+            _run_seeds(made, places, numbers, quiet, as_json, until)
+        else:
+            _show(_run(made, places, quiet, as_json, until), as_json)
 
 
 def _in_lines(head: str, items: Sequence[str]) -> str:
@@ -143,7 +146,9 @@ def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**facts, **forecast_record(forecast)}, ensure_ascii=False))
         return
-    told = {key.replace("_", " "): value for key, value in facts.items() if key != "schema"}
+    told = {key.replace("_", " "): value for key, value in facts.items() if key not in ("schema", "notes")}
+    for note in facts["notes"]:
+        click.echo(f"note: {note}", err=True)
     for key, value in {**told, **forecast_lines(forecast)}.items():
         click.echo(f"{key:<20} {value}")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +14,8 @@ from ddfw.errors import ConfigError, option_errors_at
 from ddfw.forecast.memory import predicted_peak, process_bytes
 from ddfw.forecast.time import CostClock, predicted_times
 from ddfw.pipeline.evaluation.evaluator import cross_contexts
-from ddfw.pipeline.runner import Places, directory_for, plan
+from ddfw.pipeline.notes import notes
+from ddfw.pipeline.runner import Places, directory_for, finished, plan
 from ddfw.pipeline.warm_start import warm_start
 
 if TYPE_CHECKING:
@@ -56,6 +59,9 @@ def outlined(
         ConfigError, DataError: what would refuse the run.
     """
     made = plan(config, places)
+    finished(config, places)
+    directory = directory_for(made.run, places)
+    _require_room(directory)
     cross_contexts(made)
     warm_start(made)
     layout, experts = made.layout, made.expert_set
@@ -67,7 +73,7 @@ def outlined(
         "schema": 1,
         "recipe": config.run.recipe,
         "run": config.title(),
-        "directory": str(directory_for(made.run, places)),
+        "directory": str(directory),
         "data": made.splits.counts(),
         "train_images": len(made.splits.train.labels),
         "validation_images": len(made.splits.validation.labels),
@@ -86,10 +92,25 @@ def outlined(
         "strict_floats": layout.strict_floats,
         "pixel_floats": layout.parameter_floats,
         "over_budget": layout.over_budget,
+        "notes": notes(made),
     }
     if on_measure is not None:
         on_measure()
     return facts, measured(made)
+
+
+def _require_room(directory: Path) -> None:
+    """Makes a folder where the run directory would lie, and removes it.
+
+    Raises:
+        OSError: it cannot be made, and neither could the run directory.
+    """
+    there = next(p for p in (directory.absolute(), *directory.absolute().parents) if p.exists())
+    try:
+        with TemporaryDirectory(prefix=".", dir=there):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(directory)) from error
 
 
 def measured(made: Plan) -> Forecast:
