@@ -26,7 +26,7 @@ from ddfw.cli.shared import (
     setting_option,
 )
 from ddfw.config.catalog import as_table
-from ddfw.config.load import configure
+from ddfw.config.load import configure, resolve
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -157,9 +157,11 @@ def _run(
     made: Configured, places: Places, quiet: bool, as_json: bool, until: float | None, *, first: bool = True
 ) -> Any:
     """One run; the first one of a command gets somewhere, however short the time."""
+    from ddfw.artifacts import atomic
     from ddfw.pipeline.observers import JsonStream
-    from ddfw.pipeline.runner import run
+    from ddfw.pipeline.runner import directory_for, run
 
+    atomic.require_room(directory_for(resolve(made.config), places))
     stream = [("--json", JsonStream(stream=sys.stdout))] if as_json else []
     left = None if until is None else until - time.monotonic()
     if left is not None and first:

@@ -165,15 +165,41 @@ def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
         keys = [k.strip() for k in path.split(".")]
         if not equals or not all(keys):
             raise config_error("--set", f"expected key.path=value, got {text!r}")
-        table = tables
-        for key in keys[:-1]:
-            inner = table.get(key)
-            if not isinstance(inner, dict):
-                inner = table[key] = {} if inner is None else {"name": inner}
-            table = inner
-        parsed = parse_value(value.strip())
-        if isinstance(table.get(keys[-1]), dict) and not isinstance(parsed, dict):
-            table[keys[-1]]["name"] = parsed
-        else:
-            table[keys[-1]] = parsed
+        _assign(tables, keys, parse_value(value.strip()))
     return tables
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose keys may be dotted paths, such as `{"param.rank": 3}`, as tables.
+
+    Raises:
+        ConfigError: not a mapping, or a key that is no path.
+    """
+    if not isinstance(settings, Mapping):
+        expected = "expected tables such as {'param': {'rank': 3}}, or {'param.rank': 3}"
+        raise config_error("settings", f"{expected}, got {settings!r}")
+    tables: dict[str, Any] = {}
+    for path in settings:
+        if not isinstance(path, str) or not all(path.split(".")):
+            raise config_error("settings", f"expected keys such as 'param' or 'param.rank', got {path!r}")
+    for path in sorted(settings, key=lambda path: path.count(".")):  # so that whole tables are not laid over a part
+        _assign(tables, path.split("."), _copied(settings[path]))
+    return tables
+
+
+def _copied(value: Any) -> Any:
+    return {key: _copied(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+
+
+def _assign(tables: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Sets one value in nested tables, which are made where they are missing."""
+    table = tables
+    for key in keys[:-1]:
+        inner = table.get(key)
+        if not isinstance(inner, dict):
+            inner = table[key] = {} if inner is None else {"name": inner}
+        table = inner
+    if isinstance(table.get(keys[-1]), dict) and not isinstance(value, dict):
+        table[keys[-1]]["name"] = value
+    else:
+        table[keys[-1]] = value

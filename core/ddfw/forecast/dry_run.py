@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ddfw.artifacts import atomic
 from ddfw.contracts.records import Forecast
 from ddfw.errors import ConfigError, option_errors_at
 from ddfw.forecast.memory import predicted_peak, process_bytes
@@ -61,7 +60,7 @@ def outlined(
     made = plan(config, places)
     finished(config, places)
     directory = directory_for(made.run, places)
-    _require_room(directory)
+    atomic.require_room(directory)
     cross_contexts(made)
     warm_start(made)
     layout, experts = made.layout, made.expert_set
@@ -97,20 +96,6 @@ def outlined(
     if on_measure is not None:
         on_measure()
     return facts, measured(made)
-
-
-def _require_room(directory: Path) -> None:
-    """Makes a folder where the run directory would lie, and removes it.
-
-    Raises:
-        OSError: it cannot be made, and neither could the run directory.
-    """
-    there = next(p for p in (directory.absolute(), *directory.absolute().parents) if p.exists())
-    try:
-        with TemporaryDirectory(prefix=".", dir=there):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(directory)) from error
 
 
 def measured(made: Plan) -> Forecast:
