@@ -94,7 +94,7 @@ class Places:
         return {entry.name: _options(entry.cls) for entry in entries}
 
     def _tables(self) -> Iterator[_Table]:
-        for field, form in t.fields(self.cls):
+        for field, form in t.fields(self.cls) if t.is_table(self.cls) else ():
             name = t.option_name(field)
             path, given = f"{self.path}.{name}" if self.path else name, self.data.get(name)
             for member in map(t.bare, t.members(form)):

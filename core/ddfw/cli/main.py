@@ -170,7 +170,9 @@ def invoke(arguments: list[str]) -> int:
 
 def _io_words(error: OSError) -> str:
     """What the system refused, why, and the way out."""
-    way = {errno.ENOSPC: "free some room, or name", errno.EDQUOT: "free some room, or name"}.get(error.errno or 0, "name")
+    way = {errno.ENOSPC: "free some room, or name", errno.EDQUOT: "free some room, or name"}.get(
+        error.errno or 0, "name"
+    )
     return f"cannot write or read {error.filename or 'a file'}: {error.strerror}; {way} another place (such as --out)"
 
 

@@ -26,7 +26,8 @@ from ddfw.cli.shared import (
     setting_option,
 )
 from ddfw.config.catalog import as_table
-from ddfw.config.load import configure, resolve
+from ddfw.config.load import configure
+from ddfw.errors import ConfigError
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def run_command(
     places = runner.Places(out=out, experts=experts_dir, data_root=data_root)
     if made.changes:
         click.echo(_in_lines("quick: ", made.changes), err=True)
-    with settings.located():  # what does not fit the data is found later, and may stand in the same file
+    try:
         if print_config:
             _print_config(config, settings)
         elif dry_run:
@@ -112,6 +113,8 @@ def run_command(
             _run_seeds(made, places, numbers, quiet, as_json, until)
         else:
             _show(_run(made, places, quiet, as_json, until), as_json)
+    except ConfigError as error:  # what does not fit the data is found late, and may stand in the file all the same
+        raise settings.located(error) from error
 
 
 def _in_lines(head: str, items: Sequence[str]) -> str:
@@ -139,7 +142,9 @@ def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
 
     from ddfw.forecast.dry_run import forecast_lines, forecast_record, outlined
 
-    def measuring() -> None:
+    def measuring(notes: Sequence[str]) -> None:
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
         click.echo("measuring short steps, for some seconds …", err=True)
 
     facts, forecast = outlined(config, places, None if as_json else measuring)
@@ -147,8 +152,6 @@ def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
         click.echo(json.dumps({**facts, **forecast_record(forecast)}, ensure_ascii=False))
         return
     told = {key.replace("_", " "): value for key, value in facts.items() if key not in ("schema", "notes")}
-    for note in facts["notes"]:
-        click.echo(f"note: {note}", err=True)
     for key, value in {**told, **forecast_lines(forecast)}.items():
         click.echo(f"{key:<20} {value}")
 
@@ -159,9 +162,9 @@ def _run(
     """One run; the first one of a command gets somewhere, however short the time."""
     from ddfw.artifacts import atomic
     from ddfw.pipeline.observers import JsonStream
-    from ddfw.pipeline.runner import directory_for, run
+    from ddfw.pipeline.runner import run
 
-    atomic.require_room(directory_for(resolve(made.config), places))
+    atomic.require_room(places.out or Path("runs"))
     stream = [("--json", JsonStream(stream=sys.stdout))] if as_json else []
     left = None if until is None else until - time.monotonic()
     if left is not None and first:

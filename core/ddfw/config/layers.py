@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,9 @@ class Settings:
     origins: Mapping[str, str] = field(factory=dict)
     recipe: str = ""
 
-    @contextmanager
-    def located(self) -> Iterator[None]:
-        """Names in errors that are raised in the block the file that a wrong setting stands in.
-
-        Raises:
-            ConfigError: one was raised in the block; of a required option that is missing it says how to set it, too.
-        """
-        try:
-            yield
-        except ConfigError as error:
-            raise evolve(error, problems=[self._located(problem) for problem in error.problems]) from error
+    def located(self, error: ConfigError) -> ConfigError:
+        """The same error, with the file that a wrong setting stands in, and how a missing one is set."""
+        return evolve(error, problems=[self._located(problem) for problem in error.problems])
 
     def _located(self, problem: ConfigProblem) -> ConfigProblem:
         path, table = problem.path, problem.path.rpartition(".")[0]

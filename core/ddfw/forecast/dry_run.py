@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,14 +45,14 @@ def predict(config: RunConfig, places: Places | None = None) -> Forecast:
 
 
 def outlined(
-    config: RunConfig, places: Places, on_measure: Callable[[], None] | None = None
+    config: RunConfig, places: Places, on_measure: Callable[[Sequence[str]], None] | None = None
 ) -> tuple[dict[str, Any], Forecast]:
     """What a run would do, JSON-able, and its forecast. Everything is checked, nothing written, no expert trained.
 
     Args:
         config: what would be run.
         places: where things are.
-        on_measure: called before the measurements start, once everything has been checked.
+        on_measure: called with the notes before the measurements start, once everything has been checked.
 
     Raises:
         ConfigError, DataError: what would refuse the run.
@@ -68,7 +68,7 @@ def outlined(
         source = experts.store.source(experts.seeds, made.network, torch.device("cpu"), made.dtype)
         with option_errors_at("traj"):
             config.traj.prepare(source)
-    facts = {
+    facts: dict[str, Any] = {
         "schema": 1,
         "recipe": config.run.recipe,
         "run": config.title(),
@@ -94,7 +94,7 @@ def outlined(
         "notes": notes(made),
     }
     if on_measure is not None:
-        on_measure()
+        on_measure(facts["notes"])
     return facts, measured(made)
 
 

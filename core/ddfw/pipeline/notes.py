@@ -18,7 +18,9 @@ def notes(plan: Plan) -> tuple[str, ...]:
     config, images = plan.config, plan.layout.num_images
     found = list(config.traj.notes(plan.expert_set.epochs, config.window.max_start))
     if config.outer.batch_syn > images:
-        found.append(f"outer.batch_syn is {config.outer.batch_syn}, the set has {images} images: a step takes all of them")
+        found.append(
+            f"outer.batch_syn is {config.outer.batch_syn}, the set has {images} images: a step takes all of them"
+        )
     splits = {"validation": len(plan.splits.validation.labels), "test": len(plan.splits.test)}
     ways = {"validation": "raise data.validation", "test": "test on more images"}
     return *found, *(f"{small_split(name, n)}; {ways[name]}" for name, n in splits.items() if n < SMALL_SPLIT)

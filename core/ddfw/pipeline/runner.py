@@ -321,6 +321,8 @@ def _require_objects(given: Mapping[str, Any]) -> None:
     for key, value in given.items():
         base = get_origin(hints[key]) or hints[key]
         if not isinstance(value, base):
-            got = f"the class {value.__name__}; make one of it: {value.__name__}(…)" if isinstance(value, type) else value
+            got = (
+                f"the class {value.__name__}; make one of it: {value.__name__}(…)" if isinstance(value, type) else value
+            )
             kind = "its name or " if key in COMPONENT_TABLES else ""
             raise TypeError(f"distill({key}=…): expected {base.__name__}, {kind}a table of its options; got {got}")

@@ -67,9 +67,7 @@ def _component(card: Card, kind: str, base: type) -> Any:
         return None
 
 
-def export(
-    learned: SyntheticSet | str | Path, form: str, out: str | Path, *, force: bool = False
-) -> dict[str, Any]:
+def export(learned: SyntheticSet | str | Path, form: str, out: str | Path, *, force: bool = False) -> dict[str, Any]:
     """Writes a learned set for other programs, whole or not at all.
 
     Args:

@@ -53,7 +53,7 @@ def write_imagefolder(learned: SyntheticSet, folder: Path) -> dict[str, Any]:
     shown = bytes_.to(learned.images.dtype) / 255
     again = learned.space.encode(shown * learned.space.max_value, learned.images.dtype)
     error, outside = (again - learned.images).abs(), (pixels < 0) | (pixels > 1)
-    rounding = {
+    rounding: dict[str, Any] = {
         "what": "what 8-bit pixels cost: training-space values after a round trip against those before it",
         "largest": float(error.max()),
         "root_mean_square": float(error.square().mean().sqrt()),
@@ -69,7 +69,11 @@ def write_imagefolder(learned: SyntheticSet, folder: Path) -> dict[str, Any]:
         )
     soft = not bool((learned.targets == one_hot(learned.targets.argmax(dim=1), learned.targets.shape[1])).all())
     if soft:
-        record = {"schema": 1, "class_names": list(learned.class_names), "targets": {r["file"]: r["target"] for r in rows}}
+        record = {
+            "schema": 1,
+            "class_names": list(learned.class_names),
+            "targets": {r["file"]: r["target"] for r in rows},
+        }
         (folder / LABELS).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
         notes.append(f"folders hold classes; the soft labels lie beside them in {LABELS}, which ddfw reads again")
     return {"images": rows, "rounding": rounding, "notes": notes}
@@ -145,7 +149,9 @@ def _soft_labels(path: Path, pictures: Sequence[str]) -> tuple[Tensor, list[str]
             raise ValueError(f"targets are {tuple(targets.shape)}, expected {(len(pictures), len(names))}")
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        raise DataError(f"{path} does not hold the labels of the pictures beside it: {said}; mend or remove it") from error
+        raise DataError(
+            f"{path} does not hold the labels of the pictures beside it: {said}; mend or remove it"
+        ) from error
     return targets.to(torch.float32), names
 
 

@@ -218,10 +218,8 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         if high <= last + (not self.continuous):
             return ()
         which = "all targets" if last == 0 else f"targets of segments that start after epoch {last}"
-        return (
-            f"traj.expert_epochs is {self.expert_epochs}, experts have {num_epochs} epochs: {which} are cut to the last "
-            f"epoch, {num_epochs}",
-        )
+        lengths = f"traj.expert_epochs is {self.expert_epochs}, experts have {num_epochs} epochs"
+        return (f"{lengths}: {which} are cut to the last epoch, {num_epochs}",)
 
 
 def progress(trajectory: Tensor, sizes: Sequence[int], kind: Progress = "arc_length") -> Tensor:
