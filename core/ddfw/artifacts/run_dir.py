@@ -1,12 +1,15 @@
 """A run's directory: its lock, its files and whether its run is finished.
 
 runs/<name>/  config.toml  manifest.json  summary.json  metrics.jsonl  synthetic/  steps/  eval/*.json  images/*.png
-              checkpoints/  report.html
+              checkpoints/  report.html  earlier/step-…/ of a run that was extended
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +84,50 @@ class RunDirectory:
                 (self.path / folder).mkdir(exist_ok=True)
             yield
 
+    @contextlib.contextmanager
+    def claimed_to_extend(self, config_text: str) -> Iterator[None]:
+        """Holds the lock of a finished run inside a `with` block, for `archive` and `lengthen`.
+
+        Args:
+            config_text: the text of config.toml of the finished run.
+
+        Raises:
+            DirectoryInUseError: another process holds the lock, or the directory holds something that is not this run.
+        """
+        with atomic.locked(self.path, "the run directory", wait=False):
+            self._refuse_strangers(config_text)
+            yield
+
+    def archive(self, step: int) -> None:
+        """Keeps what a finished run says and has learned in `earlier/step-…`, which is a run directory itself.
+
+        Args:
+            step: number of outer steps of the finished run.
+        """
+        kept = self.path / "earlier" / f"step-{step:06d}"
+        if kept.exists():
+            return
+        started = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.tmp")
+        for pattern in ("*.toml", "*.json", "*.jsonl", "eval/*.json", "images/*.png", "steps/*", "synthetic/*"):
+            for path in sorted(self.path.glob(pattern)):
+                target = started / path.relative_to(self.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if path.suffix == ".jsonl":  # the only kind of file that is appended to
+                    shutil.copy2(path, target)
+                else:
+                    _link_or_copy(path, target)
+        os.replace(started, kept)
+
+    def lengthen(self, config_text: str) -> None:
+        """Turns the directory of a finished run, which was archived, into that of an unfinished longer one.
+
+        Args:
+            config_text: the text of config.toml of the longer run.
+        """
+        # In this order: a summary of fewer steps than config.toml asks for is no summary of a finished run.
+        atomic.write_text(self.config, config_text)
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file at the path `name` below the directory."""
         atomic.write_json(self.path / name, value)
@@ -103,3 +150,11 @@ class RunDirectory:
         ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "report.html", "eval", "images", "steps"}
         names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")}
         return ".lock" in names and names <= ours
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    """A second name for a file that is only ever replaced as a whole; a copy where the disk cannot do that."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copy2(path, target)

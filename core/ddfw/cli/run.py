@@ -13,6 +13,7 @@ import click
 
 from ddfw.cli.duration import max_time_option
 from ddfw.cli.shared import (
+    cache_option,
     component_flags,
     cross_option,
     data_root_option,
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from ddfw.config.layers import Settings
     from ddfw.config.load import Configured
     from ddfw.config.run_config import RunConfig
+    from ddfw.contracts.observer import AbstractObserver
     from ddfw.pipeline.runner import Places
+    from ddfw.pipeline.stages import RunResult
 
 
 @click.command("run")
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 @data_root_option
 @download_option
 @set_option
+@cache_option
 @max_time_option
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines on standard output, the last with the summary.")
 @quiet_option
@@ -71,6 +75,7 @@ def run_command(
     data_root: Path | None,
     download: bool,
     assignments: tuple[str, ...],
+    cached: bool,
     max_time: float | None,
     as_json: bool,
     quiet: bool,
@@ -101,7 +106,7 @@ def run_command(
     with flags_named():
         made = configure(recipe, tables, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
-    places = runner.Places(out=out, experts=experts_dir, data_root=data_root)
+    places = runner.Places(out=out, experts=experts_dir, data_root=data_root, known_rows=cached)
     if made.changes:
         click.echo(_in_lines("quick: ", made.changes), err=True)
     try:
@@ -161,23 +166,46 @@ def _run(
 ) -> Any:
     """One run; the first one of a command gets somewhere, however short the time."""
     from ddfw.artifacts import atomic
-    from ddfw.pipeline.observers import JsonStream
     from ddfw.pipeline.runner import run
 
     atomic.require_room(places.out or Path("runs"))
-    stream = [("--json", JsonStream(stream=sys.stdout))] if as_json else []
+    stream = json_observers() if as_json else []
     left = None if until is None else until - time.monotonic()
     if left is not None and first:
         left = max(left, 1e-3)
     result = run(made.config, places, stream, quiet=quiet or as_json, max_seconds=left, origins=made.settings.origins)
+    _say_finished(result, as_json=as_json)
+    return result
+
+
+def json_observers() -> list[tuple[str, AbstractObserver]]:
+    """The observers of `--json`: every report as a line of JSON on standard output."""
+    from ddfw.pipeline.observers import JsonStream
+
+    return [("--json", JsonStream(stream=sys.stdout))]
+
+
+def _say_finished(result: RunResult, *, as_json: bool) -> None:
+    from ddfw.pipeline.observers import JsonStream
+
     if result.already_finished:
         click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
         if as_json:
             JsonStream(stream=sys.stdout).repeat(result.directory, result.summary.to_json())
-    return result
 
 
-def _show(result: Any, as_json: bool) -> None:
+def show_result(result: RunResult, *, as_json: bool) -> None:
+    """Prints the table of a run, as `ddfw run` does.
+
+    Args:
+        result: the run.
+        as_json: the lines of JSON were printed already, so that no table is.
+    """
+    _say_finished(result, as_json=as_json)
+    _show(result, as_json)
+
+
+def _show(result: RunResult, as_json: bool) -> None:
     from rich.console import Console
 
     from ddfw.pipeline.report.tables import table

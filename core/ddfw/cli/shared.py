@@ -43,6 +43,14 @@ cross_option = click.option(
 )
 #: `--quiet`; the command gets `quiet`.
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+#: `--no-cache`; the command gets `cached`, whether known rows are taken.
+cache_option = click.option(
+    "--cache/--no-cache",
+    "cached",
+    default=True,
+    show_default=True,
+    help="Take rows of baselines that another run measured under the same conditions (`ddfw cache list`).",
+)
 #: `--set`, several times; the command gets `assignments`, a tuple of texts for `configure`.
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="One setting; wins over all else."

@@ -31,6 +31,8 @@ class RunStarted:
         experts: number of experts.
         first_step: number of outer steps that are done when a run is resumed. Reports of later steps that were made
             before the interruption are void, since these steps are done again.
+        void_selection: when a finished run is extended: the outer step whose selection is void too, since only the end
+            of the shorter run caused it; None if there is none.
         headline: lines that describe the run to people; not part of the JSON event.
     """
 
@@ -41,6 +43,7 @@ class RunStarted:
     steps: int
     experts: int
     first_step: int = 0
+    void_selection: int | None = None
     headline: tuple[str, ...] = field(default=(), metadata={"event": False})
 
 

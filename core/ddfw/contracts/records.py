@@ -193,6 +193,9 @@ class Summary:
         trajectories: bytes that the trajectory source stores, and number of experts.
         seconds: of each stage.
         device: what the executor says of it.
+        test_reads: how often the run has read the test split, killed evaluations and those before it was extended
+            included.
+        extended_from: the outer steps from which the finished run was extended, in their order.
     """
 
     recipe: str
@@ -212,6 +215,8 @@ class Summary:
     trajectories: Mapping[str, int]
     seconds: Mapping[str, float]
     device: Mapping[str, Any]
+    test_reads: int = 1
+    extended_from: tuple[int, ...] = field(default=(), metadata=_SPARSE)
 
     @property
     def distilled(self) -> SummaryRow:
@@ -239,8 +244,8 @@ class Summary:
             return part(**{key: value for key, value in {**table, **parts}.items() if key in names})
 
         parts = {key: tuple(made(SummaryRow, row) for row in record.get(key, ())) for key in ("rows", "cross")}
-        diverged = tuple(record.get("cross_diverged", ()))
-        return made(cls, record, **parts, cross_diverged=diverged, budget=made(StoredFloats, record["budget"]))
+        lists = {key: tuple(record.get(key, ())) for key in ("cross_diverged", "extended_from")}
+        return made(cls, record, **parts, **lists, budget=made(StoredFloats, record["budget"]))
 
     def __getitem__(self, key: str) -> Any:
         return self.to_json()[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ddfw.engine.distill import Distillation, OuterState, run_steps
 from ddfw.engine.saved_state import moving_tensors
@@ -68,7 +68,9 @@ class OuterLoop:
             self.keep_look(state)
             self._select(state)
         with self.stopping.listening():
-            return run_steps(self.distillation, state, self._after_step).skipped
+            state = run_steps(self.distillation, state, self._after_step)
+        self.checkpoints.save(state, self.best)  # of a run without steps, which can be extended too
+        return state.skipped
 
     def _select(self, state: OuterState) -> None:
         """Evaluates the synthetic set on the validation split, and keeps it if it is better than all before."""
@@ -81,14 +83,20 @@ class OuterLoop:
         except DivergedError as error:
             raise DivergedError(f"after outer step {state.step}: {error}", step=state.step) from error
         if report.mean > self.best.accuracy:
+            if not self._is_regular(state.step):
+                self.best.regular = evolve(self.best)
             self.best.accuracy, self.best.step, self.best.learned = report.mean, state.step, learned.snapshot()
+
+    def _is_regular(self, step: int) -> bool:
+        """Whether a longer run would make a selection after this step, too."""
+        return step % self.plan.config.eval.every == 0
 
     def _after_step(self, state: OuterState, report: StepReport) -> None:
         steps = self.distillation.outer.steps
         self.evaluator.announce(report)
         if state.step in (steps // 2, steps):
             self.keep_look(state)
-        if state.step % self.plan.config.eval.every == 0 or state.step == steps:
+        if self._is_regular(state.step) or state.step == steps:
             self._select(state)
             self.checkpoints.save(state, self.best)
         if (reason := self.stopping.wanted()) is not None:

@@ -30,6 +30,7 @@ from ddfw.errors import (
     did_you_mean,
     option_errors_at,
 )
+from ddfw.pipeline.evaluation.known_rows import known_rows
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Plan, make_plan
 from ddfw.pipeline.resume import find
@@ -50,11 +51,13 @@ class Places:
         out: the run directory, None for `runs/<recipe>-s<seed>-<hash8>`.
         experts: the folder of expert stores.
         data_root: folder in which data sets look for their files.
+        known_rows: whether rows of baselines that other runs measured are taken from beside the experts.
     """
 
     out: Path | None = None
     experts: Path = Path("experts")
     data_root: Path | None = None
+    known_rows: bool = True
 
 
 def download_data(config: RunConfig, data_root: Path | None) -> None:
@@ -126,7 +129,8 @@ def finished(config: RunConfig, places: Places) -> RunResult | None:
 def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
     directory = RunDirectory(directory_for(run, places))
     record = directory.finished(recorded_text(directory.path, run.text))
-    if record is None:
+    # A shorter run that is being extended leaves its summary for a moment.
+    if record is None or record.get("outer_steps", run.config.outer.steps) != run.config.outer.steps:
         return None
     manifest = atomic.read_json(directory.path / MANIFEST)
     if manifest.get("sources", {}) != run.sources:
@@ -153,6 +157,7 @@ def run(
     quiet: bool = False,
     max_seconds: float | None = None,
     origins: Mapping[str, str] | None = None,
+    extends: RunConfig | None = None,
 ) -> RunResult:
     """Runs a configuration, or returns the summary of the run that its directory already holds.
 
@@ -166,6 +171,8 @@ def run(
         max_seconds: time limit in seconds, None for none. The run stops after the expert or outer step during which
             the limit is reached; with 0 or less, before any work is done.
         origins: which layer of settings set what, as `Configured.settings.origins`, for the run's manifest.
+        extends: the configuration of the finished run in `places.out` that is to be continued; it differs from `config`
+            in fewer `outer.steps` alone. `pipeline.extend` checks that.
 
     Raises:
         ConfigError: options do not fit the data, the budget or each other.
@@ -183,7 +190,15 @@ def run(
         shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.for_people)]
         observers = [*shown, *extra_observers] if crew.rank == 0 else []
         none_left = any(crew.gather(max_seconds is not None and max_seconds <= 0))
-        return _run(resolve(config, origins), places or Places(), observers, crew, stopping, none_left=none_left)
+        return _run(
+            resolve(config, origins),
+            places or Places(),
+            observers,
+            crew,
+            stopping,
+            none_left=none_left,
+            shorter=None if extends is None else resolve(extends),
+        )
 
 
 def _run(
@@ -194,14 +209,21 @@ def _run(
     stopping: Stopping,
     *,
     none_left: bool,
+    shorter: ResolvedRun[RunConfig] | None,
 ) -> RunResult:
     """Runs on one rank of a crew; rank 0 checks the directory and locks it."""
-    there = _finished(run, places) if crew.rank == 0 else None
+    there = None
+    if crew.rank == 0:
+        there = _finished(run if shorter is None else shorter, places)
+        if shorter is not None:
+            if there is None:
+                raise DirectoryInUseError(f"{places.out} holds no finished run that could be extended")
+            there = None
     found = {"directory": str(directory_for(run, places)), "summary": there and there.summary.to_json()}
     found = crew.share(found)
     directory = RunDirectory(Path(str(found["directory"])))
     if found["summary"] is not None:
-        if crew.rank == 0:
+        if crew.rank == 0 and not run.config.run.keep_checkpoint:
             with suppress(OSError):  # left by a process that ended between finishing the run and removing them
                 checkpoint.remove(directory.checkpoints)
         summary = Summary.from_json(found["summary"])
@@ -210,8 +232,12 @@ def _run(
         raise StoppedError(f"time is over: stopped before {directory.path}; the same command goes on from there")
     made = make_plan(run, places.data_root, places.experts)
     with ExitStack() as stack:
-        if crew.rank == 0:
+        if crew.rank == 0 and shorter is None:
             stack.enter_context(directory.claimed(run.text))
+            # Of a shorter run, left by a process that died while it began to extend that run.
+            (directory.path / SUMMARY).unlink(missing_ok=True)
+        elif crew.rank == 0 and shorter is not None:
+            stack.enter_context(directory.claimed_to_extend(recorded_text(directory.path, shorter.text)))
         resumed = find(directory.checkpoints, crew)
         held = None if resumed is None else resumed.facts.held_steps
         announcer = stack.enter_context(Announcer().opened(observers, directory.path))
@@ -225,6 +251,8 @@ def _run(
             crew=crew,
             stopping=stopping,
             resumed=resumed,
+            extends=shorter is not None,
+            known=known_rows(places.experts, directory.path, session, crew) if places.known_rows else None,
         )
         return _reported(stages)
 

@@ -64,6 +64,8 @@ def summary_of(
     storage: Mapping[str, int],
     seconds: Mapping[str, float],
     device: Mapping[str, Any],
+    test_reads: int,
+    extended_from: tuple[int, ...],
 ) -> Summary:
     """The summary of a run that was evaluated.
 
@@ -75,6 +77,8 @@ def summary_of(
         storage: bytes of trajectories and number of experts.
         seconds: of each stage.
         device: what the executor says of it.
+        test_reads: how often the test split was read.
+        extended_from: the outer steps from which the run was extended.
     """
     assert best.learned is not None
     config, layout = plan.config, plan.layout
@@ -102,6 +106,8 @@ def summary_of(
         trajectories=dict(storage),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         device=device,
+        test_reads=test_reads,
+        extended_from=extended_from,
     )
 
 
