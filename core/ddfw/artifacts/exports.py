@@ -90,9 +90,11 @@ def _replaced(out: Path, *, force: bool) -> bool:
     if out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir())):
         strange = _strange(out)
         if strange:
-            raise DirectoryInUseError(f"{out} {strange}; choose another --out, or remove it")
+            raise DirectoryInUseError(f"{out} is there already and {strange}; choose another --out, or remove it")
         if not force:
-            raise DirectoryInUseError(f"{out} holds an export already; --force replaces it, or choose another --out")
+            raise DirectoryInUseError(
+                f"{out} is there already, an export of ddfw; --force replaces it, or choose another --out"
+            )
         return True
     return False
 

@@ -33,7 +33,7 @@ TEXTS = {
     "sweep-key.toml": '[sweep]\nrecpie = "digits"\n[grid]\n"outer.steps" = [1]\n',
     "sweep-base.toml": '[base.param]\nname = "lss"\nrnak = 3\n[grid]\n"outer.steps" = [1, 2]\n',
     "sweep-axis.toml": '[grid]\n"outer.stpes" = [1, 2]\n',
-    "sweep-fit.toml": '[sweep]\nrecipe = "digits"\n[base.model]\nname = "convnet"\ndepth = 5\n[grid]\n"outer.steps" = [1]\n',
+    "sweep-fit.toml": '[base.model]\nname = "convnet"\ndepth = 5\n[grid]\n"outer.steps" = [1]\n',
     "compare-key.toml": '[comparison]\nsedes = [0]\n[variants.a]\nparam = "lss"\n',
     "compare-base.toml": '[comparison]\nseeds = [0]\n[base.outer]\nstpes = 3\n[variants.a]\nparam = "lss"\n',
     "compare-variant.toml": '[comparison]\nseeds = [0]\n[variants.a.param]\nname = "pixel"\nrank = 3\n',
@@ -158,12 +158,18 @@ def test_a_mistake_is_answered_with_the_way_out(ddfw: Callable, command: str, co
 
 #: Settings of which something is cut, and figures that mean little: what is said, and nothing is refused.
 NOTES = [
-    ("--param pixel --traj mct --set traj.expert_epochs=50 --set experts.epochs=20", ("50", "20 epochs", "all targets are cut")),
+    (
+        "--param pixel --traj mct --set traj.expert_epochs=50 --set experts.epochs=20",
+        ("50", "20 epochs", "all targets are cut"),
+    ),
     (
         "--param pixel --traj mct --set traj.expert_epochs=15 --set experts.epochs=20 --set window.max_start=8",
         ("traj.expert_epochs is 15", "after epoch 5", "cut to the last epoch, 20"),
     ),
-    ("--param pixel --labels hard --ipc 2 --set outer.batch_syn=1000", ("outer.batch_syn is 1000", "20 images", "all of them")),
+    (
+        "--param pixel --labels hard --ipc 2 --set outer.batch_syn=1000",
+        ("outer.batch_syn is 1000", "20 images", "all of them"),
+    ),
     (
         "--data npz --set data.path=good.npz --ipc 3",
         ("validation split has 3 images", "33.3 points", "data.validation", "test split has 9 images", "16.7 points"),
