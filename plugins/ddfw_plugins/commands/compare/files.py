@@ -10,8 +10,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import deep_iterable, ge, min_len, optional
 
 import ddfw
-from ddfw import config_error, did_you_mean, read_toml, structured
-from ddfw.errors import errors_in
+from ddfw import config_error, did_you_mean, errors_in, read_toml, structured
 from ddfw_plugins.commands._files import Tables, known_recipe, require_name
 
 #: At least one seed, each a whole number from 0.

@@ -15,8 +15,7 @@ from typing import Any, TypeAlias
 from attrs import evolve, frozen
 
 import ddfw
-from ddfw import ConfigError, DataError, DirectoryInUseError, config_error
-from ddfw.errors import errors_in
+from ddfw import ConfigError, DataError, DirectoryInUseError, config_error, errors_in
 from ddfw_plugins.commands.compare.files import Comparison, Variant
 from ddfw_plugins.commands.compare.tables import markdown
 

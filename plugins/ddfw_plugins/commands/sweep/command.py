@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 import ddfw
-from ddfw import data_root_option, experts_dir_option, quiet_option
-from ddfw.errors import errors_in
+from ddfw import data_root_option, errors_in, experts_dir_option, quiet_option
 from ddfw_plugins.commands.sweep import files, runner, study, tables, trials
 
 

@@ -12,8 +12,7 @@ from typing import Any, Literal
 from attrs import field, frozen
 from attrs.validators import ge, gt, optional
 
-from ddfw import OptionError, config_error, read_toml, structured
-from ddfw.errors import errors_in
+from ddfw import OptionError, config_error, errors_in, read_toml, structured
 from ddfw_plugins.commands._files import Tables, known_recipe, require_name
 
 #: Keys of the table [sweep] that only a study by optuna uses.
