@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ from typing import Any
 from attrs import frozen
 
 from ddfw.artifacts import atomic
+from ddfw.artifacts.differences import MISSING, differing_texts
 from ddfw.errors import DataError, DirectoryInUseError
 
+#: How many settings that differ a message names; an error has six lines at most.
+_SHOWN = 4
 CONFIG, MANIFEST, SUMMARY = "config.toml", "manifest.json", "summary.json"
 
 
@@ -138,18 +143,43 @@ class RunDirectory:
         if not self.path.is_dir():
             return
         if self.config.exists():
-            if self.config.read_text(encoding="utf-8") != config_text and not self._abandoned():
-                raise DirectoryInUseError(
-                    f"{self.path} holds a run with another configuration; choose another --out, or remove it"
-                )
+            there = self.config.read_text(encoding="utf-8")
+            if there != config_text and not self._abandoned():
+                raise DirectoryInUseError(self._other_configuration(there, config_text))
         elif any(e.name != ".lock" and not e.name.endswith(".tmp") for e in self.path.iterdir()):
             raise DirectoryInUseError(f"{self.path} is not empty and not a run of ddfw; choose another --out")
+
+    def _other_configuration(self, there: str, asked: str) -> str:
+        """Which settings of the run in this directory differ from those that are asked for, and the ways out."""
+        try:
+            found = differing_texts(there, asked)
+        except tomllib.TOMLDecodeError:
+            found = ()
+        # Recipes are names for other settings, and options of another component or of a newer version follow from it.
+        both = [d for d in found if d.path != "run.recipe" and MISSING not in (d.left, d.right)]
+        told = both or list(found)
+        lines = [f"  {d.path}: {_shown(d.left)} there, {_shown(d.right)} asked for" for d in told[:_SHOWN]]
+        if len(told) > _SHOWN:
+            lines[-1] = f"  … and {len(told) - _SHOWN + 1} more"
+        name = shlex.quote(str(self.path))
+        ways = ["choose another --out", f"start from its set by --init-from {name}"]
+        steps = next((d.right for d in told if d.path == "outer.steps"), None)
+        if len(told) == 1 and steps is not None and steps > told[0].left:
+            ways.insert(0, f"continue it by `ddfw extend {name} --steps {steps}`")
+        head = f"{self.path} holds a run with another configuration"
+        return "\n".join([f"{head}:" if lines else head, *lines, f"{', '.join(ways[:-1])}, or {ways[-1]}"])
 
     def _abandoned(self) -> bool:
         """Whether the directory holds only a run that ended before its first checkpoint, which may be overwritten."""
         ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "report.html", "eval", "images", "steps"}
         names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")}
         return ".lock" in names and names <= ours
+
+
+def _shown(value: object) -> str:
+    """A value in a message, shortened."""
+    text = "nothing" if value is MISSING else repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _link_or_copy(path: Path, target: Path) -> None:
