@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import attrs
 from attrs import frozen
 
 from ddfw_registry import _types as t
@@ -25,12 +26,14 @@ class _Table:
         options: the options that may stand in it.
         owner: name of the component that it describes; "" for a table that describes none.
         chosen: whether the document has this component there; True for a table that describes none.
+        several: whether it stands in a table of several such components.
     """
 
     path: str
     options: tuple[str, ...]
     owner: str
     chosen: bool
+    several: bool = False
 
 
 @frozen
@@ -61,22 +64,23 @@ class Places:
         key, table = found.key, isinstance(found.value, Mapping)
         if owners := [name for name, options in self._relatives(found.cls).items() if key in options]:
             return f" of {getattr(found.cls, 'name', '')}; it belongs to {either(owners, 'and')}."
-        near = suggest(key, found.known)
+        near, tables = suggest(key, found.known), list(self._tables())
         if table:  # a table cannot stand in the place of an option
             kinds = [k for k in self.catalog.kinds if key in {e.name for e in self.catalog.entries(k.id)}]
             if kinds and near != key:
-                title = with_article(kinds[0].title)
-                return f"; {key} is {title}, whose options stand in the table {kinds[0].id!r}."
+                place = next((p.path for p in tables if p.owner == key), kinds[0].id)
+                return f"; {key} is {with_article(kinds[0].title)}, whose options stand in the table {place!r}."
             return f". Did you mean {near!r}?" if near else "."
-        tables = list(self._tables())
         words = [option for place in tables if place.chosen for option in place.options]
-        if key not in words and (owners := [f"{p.path} = {p.owner}" for p in tables if key in p.options]):
+        owners = [f"{p.path} = {p.owner}" for p in tables if key in p.options and not p.several]
+        if key not in words and owners:
             return f"; it belongs to {either(owners[:_MOST], 'and')}."
         far = key if key in words else suggest(key, words)
         if near and not (far and closer(key, far, near)):
             return f". Did you mean {near!r}?"
-        for name, options in () if far else self._relatives(found.cls).items():
-            if option := suggest(key, options):
+        for name, options in self._relatives(found.cls).items():
+            option = suggest(key, options)
+            if option and not (far and closer(key, far, option)):
                 return f". Did you mean {option!r} of {name}?"
         if far:
             return f". Did you mean {self._listed([p.path for p in tables if p.chosen and far in p.options], far)}?"
@@ -98,14 +102,19 @@ class Places:
             name = t.option_name(field)
             path, given = f"{self.path}.{name}" if self.path else name, self.data.get(name)
             for member in map(t.bare, t.members(form)):
-                kind = self.bases.get(t.origin(member) or member)
+                several = t.is_mapping(member)
+                part = t.bare(t.element(member)) if several else member
+                kind = self.bases.get(t.origin(part) or part)
                 if kind is not None:
                     said = given.get("name") if isinstance(given, Mapping) else given
+                    there = given if several and isinstance(given, Mapping) else [said]
                     for entry in self.catalog.entries(kind.id):
-                        yield _Table(path, _options(entry.cls), entry.name, entry.name == said)
+                        here = f"{path}.{entry.name}" if several else path
+                        yield _Table(here, _options(entry.cls), entry.name, entry.name in there, several)
                 elif t.is_table(member):
                     yield _Table(path, _options(member), "", True)
 
 
 def _options(cls: Any) -> tuple[str, ...]:
-    return tuple(t.option_name(field) for field, _ in t.fields(cls))
+    # Types are not resolved: that of another plugin's component may be impossible, which is none of this message's.
+    return tuple(t.option_name(field) for field in attrs.fields(cls) if field.init)

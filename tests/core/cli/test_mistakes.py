@@ -60,6 +60,8 @@ MISTAKES: list[tuple[str, int, tuple[str, ...]]] = [
     ("run --set path=x.npz", 2, ("data = imagefolder", "data = npz")),
     ("run --set parm.rank=3", 2, ("'param'",)),
     ("run --set lss.rank=3", 2, ("lss is a parameterisation", "'param'")),
+    ("run --set progress.every_s=3", 2, ("progress is an observer", "'observers.progress'")),
+    ("run --set every_s=3", 2, ("'observers.progress.every_s'",)),
     ("run --set param.rank", 2, ("key.path=value",)),
     ("run --param pixel --set param.rank=3", 2, ("param.rank", "'rank'", "belongs to lss")),
     ("run --param pixel --set param.rnak=3", 2, ("param.rnak", "'rank' of lss")),
@@ -192,3 +194,13 @@ def test_an_ordinary_run_has_nothing_to_be_noted(ddfw: Callable):
     """Broken: notes on every run, which nobody reads any more."""
     said = ddfw("run", "--dry-run", "--param", "lss", "--traj", "mct")
     assert said.code == 0 and "note" not in said.err
+
+
+def test_a_run_that_kept_its_initial_set_names_three_things_to_try(ddfw: Callable, tiny: list[str], tmp_path: Path):
+    """Broken: whoever learned nothing hears that it is so, and not what may help."""
+    still = ("--set=param.lr=0", "--set=labels.lr=0", "--set=outer.step_size_lr=0")
+    said = ddfw(*tiny, *still, "-q", "--out", tmp_path / "run", "--experts-dir", tmp_path / "experts")
+    assert said.code == 0 and "step 0 was selected" in said.out
+    advice = said.out.partition("Worth a try:")[2].splitlines()[1:4]
+    for line, setting in zip(advice, ("param.lr", "experts.count", "eval.select_networks"), strict=True):
+        assert setting in line
