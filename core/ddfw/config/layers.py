@@ -127,6 +127,10 @@ def _start(start: str | Mapping[str, Any] | None, known: Mapping[str, Recipe]) -
         return _Start(tables=start, origin="card", complete=True)
     if not (start.endswith(".toml") or "/" in start or Path(start).is_file()):
         if start not in known:
+            if Path(start).is_dir():
+                raise config_error(
+                    start, f"is a folder; expected a recipe's name, or a file such as {start}/config.toml"
+                )
             hint = did_you_mean(start, known) or f" {_some(known.values())}"
             raise config_error("run.recipe", f"unknown recipe {start!r}.{hint} A file needs a / or .toml in its name")
         return _Start(recipe=start)
