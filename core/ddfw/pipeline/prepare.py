@@ -263,7 +263,8 @@ def _short(part: object) -> str:
 def _check_window(config: RunConfig, epochs: int) -> None:
     high = config.traj.latest_high(epochs)
     if high < 1:
-        message = f"segments of {config.traj.name} do not fit experts of {epochs} epochs; raise experts.epochs, or shorten the segments"
+        words = f"segments of {config.traj.name} do not fit experts of {epochs} epochs"
+        message = f"{words}; raise experts.epochs, or shorten the segments"
         raise ConfigError((ConfigProblem(path="traj", message=message),))
     if config.window.max_start > high:
         message = (
