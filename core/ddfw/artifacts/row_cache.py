@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 ROW_SCHEMA = 1
 #: Name of the folder below that of the expert stores.
-FOLDER = "rows"
+ROWS = "rows"
 
 
 @frozen(kw_only=True)
@@ -66,7 +66,7 @@ class RowFile:
 
 def row_path(experts: Path, key: Mapping[str, Any]) -> Path:
     """The file of a key; `experts` is the folder of expert stores."""
-    return experts / FOLDER / f"{_digest(key)[:32]}.json"
+    return experts / ROWS / f"{_digest(key)[:32]}.json"
 
 
 def read_row(experts: Path, key: Mapping[str, Any]) -> CachedRow | None:
@@ -113,7 +113,7 @@ def write_row(experts: Path, key: Mapping[str, Any], row: CachedRow, about: Mapp
 def list_rows(experts: Path) -> list[RowFile]:
     """All files of the cache, the newest first."""
     found = []
-    for path in sorted((experts / FOLDER).glob("*.json")):
+    for path in sorted((experts / ROWS).glob("*.json")):
         size = path.stat().st_size
         try:
             content = _content(path)
@@ -128,7 +128,7 @@ def list_rows(experts: Path) -> list[RowFile]:
 
 def clear_rows(experts: Path) -> int:
     """Removes all rows and returns how many there were; other files stay."""
-    files = [*(experts / FOLDER).glob("*.json"), *(experts / FOLDER).glob(".*.tmp")]
+    files = [*(experts / ROWS).glob("*.json"), *(experts / ROWS).glob(".*.tmp")]
     for path in files:
         path.unlink(missing_ok=True)
     return sum(path.suffix == ".json" for path in files)

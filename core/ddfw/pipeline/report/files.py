@@ -126,7 +126,7 @@ class RunFiles:
         """
         plan, spec = self.plan, self.plan.layout.spec
         snapshots.clear_snapshots(self.directory.path)
-        kept = snapshots.shown_per_class(snapshots.MAX_IMAGES, spec.num_classes, spec.floats_per_image)
+        kept = snapshots.shown_per_class(snapshots.MAX_SHOWN, spec.num_classes, spec.floats_per_image)
         rows = select_real(plan.real(train), "random", kept, plan.config.run.seed)
         labels = one_hot(train.targets[rows], spec.num_classes)
         self._write_snapshot(train.images[rows], labels, kept, None)
