@@ -41,3 +41,6 @@ ExtendPlugin = _offer("extend", "Continue a finished run to more outer steps.", 
 ExpertsPlugin = _offer(
     "experts", "Networks whose training is matched: train, list, show, import, remove.", "experts:experts_group"
 )
+RunsPlugin = _offer("runs", "List the runs in a folder: what, state, accuracy, age, size.", "runs:runs_command")
+DiffPlugin = _offer("diff", "Compare runs: settings that differ, rows, curves at equal steps.", "diff:diff_command")
+ShowPlugin = _offer("show", "Show the images that a run learned, in the terminal or as a picture.", "show:show_command")
