@@ -114,7 +114,12 @@ def _rows(runs: Sequence[ddfw.RunRecord]) -> Iterator[dict[str, Any]]:
     for net, subject in sorted(dict.fromkeys(key for rows in found for key in rows), key=lambda key: key[0]):
         rows = [rows.get((net, subject)) for rows in found]
         values = [None if row is None else {"mean": row.mean, "std": row.std, "n": row.n} for row in rows]
-        record = {"subject": subject, "title": ddfw.subject_title(subject), "net": net, "values": values}
+        record: dict[str, Any] = {
+            "subject": subject,
+            "title": ddfw.subject_title(subject),
+            "net": net,
+            "values": values,
+        }
         if len(runs) == 2:
             one, other = values
             shared = one == other and any(row is not None and row.source for row in rows)
@@ -199,10 +204,12 @@ def _show(record: Mapping[str, Any]) -> None:
     ddfw.show_table(ddfw.text_table(columns, lines, record["notes"], left=columns[:3], whole=("", "seed", "state")))
     settings = record["settings"]
     equal = [f"{settings['equal']} other settings are the same"]
-    lines = [(d["path"], *("–" if v is None else _word(v) for v in d["values"])) for d in settings["differing"]]
+    lines_of_settings = [
+        (d["path"], *("–" if v is None else _word(v) for v in d["values"])) for d in settings["differing"]
+    ]
     heads = ("setting", *letters)
-    if lines:
-        ddfw.show_table(ddfw.text_table(heads, lines, equal, left=heads))
+    if lines_of_settings:
+        ddfw.show_table(ddfw.text_table(heads, lines_of_settings, equal, left=heads))
     else:
         ddfw.show_table("all settings are the same")
     if record["rows"]:
@@ -210,9 +217,9 @@ def _show(record: Mapping[str, Any]) -> None:
     for curve, title in zip(record["curves"], ("validation accuracy", "matching loss"), strict=False):
         points = _thinned(curve["points"])
         if points:
-            lines = [(str(p["step"]), *map(_figure, p["values"])) for p in points]
+            steps = [(str(p["step"]), *map(_figure, p["values"])) for p in points]
             note = [f"{len(points)} of {len(curve['points'])} steps"] if len(points) < len(curve["points"]) else []
-            ddfw.show_table(ddfw.text_table((f"{title} after step", *letters), lines, note))
+            ddfw.show_table(ddfw.text_table((f"{title} after step", *letters), steps, note))
 
 
 def _show_rows(record: Mapping[str, Any], letters: Sequence[str]) -> None:

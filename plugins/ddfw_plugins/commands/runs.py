@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,10 @@ from typing import Any
 import click
 
 import ddfw
+
+#: The columns, and those that narrower terminals than `ROOM` columns show.
+WIDE = ("run", "what", "state", "accuracy", "n", "seed", "steps", "age", "size")
+NARROW, ROOM = ("run", "what", "state", "accuracy", "age"), 110
 
 
 @click.command("runs")
@@ -29,10 +35,13 @@ def runs_command(folder: Path, as_json: bool) -> None:
         raise ddfw.DataError(f"{folder} {what}; expected a folder with runs, which `ddfw run` writes into ./runs")
     rows = sorted((_facts(run) for run in ddfw.runs_below(folder)), key=lambda row: (-row["modified"], row["path"]))
     now = time.time()
-    if not as_json:
-        rows = [{**row, **_words(row, now)} for row in rows]
-    columns = ("run", "what", "seed", "state", "accuracy", "n", "steps", "age", "size")
-    ddfw.show_rows(rows, columns, as_json, f"no runs in {folder}; `ddfw run` makes one")
+    if as_json or not rows:
+        ddfw.show_rows(rows, (), as_json, f"no runs in {folder}; `ddfw run` makes one")
+    else:
+        words = [{**row, **_words(row, now)} for row in rows]
+        columns = WIDE if not sys.stdout.isatty() or shutil.get_terminal_size().columns >= ROOM else NARROW
+        lines = [tuple(row[column] for column in columns) for row in words]
+        ddfw.show_table(ddfw.text_table(columns, lines, left=("run", "what", "state"), whole=columns[2:]))
     for row in rows:
         if row["problem"]:
             click.echo(f"warning: {row['problem']}", err=True)

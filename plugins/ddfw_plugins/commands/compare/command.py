@@ -70,7 +70,7 @@ def _single(given: tuple[str, ...]) -> str:
     if any((Path(name) / "config.toml").is_file() for name in given):
         both = given if len(given) > 1 else (*given, "OTHER")
         raise click.UsageError(
-            f"{given[0]} is a run, expected the name or file of a comparison; `ddfw diff {' '.join(both)}` compares runs"
+            f"{given[0]} is a run, expected a comparison's name or file; `ddfw diff {' '.join(both)}` compares runs"
         )
     if len(given) > 1:
         raise click.UsageError(f"one comparison at a time, got {', '.join(given)}; `ddfw diff A B` compares runs")
