@@ -68,9 +68,9 @@ def test_the_picture_of_one_class_is_a_png_with_less_in_it(run, tmp_path, capsys
 
     assert invoke(["show", str(run), "--out", str(tmp_path / "new" / "all.png")]) == 0
     assert invoke(["show", str(run), "--class", "3", "--out", str(tmp_path / "one.png")]) == 0
-    whole, one = Image.open(tmp_path / "new" / "all.png"), Image.open(tmp_path / "one.png")
-    assert whole.format == one.format == "PNG"
-    assert one.height < whole.height
+    with Image.open(tmp_path / "new" / "all.png") as whole, Image.open(tmp_path / "one.png") as one:
+        assert whole.format == one.format == "PNG"
+        assert one.height < whole.height
     assert invoke(["show", str(run), "--out", str(tmp_path / "one.jpg")]) == 2
 
 
