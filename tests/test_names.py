@@ -28,6 +28,7 @@ EXPLAINED = {
     "none": "a training space, and the type of TOML's missing value",
     "progress": "an event of a run, and the method of an observer's session that is told of it",
     "recipes": "the word of `ddfw list` for folders of recipes, beside `command` and `format`",
+    "runs": "the folder that runs are written into by default",
     "safetensors": "the library whose version the manifest records",
     "teacher": "how a baseline's images are labelled: by the experts",
 }

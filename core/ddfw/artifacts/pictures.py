@@ -24,7 +24,13 @@ _EDGE, _GAP, _CAPTION, _HEADING = 12, 8, 30, 20
 
 
 def write_grid(
-    path: Path, pixels: Tensor, targets: Tensor, images_per_class: int, class_names: Sequence[str], title: str
+    path: Path,
+    pixels: Tensor,
+    targets: Tensor,
+    images_per_class: int,
+    class_names: Sequence[str],
+    title: str,
+    only: int | None = None,
 ) -> str:
     """Writes a PNG grid of images grouped by class, with the most probable labels under each image.
 
@@ -35,6 +41,7 @@ def write_grid(
         images_per_class: number n / m of images of each class.
         class_names: the m names of the classes.
         title: one line above the grid.
+        only: number of the one class to draw; None: all.
 
     Returns:
         The sha256 of the file, in hexadecimal.
@@ -45,29 +52,30 @@ def write_grid(
     images, classes = min(images_per_class, MAX_IMAGES), min(len(class_names), MAX_CLASSES)
     if images < images_per_class:
         title += f" · first {images} of {images_per_class} images of each class"
-    if classes < len(class_names):
+    if only is None and classes < len(class_names):
         title += f" · first {classes} of {len(class_names)} classes"
-    across = images <= FEW and classes <= MAX_IMAGES
-    columns, rows = (classes, images) if across else (images, classes)
+    drawn = range(classes) if only is None else range(only, only + 1)
+    across = only is None and images <= FEW and classes <= MAX_IMAGES
+    columns, rows = (classes, images) if across else (images, len(drawn))
     zoom = max(1, -(-72 // max(height, width)))
     cell_w, cell_h = max(width * zoom, 72) + _GAP, height * zoom + _CAPTION + _GAP
     font, bold = ImageFont.load_default(11), ImageFont.load_default(13)
     names = [name if len(name) <= 12 else name[:11] + "…" for name in class_names]
-    left = _EDGE if across else _EDGE + _GAP + int(max(bold.getlength(n) for n in names[:classes]))
+    left = _EDGE if across else _EDGE + _GAP + int(max(bold.getlength(n) for n in (names[k] for k in drawn)))
     top = 36 + (_HEADING if across else 0)
     size = (max(left + columns * cell_w, int(bold.getlength(title)) + _EDGE) + _EDGE, top + rows * cell_h)
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((_EDGE, 10), title, fill=_INK, font=bold)
     shown = pixels.detach().cpu().float().clamp(0, 1).mul(255).round().byte()
-    for label in range(classes):
+    for place, label in enumerate(drawn):
         if across:
-            pen.text((left + label * cell_w, 36), names[label], fill=_INK, font=bold)
+            pen.text((left + place * cell_w, 36), names[label], fill=_INK, font=bold)
         else:
-            pen.text((_EDGE, top + label * cell_h + height * zoom / 2 - 8), names[label], fill=_INK, font=bold)
+            pen.text((_EDGE, top + place * cell_h + height * zoom / 2 - 8), names[label], fill=_INK, font=bold)
         for number in range(images):
             i = label * images_per_class + number
-            column, row = (label, number) if across else (number, label)
+            column, row = (place, number) if across else (number, place)
             corner = (left + column * cell_w, top + row * cell_h)
             array = shown[i].permute(1, 2, 0).numpy()
             picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).convert("RGB")

@@ -46,3 +46,6 @@ NewPluginPlugin = _offer(
     "Write a small complete package around a component of yours: code that works, and its test.",
     "new_plugin.command:new_plugin_command",
 )
+RunsPlugin = _offer("runs", "List the runs in a folder: what, state, accuracy, age, size.", "runs:runs_command")
+DiffPlugin = _offer("diff", "Compare runs: settings that differ, rows, curves at equal steps.", "diff:diff_command")
+ShowPlugin = _offer("show", "Show the images that a run learned, in the terminal or as a picture.", "show:show_command")

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from attrs import frozen
 
 from ddfw.contracts.executor import LabelledImages
@@ -191,6 +190,8 @@ def select_real(real: RealImages, how: Literal["random", "kmeans", "herding"], p
     """
     if how == "random":
         return real.pick(per_class, generator(seed, Stream.BASELINE))
+    import torch
+
     rows = []
     for label in range(real.num_classes):
         members = (real.labels == label).nonzero().flatten().cpu()
@@ -204,6 +205,8 @@ def select_real(real: RealImages, how: Literal["random", "kmeans", "herding"], p
 
 def _herded(features: Tensor, count: int) -> Tensor:
     """Greedy: after k picks of sum s, the image x that minimises ‖(k + 1)·mean − s − x‖, each at most once."""
+    import torch
+
     mean, total = features.mean(dim=0), torch.zeros_like(features[0])
     free = torch.ones(len(features), dtype=torch.bool)
     chosen = []
@@ -218,6 +221,7 @@ def _herded(features: Tensor, count: int) -> Tensor:
 
 def _central(features: Tensor, count: int, seed: int, label: int) -> Tensor:
     """The image nearest to each k-means centre; one that is taken already gives way to the next nearest."""
+    import torch
     from sklearn.cluster import KMeans
 
     state = derive_seed(seed, Stream.BASELINE, label) % 2**32

@@ -9,7 +9,6 @@ import attrs
 
 from ddfw.contracts.observer import EvaluationReport
 from ddfw.contracts.records import StoredFloats, Summary, SummaryRow
-from ddfw.engine.evaluate import mean_std
 from ddfw.pipeline.evaluation.baselines import BASELINES
 
 if TYPE_CHECKING:
@@ -113,6 +112,8 @@ def summary_of(
 
 def over_seeds(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """For each subject, mean and sample standard deviation over several runs' means, JSON-able."""
+    from ddfw.engine.evaluate import mean_std  # it imports torch, and tables of finished runs need none
+
     rows = []
     for subject in ("distilled", *BASELINES, "given"):
         means = [row.mean for summary in summaries for row in summary.rows if row.subject == subject]

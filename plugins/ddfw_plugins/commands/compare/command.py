@@ -15,7 +15,7 @@ from ddfw_plugins.commands.compare import files, runner, tables
 
 
 @click.command("compare")
-@click.argument("comparison", metavar="NAME|FILE")
+@click.argument("comparisons", metavar="NAME|FILE", nargs=-1, required=True)
 @click.option("--only", multiple=True, metavar="VARIANT", help="Run only this variant (may be given several times).")
 @click.option("--seeds", metavar="A,B,C", help="Run seeds to use instead of the file's.")
 @click.option("--out", type=click.Path(path_type=Path), help="The comparison's folder; the default is runs/<name>.")
@@ -26,7 +26,7 @@ from ddfw_plugins.commands.compare import files, runner, tables
 @click.option("--dry-run", is_flag=True, help="Check every variant, list the runs, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 def compare_command(
-    comparison: str,
+    comparisons: tuple[str, ...],
     only: tuple[str, ...],
     seeds: str | None,
     out: Path | None,
@@ -46,7 +46,7 @@ def compare_command(
     ddfw compare fashionmnist-ipc1 --data-root DATA
     ddfw compare mine.toml --only pixel-mtt --only lss-mct --seeds 0,1,2
     """
-    whole = files.read(comparison)
+    whole = files.read(_single(comparisons))
     chosen = files.chosen(whole, only, ddfw.seed_numbers(seeds))
     places = ddfw.Places(out=out, experts=experts_dir, data_root=data_root)
     if dry_run:
@@ -59,6 +59,22 @@ def compare_command(
         return
     ddfw.show_table(tables.table(record))
     click.echo(f"written: {folder / 'comparison.json'}, {folder / 'comparison.md'}")
+
+
+def _single(given: tuple[str, ...]) -> str:
+    """The one comparison that is asked for.
+
+    Raises:
+        UsageError: there are several, or run directories.
+    """
+    if any((Path(name) / "config.toml").is_file() for name in given):
+        both = given if len(given) > 1 else (*given, "OTHER")
+        raise click.UsageError(
+            f"{given[0]} is a run, expected a comparison's name or file; `ddfw diff {' '.join(both)}` compares runs"
+        )
+    if len(given) > 1:
+        raise click.UsageError(f"one comparison at a time, got {', '.join(given)}; `ddfw diff A B` compares runs")
+    return given[0]
 
 
 def _dry_run(jobs: Sequence[runner.Job], as_json: bool) -> None:
