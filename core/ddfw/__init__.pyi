@@ -116,6 +116,8 @@ from .pipeline.initial_run import InitialRun as InitialRun
 from .pipeline.initial_run import initial_run as initial_run
 from .pipeline.prepare import Plan as Plan
 from .pipeline.prepare import fits as fits
+from .pipeline.report.page import write_joint_page as write_joint_page
+from .pipeline.report.page import write_page as write_page
 from .pipeline.report.summary import over_seeds as over_seeds
 from .pipeline.report.summary import subject_title as subject_title
 from .pipeline.report.tables import markdown_table as markdown_table

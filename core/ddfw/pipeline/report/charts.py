@@ -11,7 +11,7 @@ from ddfw.pipeline.report.markup import figure, text
 
 #: Size of a line chart, and of its edges: left, right, top, bottom. Units of the SVG.
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 24, 40
 #: A line is thinned to the least and the greatest value of so many stretches.
 BINS = 150
 #: Colours and dashes that page.css tells apart; more lines than colours repeat them with another dash.
@@ -141,11 +141,12 @@ def line_chart(
     for index, line in enumerate(lines):
         parts.append(_curve(line, index, place, log, alone=len(lines) == 1))
     words = " ".join(filter(None, (_described(line, tick, log) for line in lines)))
+    said = text(words, 600) if len(lines) == 1 else ""
+    kind = " <span>(logarithmic)</span>" if log else ""
     return (
         f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{anchor}-t {anchor}-d">'
         f'<title id="{anchor}-t">{text(title)}</title><desc id="{anchor}-d">{text(words, 2000)}</desc>{"".join(parts)}'
-        f"</svg><figcaption><strong>{text(title)}</strong>"
-        f"{' <span>(logarithmic)</span>' if log else ''}<br>{text(words, 600) if len(lines) == 1 else ''}</figcaption></figure>"
+        f"</svg><figcaption><strong>{text(title)}</strong>{kind}<br>{said}</figcaption></figure>"
     )
 
 
@@ -195,9 +196,7 @@ def _curve(
         if alone:
             parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
             end = at > WIDTH / 2
-            words = (
-                f'x="{at + (-5 if end else 5):.1f}" y="{HEIGHT - BOTTOM - 7}" text-anchor="{"end" if end else "start"}"'
-            )
+            words = f'x="{at + (4 if end else -4):.1f}" y="{TOP - 8}" text-anchor="{"end" if end else "start"}"'
             parts.append(f'<text class="kept" {words}>step {line.marked:,.0f} kept</text>')
         elif TOP <= y <= HEIGHT - BOTTOM:
             parts.append(f'<circle class="ring c{colour}" cx="{at:.1f}" cy="{y:.1f}" r="5"/>')
@@ -249,7 +248,8 @@ def heat_map(title: str, matrix: Sequence[Sequence[int]], names: Sequence[str], 
         names: of the m classes.
         figures: whether names and counts are written; without them it is only the small picture of a large matrix.
     """
-    size, edge = (34, 84) if figures else (max(2, min(12, 600 // len(matrix))), 0)
+    longest = min(11, max(map(len, names)))
+    size, edge = (34, 20 + 7 * longest) if figures else (max(2, min(12, 600 // len(matrix))), 0)
     side = edge + size * len(matrix)
     parts = []
     for i, row in enumerate(matrix):
@@ -257,20 +257,18 @@ def heat_map(title: str, matrix: Sequence[Sequence[int]], names: Sequence[str], 
         for j, count in enumerate(row):
             x, y = edge + j * size, edge + i * size
             if count:
-                kind = "hit" if i == j else "miss"
-                parts.append(
-                    f'<rect class="{kind}" x="{x}" y="{y}" width="{size}" height="{size}" fill-opacity="{_shade(count / total):.2f}"/>'
-                )
+                kind, shade = "hit" if i == j else "miss", f"{_shade(count / total):.2f}"
+                square = f'x="{x}" y="{y}" width="{size}" height="{size}"'
+                parts.append(f'<rect class="{kind}" {square} fill-opacity="{shade}"/>')
             if figures and count:
                 parts.append(f'<text x="{x + size / 2}" y="{y + size / 2 + 4}" text-anchor="middle">{count:,}</text>')
-    if figures:
-        for i, name in enumerate(names):
-            word = text(name if len(name) <= 11 else name[:10] + "…")
-            middle = edge + i * size + size / 2
-            parts.append(f'<text x="{edge - 8}" y="{middle + 4}" text-anchor="end">{word}</text>')
-            turned = f"rotate(-60 {middle} {edge - 8})" if len(name) > 3 else ""
-            anchor = "start" if turned else "middle"
-            parts.append(f'<text x="{middle}" y="{edge - 8}" text-anchor="{anchor}" transform="{turned}">{word}</text>')
+    for i, name in enumerate(names if figures else ()):
+        word = text(name if len(name) <= 11 else name[:10] + "…")
+        middle = edge + i * size + size / 2
+        parts.append(f'<text x="{edge - 8}" y="{middle + 4}" text-anchor="end">{word}</text>')
+        turned = f' transform="rotate(-60 {middle} {edge - 8})"' if longest > 3 else ""
+        anchor = "start" if turned else "middle"
+        parts.append(f'<text x="{middle}" y="{edge - 8}" text-anchor="{anchor}"{turned}>{word}</text>')
     frame = f'<rect class="frame" x="{edge}" y="{edge}" width="{side - edge}" height="{side - edge}"/>'
     room = side + (30 if figures else 0)
     return (

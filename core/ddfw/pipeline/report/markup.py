@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
+from attrs import frozen
+
 #: Categories of characters that hide, reorder or break text: controls, formats (bidi marks), surrogates, separators.
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 #: Texts from files are cut after so many characters.
@@ -17,9 +19,9 @@ LONGEST = 300
 
 
 def text(value: object, longest: int = LONGEST) -> str:
-    """A value as HTML text that shows exactly what it holds, in an element as in a quoted attribute.
+    r"""A value as HTML text that shows exactly what it holds, in an element as in a quoted attribute.
 
-    Characters that would hide or reorder others are written as escapes (`\\u202e`).
+    Characters that would hide or reorder others are written as escapes (`\u202e`).
 
     Args:
         value: anything; its `str` is shown.
@@ -124,14 +126,27 @@ def paragraph(words: str, name: str = "") -> str:
     return f"<p{kind}>{text(words, 3000)}</p>"
 
 
-def section(anchor: str, title: str, *blocks: str) -> str:
-    """A part of the page with its heading; nothing if it has no content."""
-    content = "".join(blocks)
-    if not content:
-        return ""
-    return (
-        f'<section id="{anchor}" aria-labelledby="{anchor}-h"><h2 id="{anchor}-h">{text(title)}</h2>{content}</section>'
-    )
+@frozen(kw_only=True)
+class Section:
+    """A part of a page with its heading.
+
+    Args:
+        anchor: its id in the page.
+        title: its heading, as text.
+        content: HTML; a section without content is left out.
+    """
+
+    anchor: str
+    title: str
+    content: str
+
+    @property
+    def html(self) -> str:
+        """The section as it stands in the page."""
+        return (
+            f'<section id="{self.anchor}" aria-labelledby="{self.anchor}-h">'
+            f'<h2 id="{self.anchor}-h">{text(self.title)}</h2>{self.content}</section>'
+        )
 
 
 def folded(title: str, content: str) -> str:
@@ -139,14 +154,17 @@ def folded(title: str, content: str) -> str:
     return f"<details><summary>{text(title)}</summary>{content}</details>" if content else ""
 
 
-def page(title: str, header: str, content: str) -> str:
+def page(title: str, header: str, sections: Iterable[Section]) -> str:
     """A whole page. Its policy allows its own style, by hash, and pictures that it holds, and nothing else.
 
     Args:
         title: of the document, as text.
         header: HTML above the content.
-        content: HTML of the sections.
+        sections: in their order; the page begins with links to them.
     """
+    shown = [part for part in sections if part.content]
+    links = "".join(f'<a href="#{part.anchor}">{text(part.title, 60)}</a>' for part in shown)
+    content = "\n".join(part.html for part in shown)
     style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -156,7 +174,7 @@ def page(title: str, header: str, content: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
         f'<link rel="icon" href="data:,"><title>{text(title)}</title><style>{style}</style></head>\n'
-        f"<body><header>{header}</header>\n<main>{content}</main>\n"
+        f'<body><header>{header}<nav aria-label="Sections">{links}</nav></header>\n<main>{content}</main>\n'
         "<footer><p>Written by ddfw from the files of the run directory. This page loads nothing and runs nothing."
         "</p></footer></body></html>\n"
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ddfw.artifacts import atomic
 from ddfw.pipeline.report import page_pictures as pictures
 from ddfw.pipeline.report import page_tables as tables
 from ddfw.pipeline.report.charts import Line, line_chart, spans_decades, swatch
-from ddfw.pipeline.report.markup import finite, page, paragraph, percent_text, section, table, text, whole
-from ddfw.pipeline.report.page_source import PageSource, part, read_source
+from ddfw.pipeline.report.markup import Section, finite, page, paragraph, percent_text, table, text, whole
+from ddfw.pipeline.report.page_source import PageSource, part, read_source, tables_of
+from ddfw.pipeline.report.summary import subject_title
 
 #: The page's name in a run directory.
 REPORT = "report.html"
@@ -57,25 +58,19 @@ def write_joint_page(runs: Sequence[Path], out: Path) -> Path:
 
 def _one(source: PageSource) -> str:
     parts = [
-        section("images", "What was learned", pictures.gallery(source)),
-        section("stages", "How it came about", pictures.stages(source)),
-        section("curves", "Curves", _curves([source])),
-        section("results", "Results", tables.results(source)),
-        section("classes", "Classes", tables.classes(source)),
-        section("storage", "Storage", tables.storage(source)),
-        section("settings", "Settings", tables.settings(source)),
-        section("made", "Where it was made", tables.components(source), tables.provenance(source)),
-        section("citations", "To cite", tables.citations(source)),
+        Section(anchor="images", title="What was learned", content=pictures.gallery(source)),
+        Section(anchor="stages", title="How it came about", content=pictures.stages(source)),
+        Section(anchor="curves", title="Curves", content=_curves([source])),
+        Section(anchor="results", title="Results", content=tables.results(source)),
+        Section(anchor="classes", title="Classes", content=tables.classes(source)),
+        Section(anchor="storage", title="Storage", content=tables.storage(source)),
+        Section(anchor="settings", title="Settings", content=tables.settings(source)),
+        Section(
+            anchor="made", title="Where it was made", content=tables.components(source) + tables.provenance(source)
+        ),
+        Section(anchor="citations", title="To cite", content=tables.citations(source)),
     ]
-    return page(f"{source.title} · {source.record.name}", _header(source) + _contents(parts), "\n".join(parts))
-
-
-def _contents(parts: Iterable[str]) -> str:
-    """Links to the sections that there are."""
-    found = [block.split('"', 2)[1] for block in parts if block]
-    titles = [block.split('-h">', 1)[1].split("</h2>", 1)[0] for block in parts if block]
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title in zip(found, titles, strict=True))
-    return f'<nav aria-label="Sections">{links}</nav>'
+    return page(f"{source.title} · {source.record.name}", _header(source), parts)
 
 
 def _header(source: PageSource) -> str:
@@ -143,8 +138,8 @@ def _curves(sources: Sequence[PageSource], names: Sequence[str] = ("",)) -> str:
     ]
     if not any(charts):
         return paragraph(
-            "There are no curves: metrics.jsonl is missing or holds no steps. The observer `metrics` writes it; it is on "
-            "unless a configuration leaves it out.",
+            "There are no curves: metrics.jsonl is missing or holds no steps. Runs write it unless their configuration "
+            "leaves out the observer that does.",
             "soft",
         )
     marks = f" Short marks on its axis: {len(skipped)} skipped steps." if skipped else ""
@@ -160,17 +155,15 @@ def _several(sources: Sequence[PageSource]) -> str:
     room = pictures.PICTURE_BYTES // (2 * len(sources))
     shown = []
     for index, (source, name) in enumerate(zip(sources, names, strict=True)):
-        blocks = (_alerts(source), pictures.gallery(source, room), pictures.stages(source, room))
-        shown.append(section(f"run-{index}", name, *blocks))
+        content = _alerts(source) + pictures.gallery(source, room) + pictures.stages(source, room)
+        shown.append(Section(anchor=f"run-{index}", title=name, content=content))
     parts = [
-        section("curves", "Curves", f'<ul class="legend">{legend}</ul>', _curves(sources, names)),
-        section("results", "Results", _all_results(sources, names)),
-        section("differences", "Settings that differ", _differences(sources, names)),
+        Section(anchor="curves", title="Curves", content=f'<ul class="legend">{legend}</ul>' + _curves(sources, names)),
+        Section(anchor="results", title="Results", content=_all_results(sources, names)),
+        Section(anchor="differences", title="Settings that differ", content=_differences(sources, names)),
     ]
     head = f'<p class="kicker">Runs of ddfw</p><h1>{len(sources)} runs side by side</h1>'
-    return page(
-        f"{len(sources)} runs: {', '.join(names)}", head + _contents([*parts, *shown]), "\n".join([*parts, *shown])
-    )
+    return page(f"{len(sources)} runs: {', '.join(names)}", head, [*parts, *shown])
 
 
 def _names(sources: Sequence[PageSource]) -> list[str]:
@@ -184,17 +177,24 @@ def _names(sources: Sequence[PageSource]) -> list[str]:
 
 def _all_results(sources: Sequence[PageSource], names: Sequence[str]) -> str:
     subjects = list(
-        dict.fromkeys(str(r.get("subject")) for s in sources for r in tables.tables_of(s.summary.get("rows")))
+        dict.fromkeys(str(r.get("subject")) for s in sources for r in tables_of(s.summary.get("rows")))
     )
     rows = []
     for index, (source, name) in enumerate(zip(sources, names, strict=True)):
-        found = {str(row.get("subject")): row for row in tables.tables_of(source.summary.get("rows"))}
+        found = {str(row.get("subject")): row for row in tables_of(source.summary.get("rows"))}
         cells = [_cell(part(found, subject)) for subject in subjects]
         floats = part(source.summary, "budget").get("strict")
-        rows.append([swatch(index) + text(name), text(_STATES.get(source.state, "")), *cells, whole(floats)])
-    columns = ("run", "state", *map(tables.subject_title, subjects), "floats with labels")
+        rows.append(
+            [
+                f'<span class="key">{swatch(index)}{text(name)}</span>',
+                text(_STATES.get(source.state, "")),
+                *cells,
+                whole(floats),
+            ]
+        )
+    columns = ("run", "state", *map(subject_title, subjects), "floats with labels")
     caption = "Test accuracy of networks trained on each set: mean ± standard deviation (n)"
-    taken = any(row.get("source") for s in sources for row in tables.tables_of(s.summary.get("rows")))
+    taken = any(row.get("source") for s in sources for row in tables_of(s.summary.get("rows")))
     note = paragraph("* measured by another run and taken from it", "note") if taken else ""
     return table(caption, columns, rows, numbers=range(2, len(columns))) + note
 

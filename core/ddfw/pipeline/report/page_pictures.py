@@ -27,7 +27,7 @@ PICTURE_BYTES = 3_200_000
 MAX_IMAGES, MAX_CLASSES, MAX_SIDE, LEAST_SIDE = 16, 100, 128, 32
 #: Text of one picture in the page beside its PNG, and what a PNG takes beside its pixels.
 _TEXT, _HEAD = 420, 120
-#: A label counts as its class from this probability on; labels of less are not written.
+#: A set whose labels are all as sure has hard labels; probabilities below the second figure are not written.
 _SURE, _WORTH = 0.995, 0.05
 
 
@@ -137,11 +137,8 @@ def name_of(names: Sequence[str], label: int) -> str:
 
 
 def label_text(target: Tensor, names: Sequence[str], count: int = 3) -> str:
-    """The most probable classes of a label with their probabilities, or only the class where it is certain."""
+    """The most probable classes of a label with their probabilities, from 5 % on."""
     values, order = target.sort(descending=True, stable=True)
-    first = name_of(names, int(order[0]))
-    if float(values[0]) >= _SURE:
-        return first
     pairs = [(float(v), int(k)) for v, k in zip(values[:count], order[:count], strict=True)]
     return ", ".join(f"{name_of(names, k)} {100 * v:.0f} %" for i, (v, k) in enumerate(pairs) if i == 0 or v >= _WORTH)
 
@@ -191,8 +188,8 @@ def stages(source: PageSource, room: int = PICTURE_BYTES // 2) -> str:
     shown = [*found, real] if real is not None else found
     if not found or len({(s.pixels.shape[1:], s.targets.shape[1]) for s in shown}) != 1:
         return paragraph(
-            "No images of the start, the middle and the end are stored here: they were not kept, or the run was made by "
-            "an earlier version of ddfw.",
+            "No images of the start, the middle and the end are stored here: the run ended before it kept them, or an "
+            "earlier version of ddfw made it.",
             "soft",
         )
     names, classes = source.class_names, found[0].targets.shape[1]

@@ -1,4 +1,4 @@
-"""Tables of a page: results, what was taken for what, storage, settings with their origins, and where a run was made."""
+"""Tables of a page: results, single classes, storage, settings with their origins, and where a run was made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ddfw.config.run_config import COMPONENT_TABLES
+from ddfw.contracts.records import QUICK_NOTE
 from ddfw.pipeline.report.charts import bar, heat_map
 from ddfw.pipeline.report.markup import (
     bytes_text,
@@ -46,13 +47,14 @@ def results(source: PageSource) -> str:
         lines,
         numbers=range(1, 7),
     )
-    notes = "".join(paragraph(f"{mark} {note}", "note") for note, mark in marks.items())
-    return found + notes + _across(source) + "".join(paragraph(words, "soft") for words in _remarks(source))
+    notes = "".join(f"<li>{mark} {text(note)}</li>" for note, mark in marks.items())
+    notes = f'<ul class="notes">{notes}</ul>' if notes else ""
+    return found + notes + _across(source) + paragraph(" ".join(_remarks(source)), "soft")
 
 
 def _result(row: Mapping[str, Any], marks: dict[str, str]) -> list[str]:
     subject = str(row.get("subject", _MISSING))
-    said = [str(note) for note in entries(row.get("notes"))]
+    said = [str(note) for note in entries(row.get("notes")) if note != QUICK_NOTE]
     if row.get("source"):
         said.append(f"measured by another run: {row['source']}")
     mark = " ".join(marks.setdefault(note, f"[{len(marks) + 1}]") for note in said)
