@@ -11,7 +11,7 @@ from ddfw.pipeline.report.markup import figure, text
 
 #: Size of a line chart, and of its edges: left, right, top, bottom. Units of the SVG.
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 24, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 24, 40
 #: A line is thinned to the least and the greatest value of so many stretches.
 BINS = 150
 #: Colours and dashes that page.css tells apart; more lines than colours repeat them with another dash.

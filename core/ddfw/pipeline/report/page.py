@@ -176,9 +176,7 @@ def _names(sources: Sequence[PageSource]) -> list[str]:
 
 
 def _all_results(sources: Sequence[PageSource], names: Sequence[str]) -> str:
-    subjects = list(
-        dict.fromkeys(str(r.get("subject")) for s in sources for r in tables_of(s.summary.get("rows")))
-    )
+    subjects = list(dict.fromkeys(str(r.get("subject")) for s in sources for r in tables_of(s.summary.get("rows"))))
     rows = []
     for index, (source, name) in enumerate(zip(sources, names, strict=True)):
         found = {str(row.get("subject")): row for row in tables_of(source.summary.get("rows"))}

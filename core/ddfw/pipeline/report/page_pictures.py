@@ -61,7 +61,7 @@ def fitting(classes: int, per_class: int, shape: Sequence[int], room: int, copie
     while True:
         cost = _cost(channels, height, width, shrink) * copies
         least = 1 if max(height, width) // shrink < 2 * LEAST_SIDE or shown * cost <= room else 0
-        for images in (n for n in (16, 12, 8, 6, 4, 3, 2, 1) if n <= min(per_class, MAX_IMAGES)):
+        for images in range(min(per_class, MAX_IMAGES), 0, -1):
             if shown * images * cost <= room:
                 return Showing(classes=shown, per_class=images, shrink=shrink)
         if least:
@@ -136,11 +136,11 @@ def name_of(names: Sequence[str], label: int) -> str:
     return names[label] if label < len(names) else str(label)
 
 
-def label_text(target: Tensor, names: Sequence[str], count: int = 3) -> str:
-    """The most probable classes of a label with their probabilities, from 5 % on."""
+def label_lines(target: Tensor, names: Sequence[str], count: int = 3) -> list[str]:
+    """The most probable classes of a label with their probabilities, from 5 % on, a line each."""
     values, order = target.sort(descending=True, stable=True)
     pairs = [(float(v), int(k)) for v, k in zip(values[:count], order[:count], strict=True)]
-    return ", ".join(f"{name_of(names, k)} {100 * v:.0f} %" for i, (v, k) in enumerate(pairs) if i == 0 or v >= _WORTH)
+    return [f"{100 * v:.0f} % {name_of(names, k)}" for i, (v, k) in enumerate(pairs) if i == 0 or v >= _WORTH]
 
 
 def gallery(source: PageSource, room: int = PICTURE_BYTES // 2) -> str:
@@ -162,12 +162,14 @@ def gallery(source: PageSource, room: int = PICTURE_BYTES // 2) -> str:
         tiles = []
         for number in range(fits.per_class):
             row = label * found.per_class + number
-            words = label_text(found.targets[row], names)
-            alt = f"learned image {number + 1} of class {name}" + (f", label {words}" if soft else "")
-            caption = f"<figcaption>{text(words, 120)}</figcaption>" if soft else ""
+            lines = label_lines(found.targets[row], names)
+            alt = f"learned image {number + 1} of class {name}" + (f", label {', '.join(lines)}" if soft else "")
+            words = "<br>".join(text(line, 30) for line in lines)
+            caption = f"<figcaption>{words}</figcaption>" if soft else ""
             tiles.append(f"<figure>{tile(found.pixels[row], alt, fits.shrink)}{caption}</figure>")
-        items.append(f'<li><h3>{text(name, 60)}</h3><div class="tiles">{"".join(tiles)}</div></li>')
-    kind = "gallery wide" if fits.per_class > 4 else "gallery"
+        box = "tiles labelled" if soft else "tiles"
+        items.append(f'<li><h3>{text(name, 60)}</h3><div class="{box}">{"".join(tiles)}</div></li>')
+    kind = "gallery one" if fits.per_class == 1 else "gallery wide" if fits.per_class > 4 else "gallery"
     means = (
         "Below each image: its soft label, the most probable classes." if soft else "Each image's label is its class."
     )
