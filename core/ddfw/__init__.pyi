@@ -100,6 +100,7 @@ from .errors import StoppedError as StoppedError
 from .errors import UnknownComponentError as UnknownComponentError
 from .errors import config_error as config_error
 from .errors import did_you_mean as did_you_mean
+from .errors import errors_in as errors_in
 from .errors import option_errors_at as option_errors_at
 from .forecast.dry_run import predict as predict
 from .hookspecs import HOOK_API as HOOK_API

@@ -20,6 +20,7 @@ from ddfw.cli.shared import (
     download_option,
     experts_dir_option,
     flag_tables,
+    flags_named,
     quiet_option,
     seed_numbers,
     set_option,
@@ -27,6 +28,7 @@ from ddfw.cli.shared import (
 )
 from ddfw.config.catalog import as_table
 from ddfw.config.load import configure
+from ddfw.errors import ConfigError
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -101,19 +103,23 @@ def run_command(
     numbers = seed_numbers(seeds)
     if download and not dry_run:
         runner.download_data(configure(recipe, tables, assignments).config, data_root)
-    made = configure(recipe, tables, assignments, data_root, quick=quick)
+    with flags_named():
+        made = configure(recipe, tables, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
     places = runner.Places(out=out, experts=experts_dir, data_root=data_root, known_rows=cached)
     if made.changes:
         click.echo(_in_lines("quick: ", made.changes), err=True)
-    if print_config:
-        _print_config(config, settings)
-    elif dry_run:
-        _dry_run(config, places, as_json)
-    elif numbers:
-        _run_seeds(made, places, numbers, quiet, as_json, until)
-    else:
-        _show(_run(made, places, quiet, as_json, until), as_json)
+    try:
+        if print_config:
+            _print_config(config, settings)
+        elif dry_run:
+            _dry_run(config, places, as_json)
+        elif numbers:
+            _run_seeds(made, places, numbers, quiet, as_json, until)
+        else:
+            _show(_run(made, places, quiet, as_json, until), as_json)
+    except ConfigError as error:  # what does not fit the data is found late, and may stand in the file all the same
+        raise settings.located(error) from error
 
 
 def _in_lines(head: str, items: Sequence[str]) -> str:
@@ -141,14 +147,16 @@ def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
 
     from ddfw.forecast.dry_run import forecast_lines, forecast_record, outlined
 
-    def measuring() -> None:
+    def measuring(notes: Sequence[str]) -> None:
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
         click.echo("measuring short steps, for some seconds …", err=True)
 
     facts, forecast = outlined(config, places, None if as_json else measuring)
     if as_json:
         click.echo(json.dumps({**facts, **forecast_record(forecast)}, ensure_ascii=False))
         return
-    told = {key.replace("_", " "): value for key, value in facts.items() if key != "schema"}
+    told = {key.replace("_", " "): value for key, value in facts.items() if key not in ("schema", "notes")}
     for key, value in {**told, **forecast_lines(forecast)}.items():
         click.echo(f"{key:<20} {value}")
 
@@ -157,8 +165,10 @@ def _run(
     made: Configured, places: Places, quiet: bool, as_json: bool, until: float | None, *, first: bool = True
 ) -> Any:
     """One run; the first one of a command gets somewhere, however short the time."""
+    from ddfw.artifacts import atomic
     from ddfw.pipeline.runner import run
 
+    atomic.require_room(places.out or Path("runs"))
     stream = json_observers() if as_json else []
     left = None if until is None else until - time.monotonic()
     if left is not None and first:

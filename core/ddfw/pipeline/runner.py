@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 import attrs
 from attrs import evolve, frozen
@@ -16,9 +16,9 @@ from attrs import evolve, frozen
 from ddfw.artifacts import atomic, checkpoint
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
 from ddfw.config.catalog import as_table, catalog
-from ddfw.config.layers import gather
+from ddfw.config.layers import gather, nested
 from ddfw.config.load import configure, resolve, structured_config
-from ddfw.config.run_config import RunConfig
+from ddfw.config.run_config import COMPONENT_TABLES, RunConfig
 from ddfw.contracts.records import ResolvedRun, Summary
 from ddfw.errors import (
     ConfigError,
@@ -27,6 +27,7 @@ from ddfw.errors import (
     DivergedError,
     StoppedError,
     config_error,
+    did_you_mean,
     option_errors_at,
 )
 from ddfw.pipeline.evaluation.known_rows import known_rows
@@ -293,24 +294,30 @@ def distill(
         seed: `run.seed`, the seed of the run.
         ipc: `budget.ipc`, images per class; None for the recipe's.
         quick: scale everything down that is not given here, so that the run ends in minutes.
-        settings: tables as in a configuration file, such as `{"outer": {"steps": 100}}`.
+        settings: tables as in a configuration file, such as `{"outer": {"steps": 100}}`, or single settings by their
+            dotted paths, such as `{"outer.steps": 100}`; they override tables among `components`.
         components: `param=`, `traj=`, `loss=`, `labels=`, `data=`, `model=`, `augment=`, `executor=`: components,
             also ones that no plugin offers; and the settings records `experts=`, `outer=`, `window=`, `gradient=`,
             `eval=`, `budget=`.
 
-            A name alone, such as `param="lss"`, keeps the recipe's options of that component.
+            A name alone, such as `param="lss"`, or a table, such as `param={"name": "lss", "rank": 3}` or
+            `outer={"steps": 2}`, keeps the recipe's other options.
 
     Returns:
         The finished run; `.load()` gives the images.
+
+    Raises:
+        TypeError: an argument is none of these.
+        ConfigError, DataError, DivergedError and others: as `run` does.
     """
     known = {f.name for f in attrs.fields(RunConfig)} - {"run"}
     if unknown := sorted(set(components) - known):
-        raise TypeError(f"distill() takes no {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
-    typed = {k: components.pop(k) for k, v in list(components.items()) if isinstance(v, str)}
+        hint = did_you_mean(unknown[0], known)
+        raise TypeError(f"distill() takes no {', '.join(unknown)}.{hint} It takes {', '.join(sorted(known))}")
+    typed = {k: components.pop(k) for k, v in list(components.items()) if isinstance(v, str) or _is_table(k, v)}
+    _require_objects(components)
     given = {k: v for k, v in components.items() if hasattr(v, "name") and k in ("data", "param", "traj")}
-    flags: dict[str, Any] = {"run": {"seed": seed}, **{k: dict(v) for k, v in (settings or {}).items()}}
-    if ipc is not None:
-        flags["budget"] = {**flags.get("budget", {}), "ipc": ipc}
+    last = {} if ipc is None else {"budget": {"ipc": ipc}}
     offered = {kind: {e.cls for e in catalog().entries(kind)} for kind in given}
     # These components choose the recipe. All of their options are passed along, since some have no default.
     named = {k: as_table(v) for k, v in given.items() if type(v) in offered[k]}
@@ -319,6 +326,31 @@ def distill(
         experts=Path(experts_dir),
         data_root=None if data_root is None else Path(data_root),
     )
-    made = configure(recipe, {**flags, **named, **typed}, (), places.data_root, quick=quick)
+    layers = [{"run": {"seed": seed}}, named, typed, nested(settings or {}), last]
+    made = configure(recipe, layers, (), places.data_root, quick=quick)
     origins = {**made.settings.origins, **dict.fromkeys(components, "argument")}
     return run(evolve(made.config, **components), places, origins=origins)
+
+
+def _is_table(key: str, value: object) -> bool:
+    """Whether an argument is a table as in a configuration file, and no mapping of components, which may be empty."""
+    if not isinstance(value, Mapping) or (key in ("cross", "observers") and not value):
+        return False
+    return not any(attrs.has(type(inner)) for inner in value.values())
+
+
+def _require_objects(given: Mapping[str, Any]) -> None:
+    """Refuses arguments of `distill` that are no components and no settings records.
+
+    Raises:
+        TypeError: an argument is something else, such as a class or a number.
+    """
+    hints = get_type_hints(RunConfig)
+    for key, value in given.items():
+        base = get_origin(hints[key]) or hints[key]
+        if not isinstance(value, base):
+            got = (
+                f"the class {value.__name__}; make one of it: {value.__name__}(…)" if isinstance(value, type) else value
+            )
+            kind = "its name or " if key in COMPONENT_TABLES else ""
+            raise TypeError(f"distill({key}=…): expected {base.__name__}, {kind}a table of its options; got {got}")

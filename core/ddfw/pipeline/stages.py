@@ -22,6 +22,7 @@ from ddfw.pipeline.evaluation.baselines import asked_baselines, distilled
 from ddfw.pipeline.evaluation.evaluator import Evaluator, FinalReports, cross_contexts, final
 from ddfw.pipeline.experts import ensure_experts
 from ddfw.pipeline.initial import initial_state
+from ddfw.pipeline.notes import notes
 from ddfw.pipeline.outer_loop import OuterLoop
 from ddfw.pipeline.report.files import RunFiles
 from ddfw.pipeline.report.summary import summary_of
@@ -220,6 +221,7 @@ class Stages:
             *(named if config.experts.store else ()),
             *(() if self.resumed is None else (f"{word}   from step {self.resumed.step}",)),
             f"writes    {self.directory.path}",
+            *(f"note      {note}" for note in notes(self.plan)),
         )
 
     def _require_materials(self, init_from_sha256: str | None) -> None:

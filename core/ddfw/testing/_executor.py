@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from attrs import evolve, frozen
@@ -14,6 +14,7 @@ from torch import Tensor
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.executor import (
     AbstractExecutor,
+    Evaluated,
     ExecutorContext,
     ExecutorSession,
     LabelledImages,
@@ -189,12 +190,12 @@ class _Case:
                 "evaluate's network i depends on which others are trained; it is a function of (seed, purpose, i) "
                 "alone",
             )
-            self.check_classes(session, found, (SETTINGS, there, judge_there, self.seed, range(4), purpose))
+            again = ask_classes(session, SETTINGS, there, judge_there, self.seed, range(4), purpose, lambda done: None)
+            self.check_classes(again, found, judge_there)
 
-    def check_classes(self, session: ExecutorSession, accuracies: Sequence[float], arguments: Any) -> None:
+    def check_classes(self, found: Evaluated, accuracies: Sequence[float], test: LabelledImages) -> None:
         """Checks that predicted classes, where a session gives some, are those behind the accuracies."""
-        test, number = arguments[2], len(accuracies)
-        found = ask_classes(session, *arguments, lambda done: None)
+        number = len(accuracies)
         self.subject.require(
             tuple(found.accuracies) == tuple(accuracies),
             f"evaluate_classes gives the accuracies {list(found.accuracies)}, evaluate {list(accuracies)}",

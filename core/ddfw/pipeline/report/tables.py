@@ -87,6 +87,15 @@ def table(summary: Summary) -> RenderableType:
     return Group(grid, Text(""), *across, *(Text(fact) for fact in facts))
 
 
+#: What may help where the initial set was kept.
+_NOTHING_LEARNED = (
+    "no outer step did better on the validation split than the initial set, which is what was kept. Worth a try:",
+    "  another rate: --set param.lr=… three times smaller if the loss rises or jumps, larger if it barely falls",
+    "  more to follow: larger experts.count, experts.epochs and window.max_start, or more outer.steps",
+    "  a surer choice: larger eval.select_networks, and a larger data.validation",
+)
+
+
 def _facts(summary: Summary) -> list[str]:
     """The lines below a run's table."""
     stored = summary.budget
@@ -96,7 +105,7 @@ def _facts(summary: Summary) -> list[str]:
         f"step {summary.selected_step} was selected on the validation split; the test split was read {_times(summary)}",
     ]
     if summary.selected_step == 0 and summary.outer_steps:
-        facts.append("no outer step did better on the validation split than the initial set, which is what was kept")
+        facts += _NOTHING_LEARNED
     facts.append("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items()))
     facts += [
         f"{d['net']} could not be trained on {subject_title(d['subject'])}: {d['reason']}"
