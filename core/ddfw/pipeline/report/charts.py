@@ -146,7 +146,7 @@ def line_chart(
     return (
         f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{anchor}-t {anchor}-d">'
         f'<title id="{anchor}-t">{text(title)}</title><desc id="{anchor}-d">{text(words, 2000)}</desc>{"".join(parts)}'
-        f"</svg><figcaption><strong>{text(title)}</strong>{kind}<br>{said}</figcaption></figure>"
+        f"</svg><figcaption><strong>{text(title)}</strong>{kind}<br/>{said}</figcaption></figure>"
     )
 
 

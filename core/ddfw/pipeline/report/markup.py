@@ -90,7 +90,7 @@ def bytes_text(count: object) -> str:
     return f"{number:.0f} B"
 
 
-def table(
+def html_table(
     caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), name: str = ""
 ) -> str:
     """A table in a box of its own, which scrolls and takes the focus, so that the page never scrolls sideways.

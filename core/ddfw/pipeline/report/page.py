@@ -10,7 +10,7 @@ from ddfw.artifacts import atomic
 from ddfw.pipeline.report import page_pictures as pictures
 from ddfw.pipeline.report import page_tables as tables
 from ddfw.pipeline.report.charts import Line, line_chart, spans_decades, swatch
-from ddfw.pipeline.report.markup import Section, finite, page, paragraph, percent_text, table, text, whole
+from ddfw.pipeline.report.markup import Section, finite, html_table, page, paragraph, percent_text, text, whole
 from ddfw.pipeline.report.page_source import PageSource, part, read_source, tables_of
 from ddfw.pipeline.report.summary import subject_title
 
@@ -68,7 +68,7 @@ def _one(source: PageSource) -> str:
         Section(
             anchor="made", title="Where it was made", content=tables.components(source) + tables.provenance(source)
         ),
-        Section(anchor="citations", title="To cite", content=tables.citations(source)),
+        Section(anchor="citations", title="To cite", content=tables.citation_list(source)),
     ]
     return page(f"{source.title} · {source.record.name}", _header(source), parts)
 
@@ -140,11 +140,11 @@ def _curves(sources: Sequence[PageSource], names: Sequence[str] = ("",)) -> str:
         return paragraph(
             "There are no curves: metrics.jsonl is missing or holds no steps. Runs write it unless their configuration "
             "leaves out the observer that does.",
-            "soft",
+            "quiet",
         )
     marks = f" Short marks on its axis: {len(skipped)} skipped steps." if skipped else ""
     loss = "The loss is that of each outer step's own stretch of an expert, so it jumps." + marks
-    return f'<div class="charts">{"".join(charts)}</div>{paragraph(loss, "soft")}'
+    return f'<div class="charts">{"".join(charts)}</div>{paragraph(loss, "quiet")}'
 
 
 def _several(sources: Sequence[PageSource]) -> str:
@@ -194,7 +194,7 @@ def _all_results(sources: Sequence[PageSource], names: Sequence[str]) -> str:
     caption = "Test accuracy of networks trained on each set: mean ± standard deviation (n)"
     taken = any(row.get("source") for s in sources for row in tables_of(s.summary.get("rows")))
     note = paragraph("* measured by another run and taken from it", "note") if taken else ""
-    return table(caption, columns, rows, numbers=range(2, len(columns))) + note
+    return html_table(caption, columns, rows, numbers=range(2, len(columns))) + note
 
 
 def _cell(row: Mapping[str, object]) -> str:
@@ -212,5 +212,5 @@ def _differences(sources: Sequence[PageSource], names: Sequence[str]) -> str:
         if any(cell != cells[0] for cell in cells):
             rows.append([text(path), *("–" if cell is missing else text(tables.setting_text(cell)) for cell in cells)])
     if not rows:
-        return paragraph("The runs have the same settings.", "soft")
-    return table("Settings that are not the same in all runs", ("setting", *names), rows)
+        return paragraph("The runs have the same settings.", "quiet")
+    return html_table("Settings that are not the same in all runs", ("setting", *names), rows)

@@ -15,7 +15,7 @@ from attrs import frozen
 from ddfw.artifacts.snapshots import Snapshot, read_snapshot, snapshot_steps
 from ddfw.artifacts.synthetic import read_card, read_synthetic, space_of
 from ddfw.errors import DataError
-from ddfw.pipeline.report.markup import paragraph, table, text
+from ddfw.pipeline.report.markup import html_table, paragraph, text
 from ddfw.pipeline.report.page_source import PageSource
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Bytes of the page that all its pictures may take, with the text around them.
 PICTURE_BYTES = 3_200_000
 #: At most so many images of a class and so many classes are shown, and no side has more pixels.
-MAX_IMAGES, MAX_CLASSES, MAX_SIDE, LEAST_SIDE = 16, 100, 128, 32
+PAGE_IMAGES, PAGE_CLASSES, MAX_SIDE, LEAST_SIDE = 16, 100, 128, 32
 #: Text of one picture in the page beside its PNG, and what a PNG takes beside its pixels.
 _TEXT, _HEAD = 420, 120
 #: A set whose labels are all as sure has hard labels; probabilities below the second figure are not written.
@@ -57,11 +57,11 @@ def fitting(classes: int, per_class: int, shape: Sequence[int], room: int, copie
         copies: how many such sets are shown, each as large.
     """
     channels, height, width = shape
-    shown, shrink = min(classes, MAX_CLASSES), -(-max(height, width) // MAX_SIDE)
+    shown, shrink = min(classes, PAGE_CLASSES), -(-max(height, width) // MAX_SIDE)
     while True:
         cost = _cost(channels, height, width, shrink) * copies
         least = 1 if max(height, width) // shrink < 2 * LEAST_SIDE or shown * cost <= room else 0
-        for images in range(min(per_class, MAX_IMAGES), 0, -1):
+        for images in range(min(per_class, PAGE_IMAGES), 0, -1):
             if shown * images * cost <= room:
                 return Showing(classes=shown, per_class=images, shrink=shrink)
         if least:
@@ -152,7 +152,7 @@ def gallery(source: PageSource, room: int = PICTURE_BYTES // 2) -> str:
     """
     found = learned_set(source)
     if found is None:
-        return paragraph("No learned images are stored here.", "soft")
+        return paragraph("No learned images are stored here.", "quiet")
     names, classes = source.class_names, found.targets.shape[1]
     fits = fitting(classes, found.per_class, found.pixels.shape[1:], room)
     soft = bool((found.targets.max(dim=1).values < _SURE).any())
@@ -173,7 +173,7 @@ def gallery(source: PageSource, room: int = PICTURE_BYTES // 2) -> str:
     means = (
         "Below each image: its soft label, the most probable classes." if soft else "Each image's label is its class."
     )
-    return f'{paragraph(means + _left_out(found, fits), "soft")}<ul class="{kind}">{"".join(items)}</ul>'
+    return f'{paragraph(means + _left_out(found, fits), "quiet")}<ul class="{kind}">{"".join(items)}</ul>'
 
 
 def stages(source: PageSource, room: int = PICTURE_BYTES // 2) -> str:
@@ -192,7 +192,7 @@ def stages(source: PageSource, room: int = PICTURE_BYTES // 2) -> str:
         return paragraph(
             "No images of the start, the middle and the end are stored here: the run ended before it kept them, or an "
             "earlier version of ddfw made it.",
-            "soft",
+            "quiet",
         )
     names, classes = source.class_names, found[0].targets.shape[1]
     fits = fitting(classes, min(4, *(s.per_class for s in shown)), found[0].pixels.shape[1:], room, len(shown))
@@ -209,7 +209,9 @@ def stages(source: PageSource, room: int = PICTURE_BYTES // 2) -> str:
         rows.append([text(name, 60), *cells])
     caption = f"The first {_images(fits.per_class)} of each class"
     note = _left_out(found[0], fits)
-    return table(caption, ("class", *heads), rows, name="stages") + (paragraph(note.strip(), "soft") if note else "")
+    return html_table(caption, ("class", *heads), rows, name="stages") + (
+        paragraph(note.strip(), "quiet") if note else ""
+    )
 
 
 def _stage(snapshot: Snapshot, index: int, count: int) -> str:

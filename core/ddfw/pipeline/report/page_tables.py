@@ -15,9 +15,9 @@ from ddfw.pipeline.report.markup import (
     figure,
     finite,
     folded,
+    html_table,
     paragraph,
     percent_text,
-    table,
     text,
     whole,
 )
@@ -37,11 +37,11 @@ def results(source: PageSource) -> str:
     """The table of results with its notes, and that of other networks."""
     rows = tables_of(source.summary.get("rows"))
     if not rows:
-        return paragraph("This run has no results: its networks were not evaluated on the test split.", "soft")
+        return paragraph("This run has no results: its networks were not evaluated on the test split.", "quiet")
     marks: dict[str, str] = {}
     columns = ("trained on", "test accuracy", "n", "images", "floats", "with labels", "learning rate", "notes")
     lines = [_result(row, marks) for row in rows]
-    found = table(
+    found = html_table(
         "Test accuracy of networks trained on each set: mean ± standard deviation over n",
         columns,
         lines,
@@ -49,7 +49,7 @@ def results(source: PageSource) -> str:
     )
     notes = "".join(f"<li>{mark} {text(note)}</li>" for note, mark in marks.items())
     notes = f'<ul class="notes">{notes}</ul>' if notes else ""
-    return found + notes + _across(source) + paragraph(" ".join(_remarks(source)), "soft")
+    return found + notes + _across(source) + paragraph(" ".join(_remarks(source)), "quiet")
 
 
 def _result(row: Mapping[str, Any], marks: dict[str, str]) -> list[str]:
@@ -87,7 +87,7 @@ def _across(source: PageSource) -> str:
         )
         for d in tables_of(source.summary.get("cross_diverged"))
     ]
-    found = table("Test accuracy of other networks", ("trained on", *nets), lines, numbers=range(1, len(nets) + 1))
+    found = html_table("Test accuracy of other networks", ("trained on", *nets), lines, numbers=range(1, len(nets) + 1))
     return (f"<h3>Other networks</h3>{found}" if lines else "") + "".join(failed)
 
 
@@ -113,7 +113,7 @@ def classes(source: PageSource) -> str:
     matrix = source.confusion
     if matrix is None:
         words = "was not evaluated" if not source.own_row else "did not keep which classes its networks predicted"
-        return paragraph(f"There are no figures of single classes: the run {words}.", "soft")
+        return paragraph(f"There are no figures of single classes: the run {words}.", "quiet")
     names = [name_of(source.class_names, label) for label in range(len(matrix))]
     rows = []
     for label, row in enumerate(matrix[:MAX_CLASS_ROWS]):
@@ -124,9 +124,9 @@ def classes(source: PageSource) -> str:
         cells = [percent_text(share), bar(share or 0.0), whole(total), taken]
         rows.append([text(names[label], 60), *cells])
     columns = ("class", "accuracy", "", "predictions", "most often taken for")
-    per_class = table("Accuracy of each class, all networks together", columns, rows, numbers=(1, 3))
+    per_class = html_table("Accuracy of each class, all networks together", columns, rows, numbers=(1, 3))
     if len(matrix) > MAX_CLASS_ROWS:
-        per_class += paragraph(f"Shown: the first {MAX_CLASS_ROWS} of {len(matrix)} classes.", "soft")
+        per_class += paragraph(f"Shown: the first {MAX_CLASS_ROWS} of {len(matrix)} classes.", "quiet")
     if len(matrix) > MAX_FIGURES:
         per_class = folded(f"Accuracy of each of {len(matrix)} classes", per_class)
         return _pairs(matrix, names) + per_class + _heat(matrix, names)
@@ -142,7 +142,7 @@ def _heat(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     words = "Rows: the true class. Columns: what networks took its images for. Shades: the share of the row."
     heat = heat_map(title, matrix, names, figures=small)
     scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix">{heat}</div>'
-    return f"<h3>Confusion matrix</h3>{paragraph(words, 'soft')}{scroll}"
+    return f"<h3>Confusion matrix</h3>{paragraph(words, 'quiet')}{scroll}"
 
 
 def _pairs(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
@@ -153,7 +153,9 @@ def _pairs(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
         for share, count, i, j in found[:MAX_PAIRS]
     ]
     columns = ("true class", "taken for", "times", "share of the class")
-    return table("The most frequent confusions, all networks together", columns, rows, numbers=(2, 3)) if rows else ""
+    return (
+        html_table("The most frequent confusions, all networks together", columns, rows, numbers=(2, 3)) if rows else ""
+    )
 
 
 def storage(source: PageSource) -> str:
@@ -211,12 +213,12 @@ def setting_text(value: object) -> str:
 
 
 def settings(source: PageSource) -> str:
-    """The configuration by table, each value with the layer that it comes from."""
+    """The configuration by html_table, each value with the layer that it comes from."""
     origins = part(source.manifest, "origins")
     known = "origins" in source.manifest
     tables = {name: value for name, value in source.config.items() if isinstance(value, Mapping) and value}
     if not tables:
-        return paragraph("config.toml is missing or cannot be read.", "soft")
+        return paragraph("config.toml is missing or cannot be read.", "quiet")
     found = []
     for name, content in tables.items():
         rows = []
@@ -229,9 +231,11 @@ def settings(source: PageSource) -> str:
         title = f"[{name}]" + (f" {own}" if isinstance(own, str) else "")
         count = f" · {changed} set, {len(rows) - changed} default" if known else ""
         found.append(
-            folded(title + count, table(f"Settings of [{name}]", ("setting", "value", "from"), rows, name="settings"))
+            folded(
+                title + count, html_table(f"Settings of [{name}]", ("setting", "value", "from"), rows, name="settings")
+            )
         )
-    said = "" if known else paragraph("This run did not keep where its settings come from.", "soft")
+    said = "" if known else paragraph("This run did not keep where its settings come from.", "quiet")
     return said + "".join(found)
 
 
@@ -248,11 +252,13 @@ def components(source: PageSource) -> str:
             ]
             for c in used
         ]
-        return table("Components of this run", ("kind", "component", "plugin", "package"), rows)
+        return html_table("Components of this run", ("kind", "component", "plugin", "package"), rows)
     names = [(kind, part(source.config, kind).get("name")) for kind in COMPONENT_TABLES]
     rows = [[text(kind), text(name)] for kind, name in names if name is not None]
     words = "This run did not keep which plugins its components came from."
-    return (table("Components of this run", ("kind", "component"), rows) if rows else "") + paragraph(words, "soft")
+    return (html_table("Components of this run", ("kind", "component"), rows) if rows else "") + paragraph(
+        words, "quiet"
+    )
 
 
 def provenance(source: PageSource) -> str:
@@ -281,7 +287,7 @@ def provenance(source: PageSource) -> str:
     for key, title in (("origin", "source of the data"), ("licence", "licence of the data")):
         if value := part(source.card, "source_data").get(key):
             pairs.append((title, text(value)))
-    return facts(pairs) if pairs else paragraph("manifest.json is missing or cannot be read.", "soft")
+    return facts(pairs) if pairs else paragraph("manifest.json is missing or cannot be read.", "quiet")
 
 
 def _device_text(name: str, value: object) -> str:
@@ -293,7 +299,7 @@ def _joined(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
 
 
-def citations(source: PageSource) -> str:
+def citation_list(source: PageSource) -> str:
     """BibTeX of what the run used."""
     found = [str(entry) for entry in entries(source.card.get("citations"))]
     return f'<pre tabindex="0">{code_text(chr(10).join(found), 40_000)}</pre>' if found else ""
