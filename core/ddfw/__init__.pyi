@@ -125,6 +125,8 @@ from .pipeline.prepare import fits as fits
 from .pipeline.report.record import RunRecord as RunRecord
 from .pipeline.report.record import read_run as read_run
 from .pipeline.report.record import runs_below as runs_below
+from .pipeline.report.page import write_joint_page as write_joint_page
+from .pipeline.report.page import write_page as write_page
 from .pipeline.report.summary import over_seeds as over_seeds
 from .pipeline.report.summary import subject_title as subject_title
 from .pipeline.report.tables import markdown_table as markdown_table

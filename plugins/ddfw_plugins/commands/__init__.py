@@ -38,6 +38,7 @@ RecipesPlugin = _offer(
 ExportPlugin = _offer("export", "Write the learned set of RUN for other programs.", "export:export_command")
 CachePlugin = _offer("cache", "Rows of baselines that were measured before: list, clear.", "cache:cache_group")
 ExtendPlugin = _offer("extend", "Continue a finished run to more outer steps.", "extend:extend_command")
+ReportPlugin = _offer("report", "Make the page of a run again, or one page of several runs.", "report:report_command")
 ExpertsPlugin = _offer(
     "experts", "Networks whose training is matched: train, list, show, import, remove.", "experts:experts_group"
 )

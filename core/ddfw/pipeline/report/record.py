@@ -280,7 +280,8 @@ def _curves(events: Iterator[Mapping[str, Any]]) -> Curves:
                     for step in [s for s in curve if s > first]:
                         del curve[step]
                 skipped = {s for s in skipped if s <= first}
-                validation = {s: point for s, point in validation.items() if s <= first}
+                void = event.get("void_selection")  # of an extended run: only its former end caused this selection
+                validation = {s: point for s, point in validation.items() if s <= first and s != void}
             elif kind == "step":
                 step = int(event["step"])
                 loss[step], step_size[step] = _number(event["loss"]), _number(event["step_size"])
