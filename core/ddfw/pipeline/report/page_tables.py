@@ -213,7 +213,7 @@ def setting_text(value: object) -> str:
 
 
 def settings(source: PageSource) -> str:
-    """The configuration by html_table, each value with the layer that it comes from."""
+    """The configuration by table, each value with the layer that it comes from."""
     origins = part(source.manifest, "origins")
     known = "origins" in source.manifest
     tables = {name: value for name, value in source.config.items() if isinstance(value, Mapping) and value}
