@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 from ddfw_registry._words import did_you_mean, suggest
 from ddfw_registry.catalog import Catalog, Entry, KindInfo
 from ddfw_registry.describe import OptionInfo, options
-from ddfw_registry.discovery import DisabledPlugin, Discovery, Plugin, PluginFailure, discover
+from ddfw_registry.discovery import (
+    DisabledPlugin,
+    Discovery,
+    Plugin,
+    PluginFailure,
+    discover,
+    is_named,
+    listed_in,
+    watching,
+)
 from ddfw_registry.errors import (
     ConfigError,
     ConfigProblem,
@@ -44,8 +53,11 @@ __all__ = [
     "collect",
     "did_you_mean",
     "discover",
+    "is_named",
+    "listed_in",
     "options",
     "suggest",
+    "watching",
 ]
 
 

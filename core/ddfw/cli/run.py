@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ddfw.cli.completion_words import complete_runs, complete_starts
 from ddfw.cli.duration import max_time_option
 from ddfw.cli.shared import (
     component_flags,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.argument("recipe", required=False, metavar="[RECIPE|FILE]")
+@click.argument("recipe", required=False, metavar="[RECIPE|FILE]", shell_complete=complete_starts)
 @component_flags(*(kind.id for kind in KINDS))
 @setting_option("--ipc", "budget.ipc", least=1, help="Images per class that the budget would store as pixels.")
 @setting_option("--seed", "run.seed", least=0, help="Seed of the run; experts and evaluation have their own.")
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     "--init-from",
     "outer.init_from",
     metavar="RUN|PATH",
+    shell_complete=complete_runs,
     callback=lambda ctx, param, start: start and str(Path(start).resolve()),  # the run's config.toml holds anywhere
     help="Start from this set and not from real images.",
 )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ddfw.cli.completion_words import complete_components, complete_settings
 from ddfw.kinds import KINDS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,13 +34,19 @@ cross_option = click.option(
     "cross",
     multiple=True,
     metavar="MODEL",
+    shell_complete=complete_components("model"),
     help="Another network to evaluate on, besides --model (may be given several times; [cross] in a file).",
 )
 #: `--quiet`; the command gets `quiet`.
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
 #: `--set`, several times; the command gets `assignments`, a tuple of texts for `configure`.
 set_option = click.option(
-    "--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="One setting; wins over all else."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY.PATH=VALUE",
+    shell_complete=complete_settings,
+    help="One setting; wins over all else.",
 )
 
 
@@ -50,7 +57,11 @@ def component_flags(*kinds: str) -> Callable[[F], F]:
         for kind in reversed([k for k in KINDS if k.id in kinds]):
             several = kind.id == "observer"
             text = f"The {kind.title}{' (may be given several times; adds to the recipe)' if several else ''}."
-            function = click.option(f"--{kind.id}", kind.id, metavar="NAME", multiple=several, help=text)(function)
+            words = complete_components(kind.id)
+            flag = click.option(
+                f"--{kind.id}", kind.id, metavar="NAME", multiple=several, shell_complete=words, help=text
+            )
+            function = flag(function)
         return function
 
     return decorate
