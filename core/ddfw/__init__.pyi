@@ -14,6 +14,15 @@ from .artifacts.expert_store import summarise_store as summarise_store
 from .artifacts.image_set import ImageSet as ImageSet
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
 from .artifacts.torch_file import read_torch_tensor as read_torch_tensor
+from .cli.completion_words import complete_comparisons as complete_comparisons
+from .cli.completion_words import complete_components as complete_components
+from .cli.completion_words import complete_formats as complete_formats
+from .cli.completion_words import complete_kinds as complete_kinds
+from .cli.completion_words import complete_recipes as complete_recipes
+from .cli.completion_words import complete_runs as complete_runs
+from .cli.completion_words import complete_starts as complete_starts
+from .cli.completion_words import complete_stores as complete_stores
+from .cli.completion_words import completer as completer
 from .cli.duration import max_time_option as max_time_option
 from .cli.output import show_rows as show_rows
 from .cli.output import show_table as show_table
@@ -32,6 +41,7 @@ from .config.extensions import formats as formats
 from .config.extensions import recipe_folders as recipe_folders
 from .config.files import read_toml as read_toml
 from .config.files import structured as structured
+from .config.listing import listing as listing
 from .config.load import Configured as Configured
 from .config.load import config_text as config_text
 from .config.load import configure as configure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ddfw_registry._sources import Source
 from ddfw_registry._words import did_you_mean, suggest
 from ddfw_registry.catalog import Catalog, Entry, KindInfo
 from ddfw_registry.describe import OptionInfo, options
@@ -48,6 +49,7 @@ __all__ = [
     "Plugin",
     "PluginFailure",
     "RegistryError",
+    "Source",
     "Structurer",
     "UnknownComponentError",
     "collect",

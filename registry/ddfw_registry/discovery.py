@@ -15,7 +15,7 @@ import pluggy
 from attrs import field, frozen
 
 from ddfw_registry._hooks import Rejected, check, foreign, remove
-from ddfw_registry._sources import Candidate, Source, candidates, normalise
+from ddfw_registry._sources import Source, candidates, normalise
 from ddfw_registry._words import error_line, one_line
 
 #: The stage at which a plugin failed: its import, its registration, a call of its hook, or a class that it offers.

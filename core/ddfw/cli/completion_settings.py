@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ddfw.cli.completion_words import chosen_names
+from ddfw.config.early import settings_tables
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def setting_words(installed: Listing, params: Mapping[str, Any], word: str) -> I
         for name, option in _options(installed, params, table).items():
             yield f"{table}.{name}=", str(option["help"])
     else:
-        for name in (*_KIND_IDS, *_settings_tables()):
+        for name in (*_KIND_IDS, *settings_tables()):
             if name != "observer":
                 yield f"{name}.", ""
 
@@ -44,27 +45,18 @@ def setting_words(installed: Listing, params: Mapping[str, Any], word: str) -> I
 _KIND_IDS = tuple(kind.id for kind in KINDS)
 
 
-def _settings_tables() -> dict[str, type]:
-    """The settings tables that are no components, with their classes."""
-    import attrs
-
-    from ddfw.config.run_config import RunConfig
-
-    fields = attrs.fields(attrs.resolve_types(RunConfig))
-    return {f.name: f.type for f in fields if isinstance(f.type, type) and f.name not in _KIND_IDS and attrs.has(f.type)}
-
-
 def _options(installed: Listing, params: Mapping[str, Any], table: str) -> dict[str, Mapping[str, Any]]:
     """The options of a table by name; of the component that is chosen, or of all that could be."""
     from ddfw_registry import options
 
     if table not in _KIND_IDS:
-        cls = _settings_tables().get(table)
+        cls = settings_tables().get(table)
         return {} if cls is None else {option.name: option.as_dict() for option in options(cls)}
     offers = installed.components(table).entries
     named = installed.recipes
     recipe = named.get(params.get("recipe") or "")
-    layers = [named[_LOWEST].chooses if _LOWEST in named else {}, recipe.chooses if recipe else {}, chosen_names(params)]
+    lowest = named[_LOWEST].chooses if _LOWEST in named else {}
+    layers = [lowest, recipe.chooses if recipe else {}, chosen_names(params)]
     name = next((layer[table] for layer in reversed(layers) if table in layer), "")
     items = [offers[name].item] if name in offers else [offer.item for offer in offers.values()]
     return {option["name"]: option for item in items for option in item.options}

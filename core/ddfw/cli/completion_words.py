@@ -114,6 +114,29 @@ def _stores(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]
 complete_stores = completer(_stores)
 
 
+def _comparisons(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    for offer in _installed().recipe_folders.entries.values():
+        for file in sorted(offer.item.path.glob("comparisons/*.toml")):
+            yield file.stem, ""
+
+
+#: Completes names of comparisons that plugins ship.
+complete_comparisons = completer(_comparisons)
+
+#: The names of `eval.baselines`, written out here because their own module loads torch.
+BASELINE_WORDS = (
+    "random_real",
+    "random_real_teacher",
+    "random_real_count",
+    "random_real_teacher_count",
+    "kmeans_real",
+    "herding_real",
+    "full_data",
+)
+#: Completes names of baselines.
+complete_baselines = completer(lambda context, incomplete: [(word, "") for word in BASELINE_WORDS])
+
+
 def _is_run(folder: Path) -> bool:
     return (folder / "config.toml").is_file() and (folder / "manifest.json").is_file()
 
@@ -131,7 +154,9 @@ def _runs(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     given = {str(value) for value in context.params.values() if isinstance(value, str | Path)}
     found = dict.fromkeys(str(folder) for folder in _run_folders(incomplete))
     typed = incomplete.startswith("./")
-    yield from ((f"./{path}" if typed and not path.startswith("/") else path, "") for path in found if path not in given)
+    for path in found:
+        if path not in given:
+            yield (f"./{path}" if typed and not path.startswith("/") else path), ""
 
 
 _named_runs = completer(_runs)
@@ -140,6 +165,18 @@ _named_runs = completer(_runs)
 def complete_runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Completes directories of runs; folders where no run is near."""
     return _named_runs(context, parameter, incomplete) or [CompletionItem(incomplete, type="dir")]
+
+
+def complete_subjects(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes what `ddfw eval` takes: runs, files of other programs, and the words for real images."""
+    words = complete_baselines(context, parameter, incomplete) if incomplete else []
+    return words or _named_runs(context, parameter, incomplete) or [CompletionItem(incomplete, type="file")]
+
+
+def complete_likes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes runs and recipes, and files of settings."""
+    found = [f(context, parameter, incomplete) for f in (_named_runs, complete_recipes)]
+    return [item for items in found for item in items] or [CompletionItem(incomplete, type="file")]
 
 
 def complete_starts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

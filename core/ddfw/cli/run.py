@@ -26,6 +26,7 @@ from ddfw.cli.shared import (
     setting_option,
 )
 from ddfw.config.catalog import as_table
+from ddfw.config.early import refuse_unknown_components
 from ddfw.config.load import configure
 from ddfw.kinds import KINDS
 
@@ -89,12 +90,13 @@ def run_command(
     ddfw run lss-mct-cifar10-ipc1 --quick --data-root ~/data
     """
     until = None if max_time is None else time.monotonic() + max_time
-    from ddfw.pipeline import runner
-
     tables = flag_tables(flags)
     if seeds is not None and flags["run__seed"] is not None:
         raise click.UsageError("--seed and --seeds exclude each other")
     numbers = seed_numbers(seeds)
+    refuse_unknown_components(recipe, tables, assignments)
+    from ddfw.pipeline import runner  # after what can be refused without torch
+
     if download and not dry_run:
         runner.download_data(configure(recipe, tables, assignments).config, data_root)
     made = configure(recipe, tables, assignments, data_root, quick=quick)

@@ -9,6 +9,7 @@ from ddfw.kinds import KINDS
 #: What plugins offer beside components.
 EXTENSIONS = ("command", "format", "recipes")
 
+
 def require_kind(kind: str, others: tuple[str, ...] = ()) -> str:
     """The kind's id, or one of the other words that are allowed.
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from ddfw.artifacts.atomic import write_text
 from ddfw.config.asking import LIMIT_S, ask_plugins
-from ddfw_registry import is_named, listed_in
-from ddfw_registry.discovery import Source
+from ddfw_registry import Source, is_named, listed_in
 
 #: Grows when the meaning of the file changes.
 _SCHEMA = 1
@@ -81,7 +80,8 @@ def _file(part: str, disabled: str | None = None) -> Path:
     """The file for this environment: Python, the installed distributions, and the variables that choose plugins."""
     extra = listed_in(os.environ, _PLUGINS)
     chosen = listed_in(os.environ, _DISABLED) if disabled is None else ()
-    local = [str(Path(word).expanduser().resolve()) if os.sep in word or word.endswith(".py") else word for word in extra]
+    paths = [os.sep in word or word.endswith(".py") for word in extra]
+    local = [str(Path(w).expanduser().resolve()) if path else w for w, path in zip(extra, paths, strict=True)]
     key = [_SCHEMA, sys.version, sys.prefix, __file__, local, list(chosen), _installed()]
     return cache_folder() / f"{part}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
 
@@ -195,5 +195,7 @@ def _without(
 
 
 def _left(offers: Mapping[str, Any], gone: set[str]) -> dict[str, Any]:
-    failures = {"failures": [r for r in offers["failures"] if r["identity"] not in gone]} if "failures" in offers else {}
-    return {**offers, "entries": [row for row in offers["entries"] if row["plugin"] not in gone], **failures}
+    left = {**offers, "entries": [row for row in offers["entries"] if row["plugin"] not in gone]}
+    if "failures" in offers:
+        left["failures"] = [row for row in offers["failures"] if row["identity"] not in gone]
+    return left

@@ -23,11 +23,13 @@ from ddfw.config.extensions import commands, formats, recipe_folders
 from ddfw.config.recipes import recipes
 from ddfw.errors import ConfigError, PluginError
 from ddfw.kinds import KINDS
-from ddfw_registry import Entry, Offer, Offers, PluginFailure, options, watching
-from ddfw_registry.discovery import Source
+from ddfw_registry import Entry, Offer, Offers, PluginFailure, Source, options, watching
 
 ItemT = TypeVar("ItemT")
 Record = dict[str, Any]
+
+#: Names of folders that hold installed packages.
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 def outline_record() -> Record:
@@ -80,11 +82,14 @@ def source_files(components: bool) -> set[Path]:
     if components:
         names += [entry.cls.__module__ for kind in KINDS for entry in catalog().entries(kind.id)]
     packages = {"ddfw", "ddfw_registry", *(name.partition(".")[0] for name in names)}
-    libraries = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    standard = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib"))
     files = set()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and (name.partition(".")[0] in packages or not file.startswith(libraries)):
+        if not isinstance(file, str) or not os.path.isabs(file):
+            continue
+        library = file.startswith(standard) or not _INSTALLED.isdisjoint(Path(file).parts)
+        if (name.partition(".")[0] in packages) or not library:
             files.add(Path(file))
     return files
 
@@ -108,12 +113,15 @@ def main(part: str, result: Path, progress: Path) -> None:
     with contextlib.suppress(ImportError):
         if part == "components":
             import torch  # noqa: F401  # here, so that no plugin is blamed for the seconds that this takes
-    with watching(progress.write_text):
-        record = {"outline": outline_record()}
-        if part == "components":
-            record["components"] = components_record(progress.write_text)
+
+    def begun(identity: str) -> None:
+        progress.write_text(identity, encoding="utf-8")
+
+    with watching(begun):
+        outline = outline_record()
+        parts = {"outline": outline, **({"components": components_record(begun)} if part == "components" else {})}
     files = recipe_files() | source_files(part == "components")
-    record.update(files=sorted(str(path) for path in files), began=began)
+    record = {**parts, "files": sorted(str(path) for path in files), "began": began}
     temporary = result.with_suffix(".part")
     temporary.write_text(json.dumps(record), encoding="utf-8")
     temporary.replace(result)

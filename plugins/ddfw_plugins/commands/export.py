@@ -10,11 +10,11 @@ import click
 import ddfw
 
 #: What plugins can write: name and summary.
-WRITABLE = {name: offer.item.summary for name, offer in ddfw.formats().entries.items() if offer.item.writer}
+WRITABLE = {name: offer.item.summary for name, offer in ddfw.listing().formats.entries.items() if offer.item.writer}
 
 
 @click.command("export", epilog="\b\n" + "\n".join(f"{name}: {summary}" for name, summary in WRITABLE.items()))
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=ddfw.complete_runs)
 @click.option(
     "--format",
     "form",
