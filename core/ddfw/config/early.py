@@ -87,8 +87,8 @@ def settings_tables() -> dict[str, type]:
 
 def _more_to_check(settings: Settings, known: Listing, faulty: set[str]) -> bool:
     """Whether anything else that the user said could be wrong too, or a needed option be missing."""
-    said = [path for path, origin in settings.origins.items() if not origin.startswith(_RECIPE)]
-    for table, _, key in (path.partition(".") for path in said):
+    theirs = [path for path, origin in settings.origins.items() if not origin.startswith(_RECIPE)]
+    for table, _, key in (path.partition(".") for path in theirs):
         component = table in COMPONENT_TABLES and (table in faulty or key == "name")
         if not component and not _fits(settings, table):
             return True
