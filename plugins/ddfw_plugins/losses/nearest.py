@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class NearestStep(AbstractMatchingLoss):
     """As `ratio`, at the step at which the student comes nearest to the expert's end.
 
-    This is ‖w_i − target‖² / ‖start − target‖² at the step i in 1 … N whose w_i is nearest to the target in the L1 norm.
+    This is ‖w_i − target‖² / ‖start − target‖² at the step i in 1 … N whose w_i is nearest to the target in the L1
+    norm.
     """
 
     name: ClassVar[str] = "nearest"

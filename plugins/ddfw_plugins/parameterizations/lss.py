@@ -63,7 +63,8 @@ class Ranks:
 class LowRankSpace(AbstractParameterization):
     """Stores images as small cores in a few low-rank subspaces.
 
-    This is low-rank space sampling (LSS). The cores of a subspace share the mappers that expand rows, columns and channels to full size.
+    This is low-rank space sampling (LSS). The cores of a subspace share the mappers
+    that expand rows, columns and channels to full size.
     """
 
     name: ClassVar[str] = "lss"

@@ -191,13 +191,16 @@ def test_a_run_with_good_names_asks_no_plugin_in_another_process(fresh, own_cach
 
 BROKEN = {
     "hangs": "import time\ntime.sleep(1000)\n",
-    "prints": "import os, sys\nprint('NOISE')\nos.write(1, b'NOISE')\nsys.stderr.write('NOISE')\n",
+    "prints": "import os, sys\nprint('NOISE')\nos.write(1, b'NOISE')\nsys.stderr.write('NOISE')\n"
+    + LOSS.format(name="noisy", summary="Prints."),
     "exits": "raise SystemExit(3)\n",
     "leaves": "import os\nos._exit(0)\n",
     "raises": "raise RuntimeError('no such luck')\n",
     "dies": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n",
-    "hangs_late": "import time\nfrom ddfw import hookimpl\n@hookimpl\ndef ddfw_register_losses():\n    time.sleep(1000)\n",
-    "waits_at_exit": "import atexit, time\natexit.register(time.sleep, 1000)\n",
+    "hangs_late": "import time\n"
+    + LOSS.format(name="late", summary="Late.").replace("return [", "return time.sleep(1000) or ["),
+    "waits_at_exit": "import atexit, time\natexit.register(time.sleep, 1000)\n"
+    + LOSS.format(name="waiting", summary="Waits."),
 }
 REASONS = {
     "hangs": "did not answer within 3 s",
@@ -313,13 +316,13 @@ def test_an_installed_an_upgraded_and_a_changed_distribution_are_seen(own_cache,
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'{"key": 1}', b"\xff\xfe", b"{}" * 9], ids=repr)
 def test_a_damaged_file_is_made_anew_without_a_word(own_cache, fresh, text, capfd):
     """Broken: a full disk or an older version would leave a cache that breaks every command."""
-    assert "lss" in names("param")
+    assert "npz" in listing().formats.entries
     for file in own_cache.iterdir():
         file.write_bytes(text)
     fresh()
-    assert stored_listing("components") is None and "lss" in names("param")
+    assert stored_listing("outline") is None and "npz" in listing().formats.entries
     fresh()
-    assert stored_listing("components") is not None
+    assert stored_listing("outline") is not None
     assert capfd.readouterr() == ("", "")
 
 
