@@ -59,7 +59,13 @@ def complete_components(kind: str) -> Completer:
     Args:
         kind: its id, such as `param`.
     """
-    return completer(lambda context, incomplete: _components(kind))
+
+    @completer
+    def complete(context: click.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+        """Completes names of components of one kind."""
+        return _components(kind)
+
+    return complete
 
 
 def _kinds() -> list[tuple[str, str]]:
@@ -68,60 +74,57 @@ def _kinds() -> list[tuple[str, str]]:
     return [*((kind.id, kind.title) for kind in KINDS), *((word, "") for word in EXTENSIONS)]
 
 
-def _kinds_and_names() -> Iterator[tuple[str, str]]:
+@completer
+def complete_kinds(context: click.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Completes the kinds of `ddfw list`."""
+    return _kinds()
+
+
+@completer
+def complete_kinds_and_names(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Completes the kinds, and the names of all components."""
     yield from _kinds()
     for kind in KINDS:
         yield from _components(kind.id)
 
 
-def _described(context: click.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+@completer
+def complete_described(context: click.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Completes names of components of the kind that the parameter `kind` holds."""
     kind = context.params.get("kind")
     return _components(kind) if kind in [k.id for k in KINDS] else ()
 
 
-#: Completes the kinds of `ddfw list`.
-complete_kinds = completer(lambda context, incomplete: _kinds())
-#: Completes the kinds, and the names of all components.
-complete_kinds_and_names = completer(lambda context, incomplete: _kinds_and_names())
-#: Completes names of components of the kind that the parameter `kind` holds.
-complete_described = completer(_described)
-
-
-def _recipes() -> Iterator[tuple[str, str]]:
+@completer
+def complete_recipes(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Completes names of recipes."""
     for recipe in _installed().recipes.values():
         yield recipe.name, recipe.summary
 
 
-def _formats() -> Iterator[tuple[str, str]]:
+@completer
+def complete_formats(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Completes names of formats that can be written."""
     for name, offer in _installed().formats.entries.items():
         if offer.item.writer:
             yield name, offer.item.summary
 
 
-#: Completes names of recipes.
-complete_recipes = completer(lambda context, incomplete: _recipes())
-#: Completes names of formats that can be written.
-complete_formats = completer(lambda context, incomplete: _formats())
-
-
-def _stores(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+@completer
+def complete_stores(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Completes names of expert stores in the folder of `--experts-dir`."""
     root = context.params.get("experts_dir") or Path("experts")
     for index in sorted(Path(root).glob("*/index.json")):
         yield index.parent.name, ""
 
 
-#: Completes names of expert stores in the folder of `--experts-dir`.
-complete_stores = completer(_stores)
-
-
-def _comparisons(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+@completer
+def complete_comparisons(context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Completes names of comparisons that plugins ship."""
     for offer in _installed().recipe_folders.entries.values():
         for file in sorted(offer.item.path.glob("comparisons/*.toml")):
             yield file.stem, ""
 
-
-#: Completes names of comparisons that plugins ship.
-complete_comparisons = completer(_comparisons)
 
 #: The names of `eval.baselines`, written out here because their own module loads torch.
 BASELINE_WORDS = (
@@ -133,8 +136,12 @@ BASELINE_WORDS = (
     "herding_real",
     "full_data",
 )
-#: Completes names of baselines.
-complete_baselines = completer(lambda context, incomplete: [(word, "") for word in BASELINE_WORDS])
+
+
+@completer
+def complete_baselines(context: click.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Completes names of baselines."""
+    return [(word, "") for word in BASELINE_WORDS]
 
 
 def _is_run(folder: Path) -> bool:

@@ -21,13 +21,13 @@ _OWN_LIMIT_S = 600.0
 _DISABLED = "DDFW_DISABLE_PLUGINS"
 #: -P, and the parent's search path: the child imports what this process would.
 _CODE = (
-    "import sys; sys.path[:] = sys.argv[4:]; from pathlib import Path; from ddfw.config.snapshot import main; "
-    "main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))"
+    "import sys; sys.path[:] = sys.argv[4:]; from pathlib import Path; from ddfw.config.snapshot import write_answer; "
+    "write_answer(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))"
 )
 
 
 def ask_plugins(part: str, limit_s: float = LIMIT_S) -> dict[str, Any]:
-    """What the plugins offer, as `ddfw.config.snapshot.main` writes it; a plugin that does not return is left out.
+    """What the plugins offer, as `write_answer` of the snapshot stores it; a plugin that does not return is left out.
 
     Args:
         part: `outline`, or `components` for both.

@@ -25,7 +25,7 @@ from ddfw.errors import ConfigError, PluginError
 from ddfw.kinds import KINDS
 from ddfw_registry import Entry, Offer, Offers, PluginFailure, Source, options, watching
 
-ItemT = TypeVar("ItemT")
+OfferedT = TypeVar("OfferedT")
 Record = dict[str, Any]
 
 #: Names of folders that hold installed packages.
@@ -101,7 +101,7 @@ def recipe_files() -> set[Path]:
     return {*folders, *inside}
 
 
-def main(part: str, result: Path, progress: Path) -> None:
+def write_answer(part: str, result: Path, progress: Path) -> None:
     """Asks every plugin, writes what was found to a file, and ends the process.
 
     Args:
@@ -136,7 +136,7 @@ def _failure(failure: PluginFailure) -> Record:
     return {**_source(failure), "stage": failure.stage, "error": failure.error}
 
 
-def _offers(offers: Offers[ItemT], item: Callable[[ItemT], Record]) -> Record:
+def _offers(offers: Offers[OfferedT], item: Callable[[OfferedT], Record]) -> Record:
     return {
         "entries": [{**_offered(name, offer), "item": item(offer.item)} for name, offer in offers.entries.items()],
         "duplicates": {name: list(owners) for name, owners in offers.duplicates.items()},
