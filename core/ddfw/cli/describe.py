@@ -66,10 +66,9 @@ def _only_kind(name: str) -> str:
     if kinds:
         ways = " or ".join(f"`ddfw describe {kind} {name}`" for kind in kinds)
         raise click.UsageError(f"{name!r} names components of several kinds: {', '.join(kinds)}. Type {ways}.")
-    known = [*offers, *(word for offered in offers.values() for word in offered.entries)]
-    raise click.UsageError(
-        f"{name!r} is neither a kind nor a component.{did_you_mean(name, known)} `ddfw list` shows all."
-    )
+    names = [word for offered in offers.values() for word in offered.entries]
+    hint = did_you_mean(name, names) or did_you_mean(name, offers)
+    raise click.UsageError(f"{name!r} is neither a kind nor a component.{hint} `ddfw list` shows all.")
 
 
 def _facts(kind: str, offer: Offer[ListedComponent]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 import ddfw
 
 #: What plugins can write: name and summary.
-WRITABLE = {name: offer.item.summary for name, offer in ddfw.listing().formats.entries.items() if offer.item.writer}
+WRITABLE = {name: offer.item.summary for name, offer in ddfw.formats().entries.items() if offer.item.writer}
 
 
 @click.command("export", epilog="\b\n" + "\n".join(f"{name}: {summary}" for name, summary in WRITABLE.items()))

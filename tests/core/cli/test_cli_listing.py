@@ -107,7 +107,8 @@ def test_a_name_alone_is_described_and_a_kind_alone_is_listed(ddfw):
 def test_a_name_of_several_kinds_is_refused_with_the_kinds(ddfw, here, monkeypatch):
     """Broken: one of two components would be shown as if there were no other."""
     (here / "twins.py").write_text(
-        "from typing import ClassVar, final\nfrom attrs import frozen\nfrom ddfw import AbstractMatchingLoss, hookimpl\n"
+        "from typing import ClassVar, final\nfrom attrs import frozen\n"
+        "from ddfw import AbstractMatchingLoss, hookimpl\n"
         "@final\n@frozen(kw_only=True)\nclass Twin(AbstractMatchingLoss):\n    'A twin.'\n"
         "    name: ClassVar[str] = 'lss'\n    def loss(self, path, segment):\n        return path[-1].sum()\n"
         "@hookimpl\ndef ddfw_register_losses():\n    return [Twin]\n"
