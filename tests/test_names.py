@@ -23,6 +23,7 @@ EXPLAINED = {
     "default": "the recipe that a run starts from where no other fits; it may come from any plugin",
     "experts": "the table [experts] of a configuration, and the stage of a run in which experts are trained",
     "export": "the part of an export's card that holds what its writer returned",
+    "extend": "the origin of a setting that `ddfw extend` has changed",
     "hard": "how a baseline's images are labelled: by their classes",
     "none": "a training space, and the type of TOML's missing value",
     "progress": "an event of a run, and the method of an observer's session that is told of it",

@@ -36,7 +36,7 @@ def test_two_processes_with_one_seed_write_the_same_bytes(tmp_path, monkeypatch)
     files = ("params.safetensors", "images.safetensors", "labels.safetensors", "card.json")
     for file in (*(f"run/synthetic/{f}" for f in files), "run/images/synthetic.png", "run/config.toml"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes(), file
-    stores = [next((tmp_path / name / "experts").iterdir()) for name in ("one", "other")]
+    stores = [next((tmp_path / name / "experts").glob("*/index.json")).parent for name in ("one", "other")]
     assert stores[0].name == stores[1].name
     for path in stores[0].iterdir():
         assert path.read_bytes() == (stores[1] / path.name).read_bytes(), path.name

@@ -12,6 +12,8 @@ from .artifacts.expert_store import remove_store as remove_store
 from .artifacts.expert_store import require_store as require_store
 from .artifacts.expert_store import summarise_store as summarise_store
 from .artifacts.image_set import ImageSet as ImageSet
+from .artifacts.row_cache import clear_rows as clear_rows
+from .artifacts.row_cache import list_rows as list_rows
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
 from .artifacts.torch_file import read_torch_tensor as read_torch_tensor
 from .cli.completion_words import complete_comparisons as complete_comparisons
@@ -24,8 +26,12 @@ from .cli.completion_words import complete_starts as complete_starts
 from .cli.completion_words import complete_stores as complete_stores
 from .cli.completion_words import completer as completer
 from .cli.duration import max_time_option as max_time_option
+from .cli.output import age_text as age_text
 from .cli.output import show_rows as show_rows
 from .cli.output import show_table as show_table
+from .cli.run import json_observers as json_observers
+from .cli.run import show_result as show_result
+from .cli.shared import cache_option as cache_option
 from .cli.shared import component_flags as component_flags
 from .cli.shared import data_root_option as data_root_option
 from .cli.shared import download_option as download_option
@@ -88,6 +94,7 @@ from .contracts.trajectory import CompactExpert as CompactExpert
 from .contracts.trajectory import ExpertSource as ExpertSource
 from .contracts.trajectory import Segment as Segment
 from .engine.distill import batch_sizes as batch_sizes
+from .engine.evaluate import mean_std as mean_std
 from .errors import ConfigError as ConfigError
 from .errors import ConfigProblem as ConfigProblem
 from .errors import DataError as DataError
@@ -103,6 +110,7 @@ from .errors import StoppedError as StoppedError
 from .errors import UnknownComponentError as UnknownComponentError
 from .errors import config_error as config_error
 from .errors import did_you_mean as did_you_mean
+from .errors import errors_in as errors_in
 from .errors import option_errors_at as option_errors_at
 from .forecast.dry_run import predict as predict
 from .hookspecs import HOOK_API as HOOK_API
@@ -114,6 +122,7 @@ from .pipeline.evaluation.any_set import evaluate as evaluate
 from .pipeline.expert_import import ImportedExperts as ImportedExperts
 from .pipeline.expert_import import import_experts as import_experts
 from .pipeline.experts import train_experts as train_experts
+from .pipeline.extend import extend as extend
 from .pipeline.initial_run import InitialRun as InitialRun
 from .pipeline.initial_run import initial_run as initial_run
 from .pipeline.prepare import Plan as Plan

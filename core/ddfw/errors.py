@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
+from attrs import evolve
+
 from ddfw_registry import (
     ConfigError,
     ConfigProblem,
@@ -31,6 +33,7 @@ __all__ = [
     "UnknownComponentError",
     "config_error",
     "did_you_mean",
+    "errors_in",
     "option_errors_at",
 ]
 
@@ -119,3 +122,23 @@ def option_errors_at(table: str) -> Iterator[None]:
         yield
     except OptionError as error:
         raise config_error(f"{table}.{error.option}" if error.option else table, str(error)) from error
+
+
+@contextmanager
+def errors_in(file: str) -> Iterator[None]:
+    """Puts a file's name in front of the places in it that errors raised in the block name.
+
+    Args:
+        file: the name; "" changes nothing, and errors about flags are left as they are.
+
+    Raises:
+        ConfigError: one was raised in the block.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        problems = []
+        for problem in error.problems:
+            said = not file or problem.path == file or problem.path.startswith((f"{file}: ", "--"))
+            problems.append(problem if said else evolve(problem, path=f"{file}: {problem.path}".removesuffix(": ")))
+        raise evolve(error, problems=problems) from error

@@ -15,19 +15,41 @@ from ddfw_registry.errors import DuplicateComponentError, UnknownComponentError
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
+@frozen(kw_only=True)
+class Unknown:
+    """A key of a table that is none of its options.
+
+    Args:
+        key: the key.
+        value: what was set.
+        cls: the table's class.
+        known: the table's options.
+    """
+
+    key: str
+    value: object
+    cls: type
+    known: tuple[str, ...]
+
+
 @frozen
 class Issue:
     """One problem in a value or in a part of it.
 
     Args:
         path: path of the part within the value; "" for the value itself.
-        message: what came, what was expected and, if there is one, the way out.
+        message: what came, what was expected and, if there is one, the way out; "" for an unknown key, whose message
+            needs the whole document.
         cause: the error about an unknown or duplicate component that the problem comes from; None for other problems.
+        unknown: the unknown key that is the problem; None for other problems.
+        missing: whether the problem is that a required option was not given.
     """
 
     path: str
     message: str
     cause: UnknownComponentError | DuplicateComponentError | None = None
+    unknown: Unknown | None = None
+    missing: bool = False
 
     def below(self, path: str) -> Issue:
         """The same problem with `path` put in front of its path."""

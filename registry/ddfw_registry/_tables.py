@@ -9,10 +9,10 @@ from typing import Any
 
 import attrs
 
-from ddfw_registry._problems import Collector, Invalid, Issue, step
+from ddfw_registry._problems import Collector, Invalid, Issue, Unknown, step
 from ddfw_registry._types import TypeForm, default_of, fields, option_name
 from ddfw_registry._validators import complaints, message_of
-from ddfw_registry._words import did_you_mean, got, show
+from ddfw_registry._words import got
 from ddfw_registry.errors import RegistryError
 
 
@@ -44,14 +44,16 @@ def build_table(
             if name in data:
                 collector.values[field.name] = build(data[name], form)
             elif field.default is attrs.NOTHING:
-                raise Invalid.because(f"missing, expected {phrase(form)}")
+                about = field.metadata.get("help")
+                words = f"missing, expected {phrase(form)}{f' ({about})' if about else ''}"
+                raise Invalid([Issue("", words, missing=True)])
 
     collector.issues.extend(_validated(cls, collector.values))
     order = {name: index for index, name in enumerate(known)}
     collector.issues.sort(key=lambda issue: order[_first_step(issue.path)])
     for key in data:
         if key not in known:
-            collector.issues.append(_unknown(key, list(known)))
+            collector.issues.append(_unknown(key, data[key], cls, tuple(known)))
     values = collector.finish()
 
     try:
@@ -106,11 +108,10 @@ def _stand_in(cls: type, values: Mapping[str, Any]) -> tuple[Any, bool]:
     return instance, complete
 
 
-def _unknown(key: object, known: list[str]) -> Issue:
+def _unknown(key: object, value: object, cls: type, known: tuple[str, ...]) -> Issue:
     if not isinstance(key, str):
         return Issue("", f"keys must be text, got {got(key)}")
-    listed = f" Known: {', '.join(known)}." if known else " There are no options here."
-    return Issue(step(key), f"unknown option {show(key)}.{did_you_mean(key, known)}{listed}")
+    return Issue(step(key), "", unknown=Unknown(key=key, value=value, cls=cls, known=known))
 
 
 def _first_step(path: str) -> str:

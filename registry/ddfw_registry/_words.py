@@ -37,6 +37,12 @@ def suggest(word: str, known: Iterable[str]) -> str | None:
     return min(near, key=lambda c: (_edits(typed, c.casefold()), c), default=None)
 
 
+def closer(word: str, one: str, other: str) -> bool:
+    """Whether fewer edits turn the word into `one` than into `other`."""
+    typed = word.casefold()
+    return _edits(typed, one.casefold()) < _edits(typed, other.casefold())
+
+
 def _edits(a: str, b: str) -> int:
     """The smallest number of insertions, deletions, replacements and swaps of neighbours that turns a into b."""
     before: list[int] = []

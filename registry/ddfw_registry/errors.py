@@ -108,10 +108,12 @@ class ConfigProblem:
     Args:
         path: dotted path in the config with list positions in brackets (`param.ranks[1]`); "" for the whole document.
         message: what came, what was expected and, if there is one, the way out.
+        missing: whether the problem is that a required option was not given.
     """
 
     path: str
     message: str
+    missing: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message

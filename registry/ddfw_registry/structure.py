@@ -14,8 +14,10 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 
 import attrs
 import cattrs
+from attrs import evolve
 
 from ddfw_registry import _types as t
+from ddfw_registry._places import Places
 from ddfw_registry._plain import plain
 from ddfw_registry._problems import Collector, Invalid, Issue, step
 from ddfw_registry._tables import build_table
@@ -73,9 +75,11 @@ class Structurer:
         try:
             return cast(T, self._build(data, cls))
         except Invalid as invalid:
-            issues = [issue.below(path) for issue in invalid.issues]
+            places = Places(self._catalog, self._bases, data, cls, path)
+            issues = [(evolve(i, message=places.unknown(i.unknown)) if i.unknown else i) for i in invalid.issues]
+            issues = [issue.below(path) for issue in issues]
         raise ConfigError(
-            tuple(ConfigProblem(issue.path, issue.message) for issue in issues),
+            tuple(ConfigProblem(issue.path, issue.message, issue.missing) for issue in issues),
             tuple(issue.cause.at(issue.path) for issue in issues if issue.cause is not None),
         )
 

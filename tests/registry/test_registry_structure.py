@@ -302,9 +302,37 @@ def test_a_missing_option_says_what_belongs_there(structurer):
 
 def test_options_of_a_component_without_any_are_unknown(structurer):
     """The list of known options would end in nothing."""
-    assert problems(structurer, {"name": "mtt", "rank": 1}, Source) == [
-        "rank: unknown option 'rank'. There are no options here."
+    assert problems(structurer, {"name": "mtt", "speed": 1}, Source) == [
+        "speed: unknown option 'speed'. There are no options here."
     ]
+
+
+def test_an_option_of_another_component_says_whose_it_is(structurer):
+    """Whoever took another component would look for a typing mistake."""
+    assert problems(structurer, {"traj": {"name": "mtt", "rank": 1}}, Run) == [
+        "traj.rank: unknown option 'rank' of mtt; it belongs to mct. There are no options here."
+    ]
+    assert problems(structurer, {"traj": {"name": "mtt", "rnak": 1}}, Run) == [
+        "traj.rnak: unknown option 'rnak'. Did you mean 'rank' of mct? There are no options here."
+    ]
+
+
+def test_an_option_that_stands_in_the_wrong_table_is_sent_to_the_right_one(structurer):
+    """Whoever forgets the table would be sent to a table of a similar name."""
+    known = "Known: traj, losses, chain, fixed, scalars, steps."
+    for key in ("rank", "rnak"):
+        assert problems(structurer, {"traj": "mct", key: 1}, Run) == [
+            f"{key}: unknown option '{key}'. Did you mean 'traj.rank'? {known}"
+        ]
+    # Not an option of the component that is chosen, so setting it there would be the next mistake.
+    assert problems(structurer, {"traj": "mtt", "rank": 1}, Run) == [
+        f"rank: unknown option 'rank'; it belongs to traj = mct. {known}"
+    ]
+    assert problems(structurer, {"traj": "mtt", "mct": {"rank": 1}}, Run) == [
+        f"mct: unknown option 'mct'; mct is a trajectory source, whose options stand in the table 'traj'. {known}"
+    ]
+    assert problems(structurer, {"traj": "mct", "rank": 1}, Run, path="run")[0].startswith("run.rank: ")
+    assert "'run.traj.rank'" in problems(structurer, {"traj": "mct", "rank": 1}, Run, path="run")[0]
 
 
 def test_a_component_is_a_table_with_a_name_or_the_bare_name(structurer):

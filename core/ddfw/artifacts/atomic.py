@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ddfw.errors import DataError, DirectoryInUseError
@@ -187,3 +188,19 @@ def locked(folder: Path, what: str, *, wait: bool) -> Iterator[None]:
                 f"{what} {folder} is in use by another process; wait for it or choose another --out"
             ) from None
         yield
+
+
+def require_room(folder: Path) -> None:
+    """Makes a folder where another one shall lie later, and removes it; nothing is done where that one is there.
+
+    Raises:
+        OSError: no folder can be made there.
+    """
+    try:
+        if folder.exists():
+            return
+        nearest = next(p for p in folder.absolute().parents if p.exists())
+        with TemporaryDirectory(prefix=".", suffix=".tmp", dir=nearest):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"no folder can be made there ({error.strerror})", str(folder)) from error

@@ -141,7 +141,10 @@ def remove(folder: Path) -> None:
 
 
 def way_out(folder: Path) -> str:
-    """The end of an error message: how to start the run over."""
+    """The end of an error message: how to start the run over, or what to do instead of extending a finished one."""
+    if (folder.parent / "summary.json").exists():
+        name = shlex.quote(str(folder.parent))
+        return f"the run is finished and stays so; a new one can start from its set by --init-from {name}"
     return f"`rm -r {shlex.quote(str(folder))}` and the same command start over"
 
 

@@ -32,7 +32,9 @@ _SPACE = "space.safetensors"
 _OWN_KEYS = ("schema", "format", "export", "sha256", "card_sha256", "load")
 
 
-def write_export(learned: SyntheticSet, form: str, write: SetWriter, out: Path) -> dict[str, Any]:
+def write_export(
+    learned: SyntheticSet, form: str, write: SetWriter, out: Path, *, force: bool = False
+) -> dict[str, Any]:
     """Writes a learned set as a folder, whole or not at all.
 
     Args:
@@ -40,17 +42,18 @@ def write_export(learned: SyntheticSet, form: str, write: SetWriter, out: Path) 
         form: the format's name, which the card keeps.
         write: the format's writer.
         out: the folder; it must not exist, or be empty.
+        force: an export that lies there is replaced, once the new one is whole; nothing else is.
 
     Returns:
         Its card.
 
     Raises:
-        DirectoryInUseError: something is there.
+        DirectoryInUseError: something is there that is not to be replaced.
         PluginError: the writer wrote nothing, or files whose names are taken, or returned no mapping.
     """
     out = Path(os.path.abspath(out))
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise DirectoryInUseError(f"{out} is there already; choose another --out, or remove it")
+    replaced = _replaced(out, force=force)
+    atomic.require_room(out)
     made = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
@@ -68,9 +71,7 @@ def write_export(learned: SyntheticSet, form: str, write: SetWriter, out: Path) 
         facts = {**facts, "dtype": str(learned.images.dtype).removeprefix("torch.")}
         card = sealed_card({"schema": EXPORT_SCHEMA, "format": form, **kept, "export": facts, "sha256": hashes})
         atomic.write_json(draft / "card.json", card)
-        if out.is_dir():
-            out.rmdir()
-        draft.replace(out)
+        _put(draft, out, replaced)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         for folder in made:
@@ -78,6 +79,55 @@ def write_export(learned: SyntheticSet, form: str, write: SetWriter, out: Path) 
                 folder.rmdir()
         raise
     return card
+
+
+def _replaced(out: Path, *, force: bool) -> bool:
+    """Whether an export lies at a path and shall be replaced; False where nothing lies there.
+
+    Raises:
+        DirectoryInUseError: something lies there that is not to be replaced.
+    """
+    if out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir())):
+        strange = _strange(out)
+        if strange:
+            raise DirectoryInUseError(f"{out} is there already and {strange}; choose another --out, or remove it")
+        if not force:
+            raise DirectoryInUseError(
+                f"{out} is there already, an export of ddfw; --force replaces it, or choose another --out"
+            )
+        return True
+    return False
+
+
+def _strange(out: Path) -> str:
+    """Why what lies at a path is no export of ddfw's with nothing else in it, in words; "" if it is one."""
+    if out.is_symlink() or not out.is_dir():
+        return "is no folder"
+    with contextlib.suppress(DataError, TypeError, AttributeError, ValueError):
+        card = as_card(atomic.read_json(out / "card.json"))
+        found = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_symlink() or not p.is_dir()}
+        if card.format and (more := sorted(found - {*card.hashes, "card.json"})):
+            return f"holds {more[0]}, which is no part of the export there"
+        if card.format:
+            return ""
+    return "holds something else than an export"
+
+
+def _put(draft: Path, out: Path, replaced: bool) -> None:
+    """Moves a finished folder to its place; the export that it replaces is removed after that."""
+    if not replaced:
+        if out.is_dir():
+            out.rmdir()
+        draft.replace(out)
+        return
+    old = draft.with_suffix(".old")
+    out.replace(old)
+    try:
+        draft.replace(out)
+    except BaseException:
+        old.replace(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _synced_sha256(path: Path) -> str:

@@ -1,12 +1,17 @@
 """A run's directory: its lock, its files and whether its run is finished.
 
-runs/<name>/  config.toml  manifest.json  summary.json  metrics.jsonl  synthetic/  eval/*.json  images/*.png
-              checkpoints/ until it is finished
+runs/<name>/  config.toml  manifest.json  summary.json  metrics.jsonl  synthetic/  steps/  eval/*.json  images/*.png
+              checkpoints/  report.html  earlier/step-…/ of a run that was extended
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
+import shlex
+import shutil
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +19,11 @@ from typing import Any
 from attrs import frozen
 
 from ddfw.artifacts import atomic
+from ddfw.artifacts.differences import MISSING, differing_texts
 from ddfw.errors import DataError, DirectoryInUseError
 
+#: How many settings that differ a message names; an error has six lines at most.
+_SHOWN = 4
 CONFIG, MANIFEST, SUMMARY = "config.toml", "manifest.json", "summary.json"
 
 
@@ -81,6 +89,50 @@ class RunDirectory:
                 (self.path / folder).mkdir(exist_ok=True)
             yield
 
+    @contextlib.contextmanager
+    def claimed_to_extend(self, config_text: str) -> Iterator[None]:
+        """Holds the lock of a finished run inside a `with` block, for `archive` and `lengthen`.
+
+        Args:
+            config_text: the text of config.toml of the finished run.
+
+        Raises:
+            DirectoryInUseError: another process holds the lock, or the directory holds something that is not this run.
+        """
+        with atomic.locked(self.path, "the run directory", wait=False):
+            self._refuse_strangers(config_text)
+            yield
+
+    def archive(self, step: int) -> None:
+        """Keeps what a finished run says and has learned in `earlier/step-…`, which is a run directory itself.
+
+        Args:
+            step: number of outer steps of the finished run.
+        """
+        kept = self.path / "earlier" / f"step-{step:06d}"
+        if kept.exists():
+            return
+        started = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.tmp")
+        for pattern in ("*.toml", "*.json", "*.jsonl", "eval/*.json", "images/*.png", "steps/*", "synthetic/*"):
+            for path in sorted(self.path.glob(pattern)):
+                target = started / path.relative_to(self.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if path.suffix == ".jsonl":  # the only kind of file that is appended to
+                    shutil.copy2(path, target)
+                else:
+                    _link_or_copy(path, target)
+        os.replace(started, kept)
+
+    def lengthen(self, config_text: str) -> None:
+        """Turns the directory of a finished run, which was archived, into that of an unfinished longer one.
+
+        Args:
+            config_text: the text of config.toml of the longer run.
+        """
+        # In this order: a summary of fewer steps than config.toml asks for is no summary of a finished run.
+        atomic.write_text(self.config, config_text)
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file at the path `name` below the directory."""
         atomic.write_json(self.path / name, value)
@@ -91,15 +143,48 @@ class RunDirectory:
         if not self.path.is_dir():
             return
         if self.config.exists():
-            if self.config.read_text(encoding="utf-8") != config_text and not self._abandoned():
-                raise DirectoryInUseError(
-                    f"{self.path} holds a run with another configuration; choose another --out, or remove it"
-                )
+            there = self.config.read_text(encoding="utf-8")
+            if there != config_text and not self._abandoned():
+                raise DirectoryInUseError(self._other_configuration(there, config_text))
         elif any(e.name != ".lock" and not e.name.endswith(".tmp") for e in self.path.iterdir()):
             raise DirectoryInUseError(f"{self.path} is not empty and not a run of ddfw; choose another --out")
 
+    def _other_configuration(self, there: str, asked: str) -> str:
+        """Which settings of the run in this directory differ from those that are asked for, and the ways out."""
+        try:
+            found = differing_texts(there, asked)
+        except tomllib.TOMLDecodeError:
+            found = ()
+        # Recipes are names for other settings, and options of another component or of a newer version follow from it.
+        both = [d for d in found if d.path != "run.recipe" and MISSING not in (d.left, d.right)]
+        told = both or list(found)
+        lines = [f"  {d.path}: {_shown(d.left)} there, {_shown(d.right)} asked for" for d in told[:_SHOWN]]
+        if len(told) > _SHOWN:
+            lines[-1] = f"  … and {len(told) - _SHOWN + 1} more"
+        name = shlex.quote(str(self.path))
+        ways = ["choose another --out", f"start from its set by --init-from {name}"]
+        steps = next((d.right for d in told if d.path == "outer.steps"), None)
+        if len(told) == 1 and steps is not None and steps > told[0].left:
+            ways.insert(0, f"continue it by `ddfw extend {name} --steps {steps}`")
+        head = f"{self.path} holds a run with another configuration"
+        return "\n".join([f"{head}:" if lines else head, *lines, f"{', '.join(ways[:-1])}, or {ways[-1]}"])
+
     def _abandoned(self) -> bool:
         """Whether the directory holds only a run that ended before its first checkpoint, which may be overwritten."""
-        ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "eval", "images"}
+        ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "report.html", "eval", "images", "steps"}
         names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")}
         return ".lock" in names and names <= ours
+
+
+def _shown(value: object) -> str:
+    """A value in a message, shortened."""
+    text = "nothing" if value is MISSING else repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    """A second name for a file that is only ever replaced as a whole; a copy where the disk cannot do that."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copy2(path, target)

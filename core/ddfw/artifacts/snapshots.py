@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SNAPSHOT_SCHEMA = 1
-FOLDER, REAL = "steps", "real.safetensors"
+SNAPSHOTS, REAL = "steps", "real.safetensors"
 #: At most this many images of a class are kept, and at most this many numbers in one file (one image a class at least).
-MAX_IMAGES, MAX_VALUES = 16, 4_000_000
+MAX_SHOWN, MAX_VALUES = 16, 4_000_000
 _FILE = re.compile(r"step-(\d{6,})\.safetensors")
 
 
@@ -50,18 +50,18 @@ class Snapshot:
 
 def shown_per_class(per_class: int, num_classes: int, floats_per_image: int) -> int:
     """How many images of each class a snapshot holds: all, or as many as fit, at least one."""
-    return max(1, min(per_class, MAX_IMAGES, MAX_VALUES // (num_classes * floats_per_image)))
+    return max(1, min(per_class, MAX_SHOWN, MAX_VALUES // (num_classes * floats_per_image)))
 
 
 def snapshot_name(step: int) -> str:
     """Path of the snapshot after `step` outer steps, below the run directory."""
-    return f"{FOLDER}/step-{step:06d}.safetensors"
+    return f"{SNAPSHOTS}/step-{step:06d}.safetensors"
 
 
 def write_snapshot(run: Path, snapshot: Snapshot) -> str:
     """Writes a snapshot into a run directory's folder `steps` and returns its path below the run directory."""
-    name = f"{FOLDER}/{REAL}" if snapshot.step is None else snapshot_name(snapshot.step)
-    (run / FOLDER).mkdir(exist_ok=True)
+    name = f"{SNAPSHOTS}/{REAL}" if snapshot.step is None else snapshot_name(snapshot.step)
+    (run / SNAPSHOTS).mkdir(exist_ok=True)
     metadata = {
         "schema": SNAPSHOT_SCHEMA,
         "per_class": snapshot.per_class,
@@ -73,9 +73,21 @@ def write_snapshot(run: Path, snapshot: Snapshot) -> str:
     return name
 
 
+def clear_snapshots(run: Path) -> None:
+    """Removes what an earlier attempt left, which was a run of another configuration perhaps."""
+    for path in (run / SNAPSHOTS).glob("*.safetensors"):
+        path.unlink(missing_ok=True)
+
+
+def snapshot_files(run: Path) -> dict[str, str]:
+    """The sha256 of each file of the folder `steps`, by its path below the run directory."""
+    found = sorted((run / SNAPSHOTS).glob("*.safetensors"))
+    return {f"{SNAPSHOTS}/{path.name}": atomic.file_sha256(path) for path in found if not path.name.startswith(".")}
+
+
 def snapshot_steps(run: Path) -> list[int]:
     """The outer steps of which a run directory holds snapshots, ascending; [] for runs of earlier versions."""
-    found = (_FILE.fullmatch(path.name) for path in (run / FOLDER).glob("step-*.safetensors"))
+    found = (_FILE.fullmatch(path.name) for path in (run / SNAPSHOTS).glob("step-*.safetensors"))
     return sorted(int(match[1]) for match in found if match is not None)
 
 
@@ -91,7 +103,7 @@ def read_snapshot(run: Path, step: int | None) -> Snapshot:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = run / (f"{FOLDER}/{REAL}" if step is None else snapshot_name(step))
+    path = run / (f"{SNAPSHOTS}/{REAL}" if step is None else snapshot_name(step))
     if not path.is_file():
         raise DataError(f"{path} is missing")
     try:

@@ -187,13 +187,21 @@ def invoke(arguments: list[str]) -> int:
     except OSError as error:
         # A file that a user named, or a disk that is full; without either it is ours.
         if error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            return _say(f"cannot write or read {error.filename or 'a file'}: {error.strerror}", IO)
+            return _say(_io_words(error), IO)
         return _internal(error, arguments)
     except Exception as error:
         return _known(error, arguments)
     finally:
         signal.signal(signal.SIGTERM, previous)
         logging.getLogger("ddfw").removeHandler(shown)
+
+
+def _io_words(error: OSError) -> str:
+    """What the system refused, why, and the way out."""
+    way = {errno.ENOSPC: "free some room, or name", errno.EDQUOT: "free some room, or name"}.get(
+        error.errno or 0, "name"
+    )
+    return f"cannot write or read {error.filename or 'a file'}: {error.strerror}; {way} another place (such as --out)"
 
 
 def _known(error: Exception, arguments: list[str]) -> int:

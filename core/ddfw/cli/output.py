@@ -77,6 +77,14 @@ def show_groups(groups: Mapping[str, Sequence[dict[str, Any]]], columns: Sequenc
         click.echo(empty)
 
 
+def age_text(seconds: float) -> str:
+    """How long ago something was, in its largest unit: `40 s`, `12 min`, `3 h`, `5 d`."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 def show_table(table: RenderableType) -> None:
     """Prints a table such as `text_table` makes, below an empty line.
 

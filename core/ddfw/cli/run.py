@@ -14,12 +14,14 @@ import click
 from ddfw.cli.completion_words import complete_runs, complete_starts
 from ddfw.cli.duration import max_time_option
 from ddfw.cli.shared import (
+    cache_option,
     component_flags,
     cross_option,
     data_root_option,
     download_option,
     experts_dir_option,
     flag_tables,
+    flags_named,
     quiet_option,
     seed_numbers,
     set_option,
@@ -28,12 +30,16 @@ from ddfw.cli.shared import (
 from ddfw.config.catalog import as_table
 from ddfw.config.early import refuse_unknown_components
 from ddfw.config.load import configure
+from ddfw.errors import ConfigError
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
     from ddfw.config.layers import Settings
+    from ddfw.config.load import Configured
     from ddfw.config.run_config import RunConfig
+    from ddfw.contracts.observer import AbstractObserver
     from ddfw.pipeline.runner import Places
+    from ddfw.pipeline.stages import RunResult
 
 
 @click.command("run")
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
 @data_root_option
 @download_option
 @set_option
+@cache_option
 @max_time_option
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines on standard output, the last with the summary.")
 @quiet_option
@@ -71,6 +78,7 @@ def run_command(
     data_root: Path | None,
     download: bool,
     assignments: tuple[str, ...],
+    cached: bool,
     max_time: float | None,
     as_json: bool,
     quiet: bool,
@@ -94,24 +102,29 @@ def run_command(
     if seeds is not None and flags["run__seed"] is not None:
         raise click.UsageError("--seed and --seeds exclude each other")
     numbers = seed_numbers(seeds)
-    refuse_unknown_components(recipe, tables, assignments)
+    with flags_named():
+        refuse_unknown_components(recipe, tables, assignments)
     from ddfw.pipeline import runner  # after what can be refused without torch
 
     if download and not dry_run:
         runner.download_data(configure(recipe, tables, assignments).config, data_root)
-    made = configure(recipe, tables, assignments, data_root, quick=quick)
+    with flags_named():
+        made = configure(recipe, tables, assignments, data_root, quick=quick)
     config, settings = made.config, made.settings
-    places = runner.Places(out=out, experts=experts_dir, data_root=data_root)
+    places = runner.Places(out=out, experts=experts_dir, data_root=data_root, known_rows=cached)
     if made.changes:
         click.echo(_in_lines("quick: ", made.changes), err=True)
-    if print_config:
-        _print_config(config, settings)
-    elif dry_run:
-        _dry_run(config, places, as_json)
-    elif numbers:
-        _run_seeds(config, places, numbers, quiet, as_json, until)
-    else:
-        _show(_run(config, places, quiet, as_json, until), as_json)
+    try:
+        if print_config:
+            _print_config(config, settings)
+        elif dry_run:
+            _dry_run(config, places, as_json)
+        elif numbers:
+            _run_seeds(made, places, numbers, quiet, as_json, until)
+        else:
+            _show(_run(made, places, quiet, as_json, until), as_json)
+    except ConfigError as error:  # what does not fit the data is found late, and may stand in the file all the same
+        raise settings.located(error) from error
 
 
 def _in_lines(head: str, items: Sequence[str]) -> str:
@@ -139,38 +152,65 @@ def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
 
     from ddfw.forecast.dry_run import forecast_lines, forecast_record, outlined
 
-    def measuring() -> None:
+    def measuring(notes: Sequence[str]) -> None:
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
         click.echo("measuring short steps, for some seconds …", err=True)
 
     facts, forecast = outlined(config, places, None if as_json else measuring)
     if as_json:
         click.echo(json.dumps({**facts, **forecast_record(forecast)}, ensure_ascii=False))
         return
-    told = {key.replace("_", " "): value for key, value in facts.items() if key != "schema"}
+    told = {key.replace("_", " "): value for key, value in facts.items() if key not in ("schema", "notes")}
     for key, value in {**told, **forecast_lines(forecast)}.items():
         click.echo(f"{key:<20} {value}")
 
 
 def _run(
-    config: RunConfig, places: Places, quiet: bool, as_json: bool, until: float | None, *, first: bool = True
+    made: Configured, places: Places, quiet: bool, as_json: bool, until: float | None, *, first: bool = True
 ) -> Any:
     """One run; the first one of a command gets somewhere, however short the time."""
-    from ddfw.pipeline.observers import JsonStream
+    from ddfw.artifacts import atomic
     from ddfw.pipeline.runner import run
 
-    stream = [("--json", JsonStream(stream=sys.stdout))] if as_json else []
+    atomic.require_room(places.out or Path("runs"))
+    stream = json_observers() if as_json else []
     left = None if until is None else until - time.monotonic()
     if left is not None and first:
         left = max(left, 1e-3)
-    result = run(config, places, stream, quiet=quiet or as_json, max_seconds=left)
+    result = run(made.config, places, stream, quiet=quiet or as_json, max_seconds=left, origins=made.settings.origins)
+    _say_finished(result, as_json=as_json)
+    return result
+
+
+def json_observers() -> list[tuple[str, AbstractObserver]]:
+    """The observers of `--json`: every report as a line of JSON on standard output."""
+    from ddfw.pipeline.observers import JsonStream
+
+    return [("--json", JsonStream(stream=sys.stdout))]
+
+
+def _say_finished(result: RunResult, *, as_json: bool) -> None:
+    from ddfw.pipeline.observers import JsonStream
+
     if result.already_finished:
         click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
         if as_json:
             JsonStream(stream=sys.stdout).repeat(result.directory, result.summary.to_json())
-    return result
 
 
-def _show(result: Any, as_json: bool) -> None:
+def show_result(result: RunResult, *, as_json: bool) -> None:
+    """Prints the table of a run, as `ddfw run` does.
+
+    Args:
+        result: the run.
+        as_json: the lines of JSON were printed already, so that no table is.
+    """
+    _say_finished(result, as_json=as_json)
+    _show(result, as_json)
+
+
+def _show(result: RunResult, as_json: bool) -> None:
     from rich.console import Console
 
     from ddfw.pipeline.report.tables import table
@@ -184,7 +224,7 @@ def _show(result: Any, as_json: bool) -> None:
 
 
 def _run_seeds(
-    config: RunConfig, places: Places, numbers: list[int], quiet: bool, as_json: bool, until: float | None
+    made: Configured, places: Places, numbers: list[int], quiet: bool, as_json: bool, until: float | None
 ) -> None:
     import json
 
@@ -196,7 +236,7 @@ def _run_seeds(
 
     summaries, first = [], True
     for number in numbers:
-        one = evolve(config, run=evolve(config.run, seed=number))
+        one = evolve(made, config=evolve(made.config, run=evolve(made.config.run, seed=number)))
         place = evolve(places, out=None if places.out is None else places.out / f"seed-{number}")
         result = _run(one, place, quiet, as_json, until, first=first)
         first = first and result.already_finished

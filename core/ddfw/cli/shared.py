@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from attrs import evolve
 
 from ddfw.cli.completion_words import complete_components, complete_settings
+from ddfw.errors import ConfigError
 from ddfw.kinds import KINDS
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: The flag of each setting that has one, by the setting's path; `setting_option` adds to it.
+_FLAGS: dict[str, str] = {}
 
 #: `--experts-dir`; the command gets `experts_dir`, a path.
 experts_dir_option = click.option(
@@ -39,6 +45,14 @@ cross_option = click.option(
 )
 #: `--quiet`; the command gets `quiet`.
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+#: `--no-cache`; the command gets `cached`, whether known rows are taken.
+cache_option = click.option(
+    "--cache/--no-cache",
+    "cached",
+    default=True,
+    show_default=True,
+    help="Take rows of baselines that another run measured under the same conditions (`ddfw cache list`).",
+)
 #: `--set`, several times; the command gets `assignments`, a tuple of texts for `configure`.
 set_option = click.option(
     "--set",
@@ -76,9 +90,29 @@ def setting_option(flag: str, path: str, least: int | None = None, **how: Any) -
         least: the smallest number allowed, for a setting that is a whole number; None for others.
         how: arguments of `click.option`.
     """
+    _FLAGS[path] = flag
     if least is not None:
         how["type"] = click.IntRange(min=least)
     return click.option(flag, path.replace(".", "__"), **how)
+
+
+@contextmanager
+def flags_named() -> Iterator[None]:
+    """Names beside the settings that errors of the block suggest the flags that set them.
+
+    Raises:
+        ConfigError: one was raised in the block.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        problems = []
+        for problem in error.problems:
+            message = problem.message
+            for path, flag in _FLAGS.items():
+                message = message.replace(f"{path!r}", f"{path!r} ({flag})")
+            problems.append(evolve(problem, message=message))
+        raise evolve(error, problems=problems) from error
 
 
 def flag_tables(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,8 @@ def refuse_unknown_components(
         return
     faults = list(_faults(settings, known))
     if faults and not _more_to_check(settings, known, {path for path, _ in faults}):
-        raise ConfigError(
-            [ConfigProblem(path, fault.message) for path, fault in faults], [fault.at(path) for path, fault in faults]
-        )
+        problems = [ConfigProblem(path, fault.message) for path, fault in faults]
+        raise settings.located(ConfigError(problems, [fault.at(path) for path, fault in faults]))
 
 
 def _faults(settings: Settings, known: Listing) -> list[tuple[str, UnknownComponentError | DuplicateComponentError]]:

@@ -23,6 +23,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise config_error(str(path), "no such file") from None
+    except IsADirectoryError:
+        words = "is a folder, expected a TOML file; a run's settings are in its config.toml"
+        raise config_error(str(path), words) from None
+    except UnicodeDecodeError:
+        raise config_error(str(path), "not a readable TOML file: it is no text in UTF-8") from None
     except (OSError, ValueError, RecursionError) as error:
         raise config_error(str(path), f"not a readable TOML file: {error}") from error
 

@@ -6,18 +6,20 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from ddfw.config.files import read_toml
 from ddfw.config.merge import merge
 from ddfw.config.recipes import DEFAULT, NO_RECIPE, Recipe, choose, recipes
 from ddfw.config.run_config import COMPONENT_TABLES
 from ddfw.config.toml import parse_value
-from ddfw.errors import PluginError, config_error
+from ddfw.errors import ConfigError, ConfigProblem, PluginError, config_error
 from ddfw_registry import did_you_mean
 
 #: Origin of settings that come from a recipe's quick table.
 QUICK = "--quick"
+#: What the origin of settings that a file sets begins with; the file's path follows.
+FILE = "file "
 
 
 @frozen(kw_only=True)
@@ -33,6 +35,22 @@ class Settings:
     tables: Mapping[str, Any]
     origins: Mapping[str, str] = field(factory=dict)
     recipe: str = ""
+
+    def located(self, error: ConfigError) -> ConfigError:
+        """The same error, with the file that a wrong setting stands in, and how a missing one is set."""
+        return evolve(error, problems=[self._located(problem) for problem in error.problems])
+
+    def _located(self, problem: ConfigProblem) -> ConfigProblem:
+        path, table = problem.path, problem.path.rpartition(".")[0]
+        below = {origin for place, origin in self.origins.items() if place.startswith((f"{path}.", f"{path}["))}
+        plain = path.partition("[")[0]  # of a list, the whole of it is set
+        unanimous = below.pop() if len(below) == 1 else ""
+        name = self.origins.get(f"{table}.name", "") if problem.missing else ""
+        origin = self.origins.get(plain) or unanimous or name
+        if problem.missing:
+            problem = evolve(problem, message=f"{problem.message}; set it, as in --set {path}=…")
+        file = origin.removeprefix(FILE) if origin.startswith(FILE) else ""
+        return evolve(problem, path=f"{file}: {path}") if file and not path.startswith(f"{file}: ") else problem
 
 
 def gather(
@@ -109,6 +127,10 @@ def _start(start: str | Mapping[str, Any] | None, known: Mapping[str, Recipe]) -
         return _Start(tables=start, origin="card", complete=True)
     if not (start.endswith(".toml") or "/" in start or Path(start).is_file()):
         if start not in known:
+            if Path(start).is_dir():
+                raise config_error(
+                    start, f"is a folder; expected a recipe's name, or a file such as {start}/config.toml"
+                )
             hint = did_you_mean(start, known) or f" {_some(known.values())}"
             raise config_error("run.recipe", f"unknown recipe {start!r}.{hint} A file needs a / or .toml in its name")
         return _Start(recipe=start)
@@ -117,7 +139,7 @@ def _start(start: str | Mapping[str, Any] | None, known: Mapping[str, Recipe]) -
     said = head.get("recipe") if isinstance(head, Mapping) else None
     return _Start(
         tables=tables,
-        origin=f"file {start}",
+        origin=f"{FILE}{start}",
         recipe=said if isinstance(said, str) and said in known else "",
         complete=isinstance(said, str) and all(table in tables for table in COMPONENT_TABLES),
     )
@@ -138,15 +160,41 @@ def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
         keys = [k.strip() for k in path.split(".")]
         if not equals or not all(keys):
             raise config_error("--set", f"expected key.path=value, got {text!r}")
-        table = tables
-        for key in keys[:-1]:
-            inner = table.get(key)
-            if not isinstance(inner, dict):
-                inner = table[key] = {} if inner is None else {"name": inner}
-            table = inner
-        parsed = parse_value(value.strip())
-        if isinstance(table.get(keys[-1]), dict) and not isinstance(parsed, dict):
-            table[keys[-1]]["name"] = parsed
-        else:
-            table[keys[-1]] = parsed
+        _assign(tables, keys, parse_value(value.strip()))
     return tables
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose keys may be dotted paths, such as `{"param.rank": 3}`, as tables.
+
+    Raises:
+        ConfigError: not a mapping, or a key that is no path.
+    """
+    if not isinstance(settings, Mapping):
+        expected = "expected tables such as {'param': {'rank': 3}}, or {'param.rank': 3}"
+        raise config_error("settings", f"{expected}, got {settings!r}")
+    tables: dict[str, Any] = {}
+    for path in settings:
+        if not isinstance(path, str) or not all(path.split(".")):
+            raise config_error("settings", f"expected keys such as 'param' or 'param.rank', got {path!r}")
+    for path in sorted(settings, key=lambda path: path.count(".")):  # so that whole tables are not laid over a part
+        _assign(tables, path.split("."), _copied(settings[path]))
+    return tables
+
+
+def _copied(value: Any) -> Any:
+    return {key: _copied(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+
+
+def _assign(tables: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Sets one value in nested tables, which are made where they are missing."""
+    table = tables
+    for key in keys[:-1]:
+        inner = table.get(key)
+        if not isinstance(inner, dict):
+            inner = table[key] = {} if inner is None else {"name": inner}
+        table = inner
+    if isinstance(table.get(keys[-1]), dict) and not isinstance(value, dict):
+        table[keys[-1]]["name"] = value
+    else:
+        table[keys[-1]] = value

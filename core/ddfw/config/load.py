@@ -18,6 +18,7 @@ from ddfw.config.run_config import RunConfig
 from ddfw.config.toml import toml_text
 from ddfw.contracts.labels import takes_dtype
 from ddfw.contracts.records import ResolvedRun
+from ddfw.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,10 @@ def structured_config(settings: Settings) -> RunConfig:
     observers = tables.get("observers")
     if isinstance(observers, Mapping):
         tables["observers"] = {k: v for k, v in observers.items() if not _missing_extra(k, v, settings)}
-    config = from_table(tables, RunConfig)
+    try:
+        config = from_table(tables, RunConfig)
+    except ConfigError as error:
+        raise settings.located(error) from error
     takes_dtype(type(config.labels))  # warns if the label strategy was written for an older hook API
     return config
 
@@ -104,8 +108,13 @@ def config_text(config: RunConfig) -> str:
     return resolve(config).text
 
 
-def resolve(config: RunConfig) -> ResolvedRun[RunConfig]:
-    """The configuration with its tables, its TOML text and hash, and the foreign code that it uses."""
+def resolve(config: RunConfig, origins: Mapping[str, str] | None = None) -> ResolvedRun[RunConfig]:
+    """The configuration with its tables, its TOML text and hash, and the foreign code that it uses.
+
+    Args:
+        config: the configuration.
+        origins: which layer of settings set what, as `Settings.origins`; None where nobody knows.
+    """
     tables = as_table(config)
     text = toml_text(tables)
     return ResolvedRun(
@@ -114,4 +123,5 @@ def resolve(config: RunConfig) -> ResolvedRun[RunConfig]:
         text=text,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         foreign=foreign_code(config),
+        origins=dict(origins or {}),
     )

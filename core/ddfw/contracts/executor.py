@@ -9,6 +9,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from attrs import frozen
@@ -106,6 +107,20 @@ class MetaGradient:
     targets: Tensor
     step_size: Tensor
     held_steps: int
+
+
+@frozen(kw_only=True, eq=False)
+class Evaluated:
+    """What fresh networks made of a set.
+
+    Args:
+        accuracies: the accuracy (a fraction) of each network.
+        predicted: [networks, n] int64, the class that each network predicts for each test image; None where a session
+            does not say.
+    """
+
+    accuracies: tuple[float, ...]
+    predicted: Tensor | None = None
 
 
 @frozen(kw_only=True)
@@ -225,6 +240,41 @@ class ExecutorSession(Protocol):
         Returns:
             The accuracy (a fraction) of each network.
         """
+
+    def evaluate_classes(
+        self,
+        settings: TrainingSettings,
+        train: LabelledImages,
+        test: LabelledImages,
+        seed: int,
+        networks: range,
+        purpose: Literal["select", "eval"],
+        on_network: Callable[[int], None],
+    ) -> Evaluated:
+        """As `evaluate`, with the classes that each network predicts; a session need not have this method.
+
+        From the classes of the learned set's test a run makes its confusion matrix. Without the method, or where
+        `predicted` is None, the run has no such matrix and is the same otherwise.
+        """
+        return Evaluated(accuracies=self.evaluate(settings, train, test, seed, networks, purpose, on_network))
+
+
+def ask_classes(
+    session: ExecutorSession,
+    settings: TrainingSettings,
+    train: LabelledImages,
+    test: LabelledImages,
+    seed: int,
+    networks: range,
+    purpose: Literal["select", "eval"],
+    on_network: Callable[[int], None],
+) -> Evaluated:
+    """`session.evaluate_classes`, also of a session that does not have this method: then without classes."""
+    ask = getattr(session, "evaluate_classes", None)
+    if ask is None:
+        ask = partial(ExecutorSession.evaluate_classes, session)
+    found: Evaluated = ask(settings, train, test, seed, networks, purpose, on_network)
+    return found
 
 
 @frozen(kw_only=True)

@@ -31,6 +31,8 @@ class RunStarted:
         experts: number of experts.
         first_step: number of outer steps that are done when a run is resumed. Reports of later steps that were made
             before the interruption are void, since these steps are done again.
+        void_selection: when a finished run is extended: the outer step whose selection is void too, since only the end
+            of the shorter run caused it; None if there is none.
         headline: lines that describe the run to people; not part of the JSON event.
     """
 
@@ -41,6 +43,7 @@ class RunStarted:
     steps: int
     experts: int
     first_step: int = 0
+    void_selection: int | None = None
     headline: tuple[str, ...] = field(default=(), metadata={"event": False})
 
 
@@ -115,6 +118,9 @@ class EvaluationReport:
         images: number of images that the networks were trained on.
         floats: number of floats that the set stores, under each way of counting.
         notes: remarks on the result, in words.
+        source: the run that found these figures before and read the test split for them; "" for figures of this run.
+        confusion: [m][m] counts, summed over the networks: how many images of class i (row) were taken for class j;
+            None where nobody counted. Not part of the JSON event.
     """
 
     event: ClassVar[str] = "evaluated"
@@ -133,6 +139,8 @@ class EvaluationReport:
     images: int
     floats: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    source: str = ""
+    confusion: tuple[tuple[int, ...], ...] | None = field(default=None, metadata={"event": False})
 
 
 @frozen(kw_only=True)

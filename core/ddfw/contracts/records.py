@@ -95,6 +95,7 @@ class ResolvedRun(Generic[ConfigT]):
         text: the content of config.toml, which runs again.
         sha256: of that text.
         foreign: by kind, where each component comes from that is not built in.
+        origins: for dotted paths (`param.rank`), which layer of settings set them; they change no result.
     """
 
     config: ConfigT
@@ -102,6 +103,7 @@ class ResolvedRun(Generic[ConfigT]):
     text: str
     sha256: str
     foreign: Mapping[str, ForeignCode]
+    origins: Mapping[str, str] = field(factory=dict)
 
     @property
     def sources(self) -> dict[str, str]:
@@ -131,6 +133,7 @@ class SummaryRow:
         images: how many images it has.
         lr: learning rate of the networks.
         notes: what a reader of the figure has to know.
+        source: the run that found this row before and read the test split for it; "" for a row of this run.
         net: key of the other network of `[cross]`, "" for the run's own; it then has no place in summary.json.
     """
 
@@ -143,6 +146,7 @@ class SummaryRow:
     images: int
     lr: float
     notes: Sequence[str] = ()
+    source: str = field(default="", metadata=_SPARSE)
 
 
 @frozen(kw_only=True)
@@ -189,6 +193,9 @@ class Summary:
         trajectories: bytes that the trajectory source stores, and number of experts.
         seconds: of each stage.
         device: what the executor says of it.
+        test_reads: how often the run has read the test split, killed evaluations and those before it was extended
+            included.
+        extended_from: the outer steps from which the finished run was extended, in their order.
     """
 
     recipe: str
@@ -208,6 +215,8 @@ class Summary:
     trajectories: Mapping[str, int]
     seconds: Mapping[str, float]
     device: Mapping[str, Any]
+    test_reads: int = 1
+    extended_from: tuple[int, ...] = field(default=(), metadata=_SPARSE)
 
     @property
     def distilled(self) -> SummaryRow:
@@ -235,8 +244,8 @@ class Summary:
             return part(**{key: value for key, value in {**table, **parts}.items() if key in names})
 
         parts = {key: tuple(made(SummaryRow, row) for row in record.get(key, ())) for key in ("rows", "cross")}
-        diverged = tuple(record.get("cross_diverged", ()))
-        return made(cls, record, **parts, cross_diverged=diverged, budget=made(StoredFloats, record["budget"]))
+        lists = {key: tuple(record.get(key, ())) for key in ("cross_diverged", "extended_from")}
+        return made(cls, record, **parts, **lists, budget=made(StoredFloats, record["budget"]))
 
     def __getitem__(self, key: str) -> Any:
         return self.to_json()[key]

@@ -25,6 +25,9 @@ class RunSettings:
     precision: Literal["float32", "float64"] = option(
         "float32", validator=in_(("float32", "float64")), help="of all floating tensors"
     )
+    keep_checkpoint: bool = option(
+        True, help="keep the last checkpoint of a finished run, so that `ddfw extend` can continue it"
+    )
     quick: bool = option(False, help="marks a run that `--quick` scaled down; its figures are not those of its recipe")
 
 

@@ -143,3 +143,12 @@ class AbstractTrajectory(ABC, Generic[PreparedT]):
     def latest_high(self, num_epochs: int) -> float:
         """The largest exclusive upper end of start epochs, for experts of `num_epochs` epochs."""
         return num_epochs
+
+    def notes(self, num_epochs: int, high: float) -> tuple[str, ...]:
+        """What a user has to know before the run about options that experts of this length cut; by default nothing.
+
+        Args:
+            num_epochs: number K of epochs of each expert.
+            high: exclusive upper end of start epochs.
+        """
+        return ()

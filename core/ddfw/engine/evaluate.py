@@ -6,11 +6,15 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from ddfw.engine.inner import Network
-from ddfw.engine.training import accuracy, train_network
+from ddfw.engine.training import predicted_classes, share_right, train_network
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ddfw.contracts.augmentation import AbstractAugmentation
     from ddfw.contracts.executor import LabelledImages
     from ddfw.contracts.model import AbstractModel
@@ -23,7 +27,7 @@ STREAMS = {
 }
 
 
-def evaluate_network(
+def predict_with_network(
     model: AbstractModel,
     network: Network,
     augmentation: AbstractAugmentation,
@@ -33,8 +37,8 @@ def evaluate_network(
     seed: int,
     number: int,
     purpose: Literal["select", "eval"],
-) -> float:
-    """Trains fresh network `number` on `train` and returns its accuracy (a fraction) on `test`.
+) -> Tensor:
+    """Trains fresh network `number` on `train` and returns the class [n] (int64) that it predicts for each test image.
 
     Args:
         model: draws the initial parameters.
@@ -42,7 +46,7 @@ def evaluate_network(
         augmentation: applied to every training batch.
         settings: epochs, learning rate and the other settings of SGD.
         train: the images to train on, for example a distilled set.
-        test: the images on which accuracy is measured.
+        test: the images whose classes are predicted.
         seed: seed of all evaluation networks, `eval.seed`.
         number: number of the network (from 0); networks of different numbers get different random streams.
         purpose: `select` for the selection of an outer step, `eval` for the final evaluation.
@@ -59,7 +63,44 @@ def evaluate_network(
         batches=lambda epoch: generator(seed, batches, number, epoch),
         draws=lambda epoch: generator(seed, augment, number, epoch),
     )
-    return accuracy(network, theta, test)
+    return predicted_classes(network, theta, test.images)
+
+
+def evaluate_network(
+    model: AbstractModel,
+    network: Network,
+    augmentation: AbstractAugmentation,
+    settings: TrainingSettings,
+    train: LabelledImages,
+    test: LabelledImages,
+    seed: int,
+    number: int,
+    purpose: Literal["select", "eval"],
+) -> float:
+    """Accuracy (a fraction) on `test` of the network that `predict_with_network` trains with these arguments."""
+    found = predict_with_network(model, network, augmentation, settings, train, test, seed, number, purpose)
+    return share_right(found, test.targets)
+
+
+def confusion(predicted: Tensor, labels: Tensor, num_classes: int) -> tuple[tuple[int, ...], ...]:
+    """Counts [m][m] of how many images of class i (row) were taken for class j (column), over all networks.
+
+    Args:
+        predicted: [networks, n] int64, predicted classes.
+        labels: [n] int64, the true classes.
+        num_classes: number m of classes.
+
+    Raises:
+        ValueError: `predicted` has another shape, or something that is no class.
+    """
+    if predicted.ndim != 2 or predicted.shape[1] != len(labels):
+        raise ValueError(f"expected [networks, {len(labels)}], got {list(predicted.shape)}")
+    predicted = predicted.to("cpu", torch.int64)
+    if not bool(((predicted >= 0) & (predicted < num_classes)).all()):
+        raise ValueError(f"expected classes 0 … {num_classes - 1}, got {int(predicted.min())} … {int(predicted.max())}")
+    pairs = labels.cpu() * num_classes + predicted
+    counts = torch.bincount(pairs.flatten(), minlength=num_classes**2).view(num_classes, num_classes)
+    return tuple(tuple(row) for row in counts.tolist())
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:

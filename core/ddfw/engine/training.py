@@ -120,11 +120,18 @@ def gsam_gradient(
 
 def accuracy(network: Network, theta: Tensor, data: LabelledImages, chunk: int = 1024) -> float:
     """Fraction of images [n, C, H, W] whose largest logit is that of their class; targets are classes [n] (int64)."""
-    right = 0
+    return share_right(predicted_classes(network, theta, data.images, chunk), data.targets)
+
+
+def predicted_classes(network: Network, theta: Tensor, images: Tensor, chunk: int = 1024) -> Tensor:
+    """The class [n] (int64) of the largest logit for each of the images [n, C, H, W]."""
     with torch.no_grad():
-        for images, labels in zip(data.images.split(chunk), data.targets.split(chunk), strict=True):
-            right += int((network.logits(theta, images).argmax(dim=1) == labels).sum())
-    return right / len(data.targets)
+        return torch.cat([network.logits(theta, some).argmax(dim=1) for some in images.split(chunk)])
+
+
+def share_right(predicted: Tensor, labels: Tensor) -> float:
+    """Fraction of predicted classes [n] that equal the labels [n]."""
+    return int((predicted == labels).sum()) / len(labels)
 
 
 def augmented(augmentation: AbstractAugmentation, images: Tensor, rng: torch.Generator) -> Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ddfw.artifacts import atomic
 from ddfw.contracts.records import Forecast
 from ddfw.errors import ConfigError, option_errors_at
 from ddfw.forecast.memory import predicted_peak, process_bytes
 from ddfw.forecast.time import CostClock, predicted_times
 from ddfw.pipeline.evaluation.evaluator import cross_contexts
-from ddfw.pipeline.runner import Places, directory_for, plan
+from ddfw.pipeline.notes import notes
+from ddfw.pipeline.runner import Places, directory_for, finished, plan
 from ddfw.pipeline.warm_start import warm_start
 
 if TYPE_CHECKING:
@@ -43,19 +45,22 @@ def predict(config: RunConfig, places: Places | None = None) -> Forecast:
 
 
 def outlined(
-    config: RunConfig, places: Places, on_measure: Callable[[], None] | None = None
+    config: RunConfig, places: Places, on_measure: Callable[[Sequence[str]], None] | None = None
 ) -> tuple[dict[str, Any], Forecast]:
     """What a run would do, JSON-able, and its forecast. Everything is checked, nothing written, no expert trained.
 
     Args:
         config: what would be run.
         places: where things are.
-        on_measure: called before the measurements start, once everything has been checked.
+        on_measure: called with the notes before the measurements start, once everything has been checked.
 
     Raises:
         ConfigError, DataError: what would refuse the run.
     """
     made = plan(config, places)
+    finished(config, places)
+    directory = directory_for(made.run, places)
+    atomic.require_room(directory)
     cross_contexts(made)
     warm_start(made)
     layout, experts = made.layout, made.expert_set
@@ -63,11 +68,11 @@ def outlined(
         source = experts.store.source(experts.seeds, made.network, torch.device("cpu"), made.dtype)
         with option_errors_at("traj"):
             config.traj.prepare(source)
-    facts = {
+    facts: dict[str, Any] = {
         "schema": 1,
         "recipe": config.run.recipe,
         "run": config.title(),
-        "directory": str(directory_for(made.run, places)),
+        "directory": str(directory),
         "data": made.splits.counts(),
         "train_images": len(made.splits.train.labels),
         "validation_images": len(made.splits.validation.labels),
@@ -86,9 +91,10 @@ def outlined(
         "strict_floats": layout.strict_floats,
         "pixel_floats": layout.parameter_floats,
         "over_budget": layout.over_budget,
+        "notes": notes(made),
     }
     if on_measure is not None:
-        on_measure()
+        on_measure(facts["notes"])
     return facts, measured(made)
 
 

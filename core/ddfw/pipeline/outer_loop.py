@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ddfw.engine.distill import Distillation, OuterState, run_steps
 from ddfw.engine.saved_state import moving_tensors
@@ -36,6 +37,7 @@ class OuterLoop:
         checkpoints: writes the state to files.
         crew: the processes that work on the run.
         stopping: says whether to stop; asked after each step.
+        keep_look: called with the state at the start, in the middle and at the end, to keep what the set looks like.
     """
 
     plan: Plan
@@ -46,6 +48,7 @@ class OuterLoop:
     checkpoints: Checkpoints
     crew: Crew
     stopping: Stopping
+    keep_look: Callable[[OuterState], None]
 
     def run(self, state: OuterState, *, resumed: bool) -> int:
         """Makes all outer steps that are left.
@@ -62,9 +65,12 @@ class OuterLoop:
             StoppedError: the time limit is reached; a checkpoint was written.
         """
         if not resumed:
+            self.keep_look(state)
             self._select(state)
         with self.stopping.listening():
-            return run_steps(self.distillation, state, self._after_step).skipped
+            state = run_steps(self.distillation, state, self._after_step)
+        self.checkpoints.save(state, self.best)  # of a run without steps, which can be extended too
+        return state.skipped
 
     def _select(self, state: OuterState) -> None:
         """Evaluates the synthetic set on the validation split, and keeps it if it is better than all before."""
@@ -77,12 +83,20 @@ class OuterLoop:
         except DivergedError as error:
             raise DivergedError(f"after outer step {state.step}: {error}", step=state.step) from error
         if report.mean > self.best.accuracy:
+            if not self._is_regular(state.step):
+                self.best.regular = evolve(self.best)
             self.best.accuracy, self.best.step, self.best.learned = report.mean, state.step, learned.snapshot()
+
+    def _is_regular(self, step: int) -> bool:
+        """Whether a longer run would make a selection after this step, too."""
+        return step % self.plan.config.eval.every == 0
 
     def _after_step(self, state: OuterState, report: StepReport) -> None:
         steps = self.distillation.outer.steps
         self.evaluator.announce(report)
-        if state.step % self.plan.config.eval.every == 0 or state.step == steps:
+        if state.step in (steps // 2, steps):
+            self.keep_look(state)
+        if self._is_regular(state.step) or state.step == steps:
             self._select(state)
             self.checkpoints.save(state, self.best)
         if (reason := self.stopping.wanted()) is not None:

@@ -19,7 +19,7 @@ from ddfw.contracts.parameterization import Layout
 from ddfw.contracts.records import ResolvedRun
 from ddfw.contracts.space import TrainingSpace, fit_space
 from ddfw.engine.inner import Network, build_module
-from ddfw.errors import ConfigError, ConfigProblem, option_errors_at
+from ddfw.errors import ConfigError, ConfigProblem, DataError, option_errors_at
 from ddfw.pipeline.evaluation.baselines import asked_baselines
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def fits(config: RunConfig, data_root: Path | None) -> Layout:
         ConfigError: options do not fit the data, the budget or each other.
         DataError: the data set is missing or damaged.
     """
+    _require_start(config)
     with option_errors_at("data"):
         spec = config.data.splits(data_root).spec
     with option_errors_at("model"):
@@ -137,6 +138,20 @@ def fits(config: RunConfig, data_root: Path | None) -> Layout:
     if not config.experts.store:
         _check_window(config, config.experts.epochs)
     return _layout(config, spec)
+
+
+def _require_start(config: RunConfig) -> None:
+    """Refuses a set to start from that is not there, before anything is loaded or written.
+
+    Raises:
+        DataError: nothing lies at the path that `outer.init_from` names.
+    """
+    start = config.outer.init_from
+    if start and not Path(start).exists():
+        raise DataError(
+            f"{start} does not exist; outer.init_from (--init-from) takes a run's directory, an export, an images*.pt "
+            "or a folder with a folder of pictures for each class"
+        )
 
 
 def _layout(config: RunConfig, spec: ImageSpec) -> Layout:
@@ -209,6 +224,7 @@ def make_plan(run: ResolvedRun[RunConfig], data_root: Path | None, experts_dir: 
         ConfigError: options do not fit the data, the budget or each other.
         DataError: the data set is missing or damaged.
     """
+    _require_start(run.config)
     setup = set_up(run, data_root)
     layout = _layout(run.config, setup.splits.spec)
     expert_set = select_experts(setup, experts_dir)
@@ -247,7 +263,8 @@ def _short(part: object) -> str:
 def _check_window(config: RunConfig, epochs: int) -> None:
     high = config.traj.latest_high(epochs)
     if high < 1:
-        message = f"segments of {config.traj.name} do not fit experts of {epochs} epochs; raise experts.epochs"
+        words = f"segments of {config.traj.name} do not fit experts of {epochs} epochs"
+        message = f"{words}; raise experts.epochs, or shorten the segments"
         raise ConfigError((ConfigProblem(path="traj", message=message),))
     if config.window.max_start > high:
         message = (

@@ -16,12 +16,15 @@ from attrs import define, evolve, field, frozen
 
 from ddfw.artifacts import checkpoint
 from ddfw.artifacts.checkpoint import Checkpoint, Pointer
+from ddfw.config.load import resolve
 from ddfw.engine.distill import Learned, OuterState
 from ddfw.engine.saved_state import learned_from, learned_tensors, restored, state_tensors
 from ddfw.errors import DataError, ResumeError
 
 if TYPE_CHECKING:
+    from ddfw.config.run_config import RunConfig
     from ddfw.contracts.executor import Crew, ExecutorSession
+    from ddfw.contracts.records import ResolvedRun
     from ddfw.pipeline.prepare import Plan
     from ddfw.pipeline.stopping import StageTimer
 
@@ -38,11 +41,14 @@ class Best:
         accuracy: validation accuracy of the best step, a fraction; -1 before the first selection.
         step: number of outer steps after which it was reached.
         learned: what was learned until then, None before the first selection.
+        regular: the best step without the selection after the last step, where only the end of the run caused that one;
+            None where both are the same. A run that is extended goes on with it.
     """
 
     accuracy: float = -1.0
     step: int = 0
     learned: Learned | None = None
+    regular: Best | None = None
 
 
 @frozen(kw_only=True)
@@ -55,6 +61,7 @@ class Facts:
         seconds: seconds spent in each stage so far.
         held_steps: how many step graphs the session holds, None if it does not say.
         resumed_from: the outer steps after which the run was resumed before.
+        extended_from: the outer steps at which the run was finished before it was extended.
     """
 
     circumstances: Mapping[str, Any] = field(factory=dict)
@@ -62,6 +69,7 @@ class Facts:
     seconds: Mapping[str, float] = field(factory=dict)
     held_steps: int | None = None
     resumed_from: tuple[int, ...] = ()
+    extended_from: tuple[int, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -74,6 +82,7 @@ class Resumption:
         tensors: the tensors of the state, and those of the best step, whose names begin with `best.`.
         skipped: number of steps that changed nothing because of `outer.skip_above`.
         best: (validation accuracy, step) of the best step.
+        regular: likewise for `Best.regular`, whose tensors' names begin with `regular.`; None where there is none.
         facts: what the checkpoint records beside the tensors.
     """
 
@@ -82,7 +91,22 @@ class Resumption:
     tensors: Mapping[str, torch.Tensor]
     skipped: int
     best: tuple[float, int]
+    regular: tuple[float, int] | None
     facts: Facts
+
+    def extended(self, configuration_sha256: str) -> Resumption:
+        """The same for a longer run: its best step is the one that the longer run would have had by now.
+
+        Args:
+            configuration_sha256: hash of the longer run's config.toml.
+        """
+        best = self.best if self.regular is None else self.regular
+        facts = evolve(
+            self.facts,
+            circumstances={**self.facts.circumstances, "configuration": configuration_sha256},
+            extended_from=(*self.facts.extended_from, self.step),
+        )
+        return evolve(self, best=best, facts=facts)
 
     def require(self, recorded: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         """Refuses to resume if something has changed since the checkpoint was written.
@@ -117,11 +141,26 @@ class Resumption:
         """
         try:
             best.accuracy, best.step = self.best
-            best.learned = learned_from("best", self.tensors, state.learned)
-            rest = {name: t for name, t in self.tensors.items() if not name.startswith("best.")}
+            source = "regular" if self.best == self.regular else "best"
+            best.learned = learned_from(source, self.tensors, state.learned)
+            rest = {name: t for name, t in self.tensors.items() if not name.startswith(("best.", "regular."))}
             return restored(state, rest, self.step, self.skipped)
         except DataError as error:
             raise DataError(f"{error}; {checkpoint.way_out(self.folder)}") from error
+
+
+def is_shorter(run: ResolvedRun[RunConfig], resumed: Resumption) -> bool:
+    """Whether a checkpoint is the last one of a run that is the same with fewer outer steps.
+
+    Args:
+        run: the run that is to go on.
+        resumed: the checkpoint.
+    """
+    outer = run.config.outer
+    if resumed.step >= outer.steps:
+        return False
+    shorter = resolve(evolve(run.config, outer=evolve(outer, steps=resumed.step)))
+    return resumed.facts.circumstances.get("configuration") == shorter.sha256
 
 
 def find(folder: Path, crew: Crew) -> Resumption | None:
@@ -152,15 +191,21 @@ def _resumption(folder: Path, there: Checkpoint) -> Resumption:
         step=there.step,
         tensors=there.tensors,
         skipped=int(record["skipped"]),
-        best=(float(record["best"]["accuracy"]), int(record["best"]["step"])),
+        best=_place(record["best"]),
+        regular=None if record.get("regular") is None else _place(record["regular"]),
         facts=Facts(
             circumstances=dict(record["circumstances"]),
             materials=dict(record["materials"]),
             seconds={stage: float(value) for stage, value in record["seconds"].items()},
             held_steps=None if record["held_steps"] is None else int(record["held_steps"]),
             resumed_from=tuple(int(step) for step in record["resumed_from"]),
+            extended_from=tuple(int(step) for step in record.get("extended_from", ())),
         ),
     )
+
+
+def _place(record: Mapping[str, Any]) -> tuple[float, int]:
+    return float(record["accuracy"]), int(record["step"])
 
 
 @define(kw_only=True)
@@ -191,16 +236,16 @@ class Checkpoints:
             assert best.learned is not None
             held = held_steps(self.session)
             facts = evolve(self.facts, seconds=self.timer.seconds, held_steps=held)
-            checkpoint.write_checkpoint(
-                self.folder,
-                state.step,
-                {**state_tensors(state), **learned_tensors("best", best.learned)},
-                {
-                    "skipped": state.skipped,
-                    "best": {"accuracy": best.accuracy, "step": best.step},
-                    **attrs.asdict(facts),
-                },
-            )
+            tensors = {**state_tensors(state), **learned_tensors("best", best.learned)}
+            record: dict[str, Any] = {
+                "skipped": state.skipped,
+                "best": {"accuracy": best.accuracy, "step": best.step},
+                **attrs.asdict(facts),
+            }
+            if (regular := best.regular) is not None and regular.learned is not None:
+                tensors |= learned_tensors("regular", regular.learned)
+                record["regular"] = {"accuracy": regular.accuracy, "step": regular.step}
+            checkpoint.write_checkpoint(self.folder, state.step, tensors, record)
         self.saved = state.step
 
 
@@ -218,6 +263,20 @@ def circumstances(
     Returns:
         JSON-able values by their names in messages.
     """
+    return {
+        **surroundings(session, crew),
+        "configuration": configuration_sha256,
+        "plugins' code": dict(sources),
+    }
+
+
+def surroundings(session: ExecutorSession, crew: Crew) -> dict[str, Any]:
+    """The machine, device, threads and versions that the bits of a result depend on, JSON-able.
+
+    Args:
+        session: an executor's session before its first step; it describes its device.
+        crew: the processes that work on the run.
+    """
     machine = f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     device = session.describe()
     return {
@@ -226,8 +285,6 @@ def circumstances(
         "machine": machine,
         "torch": str(torch.__version__),
         "ddfw": importlib.metadata.version("ddfw"),
-        "configuration": configuration_sha256,
-        "plugins' code": dict(sources),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 import attrs
 from attrs import evolve, frozen
@@ -16,9 +16,9 @@ from attrs import evolve, frozen
 from ddfw.artifacts import atomic, checkpoint
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
 from ddfw.config.catalog import as_table, catalog
-from ddfw.config.layers import gather
+from ddfw.config.layers import gather, nested
 from ddfw.config.load import configure, resolve, structured_config
-from ddfw.config.run_config import RunConfig
+from ddfw.config.run_config import COMPONENT_TABLES, RunConfig
 from ddfw.contracts.records import ResolvedRun, Summary
 from ddfw.errors import (
     ConfigError,
@@ -27,8 +27,10 @@ from ddfw.errors import (
     DivergedError,
     StoppedError,
     config_error,
+    did_you_mean,
     option_errors_at,
 )
+from ddfw.pipeline.evaluation.known_rows import known_rows
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Plan, make_plan
 from ddfw.pipeline.resume import find
@@ -49,11 +51,13 @@ class Places:
         out: the run directory, None for `runs/<recipe>-s<seed>-<hash8>`.
         experts: the folder of expert stores.
         data_root: folder in which data sets look for their files.
+        known_rows: whether rows of baselines that other runs measured are taken from beside the experts.
     """
 
     out: Path | None = None
     experts: Path = Path("experts")
     data_root: Path | None = None
+    known_rows: bool = True
 
 
 def download_data(config: RunConfig, data_root: Path | None) -> None:
@@ -125,7 +129,8 @@ def finished(config: RunConfig, places: Places) -> RunResult | None:
 def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
     directory = RunDirectory(directory_for(run, places))
     record = directory.finished(recorded_text(directory.path, run.text))
-    if record is None:
+    # A shorter run that is being extended leaves its summary for a moment.
+    if record is None or record.get("outer_steps", run.config.outer.steps) != run.config.outer.steps:
         return None
     manifest = atomic.read_json(directory.path / MANIFEST)
     if manifest.get("sources", {}) != run.sources:
@@ -151,6 +156,8 @@ def run(
     *,
     quiet: bool = False,
     max_seconds: float | None = None,
+    origins: Mapping[str, str] | None = None,
+    extends: RunConfig | None = None,
 ) -> RunResult:
     """Runs a configuration, or returns the summary of the run that its directory already holds.
 
@@ -163,6 +170,9 @@ def run(
         quiet: leave out observers that show progress to people.
         max_seconds: time limit in seconds, None for none. The run stops after the expert or outer step during which
             the limit is reached; with 0 or less, before any work is done.
+        origins: which layer of settings set what, as `Configured.settings.origins`, for the run's manifest.
+        extends: the configuration of the finished run in `places.out` that is to be continued; it differs from `config`
+            in fewer `outer.steps` alone. `pipeline.extend` checks that.
 
     Raises:
         ConfigError: options do not fit the data, the budget or each other.
@@ -180,7 +190,15 @@ def run(
         shown = [(key, o) for key, o in config.observers.items() if not (quiet and o.for_people)]
         observers = [*shown, *extra_observers] if crew.rank == 0 else []
         none_left = any(crew.gather(max_seconds is not None and max_seconds <= 0))
-        return _run(resolve(config), places or Places(), observers, crew, stopping, none_left=none_left)
+        return _run(
+            resolve(config, origins),
+            places or Places(),
+            observers,
+            crew,
+            stopping,
+            none_left=none_left,
+            shorter=None if extends is None else resolve(extends),
+        )
 
 
 def _run(
@@ -191,14 +209,21 @@ def _run(
     stopping: Stopping,
     *,
     none_left: bool,
+    shorter: ResolvedRun[RunConfig] | None,
 ) -> RunResult:
     """Runs on one rank of a crew; rank 0 checks the directory and locks it."""
-    there = _finished(run, places) if crew.rank == 0 else None
+    there = None
+    if crew.rank == 0:
+        there = _finished(run if shorter is None else shorter, places)
+        if shorter is not None:
+            if there is None:
+                raise DirectoryInUseError(f"{places.out} holds no finished run that could be extended")
+            there = None
     found = {"directory": str(directory_for(run, places)), "summary": there and there.summary.to_json()}
     found = crew.share(found)
     directory = RunDirectory(Path(str(found["directory"])))
     if found["summary"] is not None:
-        if crew.rank == 0:
+        if crew.rank == 0 and not run.config.run.keep_checkpoint:
             with suppress(OSError):  # left by a process that ended between finishing the run and removing them
                 checkpoint.remove(directory.checkpoints)
         summary = Summary.from_json(found["summary"])
@@ -207,8 +232,12 @@ def _run(
         raise StoppedError(f"time is over: stopped before {directory.path}; the same command goes on from there")
     made = make_plan(run, places.data_root, places.experts)
     with ExitStack() as stack:
-        if crew.rank == 0:
+        if crew.rank == 0 and shorter is None:
             stack.enter_context(directory.claimed(run.text))
+            # Of a shorter run, left by a process that died while it began to extend that run.
+            (directory.path / SUMMARY).unlink(missing_ok=True)
+        elif crew.rank == 0 and shorter is not None:
+            stack.enter_context(directory.claimed_to_extend(recorded_text(directory.path, shorter.text)))
         resumed = find(directory.checkpoints, crew)
         held = None if resumed is None else resumed.facts.held_steps
         announcer = stack.enter_context(Announcer().opened(observers, directory.path))
@@ -222,6 +251,8 @@ def _run(
             crew=crew,
             stopping=stopping,
             resumed=resumed,
+            extends=shorter is not None,
+            known=known_rows(places.experts, directory.path, session, crew) if places.known_rows else None,
         )
         return _reported(stages)
 
@@ -263,24 +294,30 @@ def distill(
         seed: `run.seed`, the seed of the run.
         ipc: `budget.ipc`, images per class; None for the recipe's.
         quick: scale everything down that is not given here, so that the run ends in minutes.
-        settings: tables as in a configuration file, such as `{"outer": {"steps": 100}}`.
+        settings: tables as in a configuration file, such as `{"outer": {"steps": 100}}`, or single settings by their
+            dotted paths, such as `{"outer.steps": 100}`; they override tables among `components`.
         components: `param=`, `traj=`, `loss=`, `labels=`, `data=`, `model=`, `augment=`, `executor=`: components,
             also ones that no plugin offers; and the settings records `experts=`, `outer=`, `window=`, `gradient=`,
             `eval=`, `budget=`.
 
-            A name alone, such as `param="lss"`, keeps the recipe's options of that component.
+            A name alone, such as `param="lss"`, or a table, such as `param={"name": "lss", "rank": 3}` or
+            `outer={"steps": 2}`, keeps the recipe's other options.
 
     Returns:
         The finished run; `.load()` gives the images.
+
+    Raises:
+        TypeError: an argument is none of these.
+        ConfigError, DataError, DivergedError and others: as `run` does.
     """
     known = {f.name for f in attrs.fields(RunConfig)} - {"run"}
     if unknown := sorted(set(components) - known):
-        raise TypeError(f"distill() takes no {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
-    typed = {k: components.pop(k) for k, v in list(components.items()) if isinstance(v, str)}
+        hint = did_you_mean(unknown[0], known)
+        raise TypeError(f"distill() takes no {', '.join(unknown)}.{hint} It takes {', '.join(sorted(known))}")
+    typed = {k: components.pop(k) for k, v in list(components.items()) if isinstance(v, str) or _is_table(k, v)}
+    _require_objects(components)
     given = {k: v for k, v in components.items() if hasattr(v, "name") and k in ("data", "param", "traj")}
-    flags: dict[str, Any] = {"run": {"seed": seed}, **{k: dict(v) for k, v in (settings or {}).items()}}
-    if ipc is not None:
-        flags["budget"] = {**flags.get("budget", {}), "ipc": ipc}
+    last = {} if ipc is None else {"budget": {"ipc": ipc}}
     offered = {kind: {e.cls for e in catalog().entries(kind)} for kind in given}
     # These components choose the recipe. All of their options are passed along, since some have no default.
     named = {k: as_table(v) for k, v in given.items() if type(v) in offered[k]}
@@ -289,5 +326,31 @@ def distill(
         experts=Path(experts_dir),
         data_root=None if data_root is None else Path(data_root),
     )
-    config = configure(recipe, {**flags, **named, **typed}, (), places.data_root, quick=quick).config
-    return run(evolve(config, **components), places)
+    layers = [{"run": {"seed": seed}}, named, typed, nested(settings or {}), last]
+    made = configure(recipe, layers, (), places.data_root, quick=quick)
+    origins = {**made.settings.origins, **dict.fromkeys(components, "argument")}
+    return run(evolve(made.config, **components), places, origins=origins)
+
+
+def _is_table(key: str, value: object) -> bool:
+    """Whether an argument is a table as in a configuration file, and no mapping of components, which may be empty."""
+    if not isinstance(value, Mapping) or (key in ("cross", "observers") and not value):
+        return False
+    return not any(attrs.has(type(inner)) for inner in value.values())
+
+
+def _require_objects(given: Mapping[str, Any]) -> None:
+    """Refuses arguments of `distill` that are no components and no settings records.
+
+    Raises:
+        TypeError: an argument is something else, such as a class or a number.
+    """
+    hints = get_type_hints(RunConfig)
+    for key, value in given.items():
+        base = get_origin(hints[key]) or hints[key]
+        if not isinstance(value, base):
+            got = (
+                f"the class {value.__name__}; make one of it: {value.__name__}(…)" if isinstance(value, type) else value
+            )
+            kind = "its name or " if key in COMPONENT_TABLES else ""
+            raise TypeError(f"distill({key}=…): expected {base.__name__}, {kind}a table of its options; got {got}")

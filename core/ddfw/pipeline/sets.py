@@ -67,20 +67,21 @@ def _component(card: Card, kind: str, base: type) -> Any:
         return None
 
 
-def export(learned: SyntheticSet | str | Path, form: str, out: str | Path) -> dict[str, Any]:
+def export(learned: SyntheticSet | str | Path, form: str, out: str | Path, *, force: bool = False) -> dict[str, Any]:
     """Writes a learned set for other programs, whole or not at all.
 
     Args:
         learned: the set, or what `load` takes.
         form: name of a format that a plugin offers, as `ddfw list format` shows them.
         out: a new folder.
+        force: replace an export that lies at `out`; anything else that lies there is refused all the same.
 
     Returns:
         The export's card.
 
     Raises:
         DataError: missing or damaged files of the run.
-        DirectoryInUseError: `out` holds something.
+        DirectoryInUseError: `out` holds something, and with `force` something else than an export.
         OptionError: the format is only read, or cannot hold these images.
         UnknownComponentError: no plugin offers the format.
     """
@@ -88,7 +89,7 @@ def export(learned: SyntheticSet | str | Path, form: str, out: str | Path) -> di
     if not offer.item.writer:
         raise OptionError(f"the format {form} can be read and not written; take another --format")
     learned = learned if isinstance(learned, SyntheticSet) else load(learned)
-    return write_export(learned, form, imported(offer.item.writer, offer.plugin), Path(out))
+    return write_export(learned, form, imported(offer.item.writer, offer.plugin), Path(out), force=force)
 
 
 def read_images(path: str | Path) -> ImageSet:

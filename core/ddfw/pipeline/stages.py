@@ -22,10 +22,11 @@ from ddfw.pipeline.evaluation.baselines import asked_baselines, distilled
 from ddfw.pipeline.evaluation.evaluator import Evaluator, FinalReports, cross_contexts, final
 from ddfw.pipeline.experts import ensure_experts
 from ddfw.pipeline.initial import initial_state
+from ddfw.pipeline.notes import notes
 from ddfw.pipeline.outer_loop import OuterLoop
 from ddfw.pipeline.report.files import RunFiles
 from ddfw.pipeline.report.summary import summary_of
-from ddfw.pipeline.resume import Best, Checkpoints, Facts, Resumption, circumstances, materials
+from ddfw.pipeline.resume import Best, Checkpoints, Facts, Resumption, circumstances, is_shorter, materials
 from ddfw.pipeline.sets import load
 from ddfw.pipeline.stopping import StageTimer, Stopping
 from ddfw.pipeline.warm_start import WarmStart, warm_start
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ddfw.artifacts.synthetic import SyntheticSet
     from ddfw.contracts.executor import ExecutorSession
     from ddfw.contracts.trajectory import ExpertSource
+    from ddfw.pipeline.evaluation.known_rows import KnownRows
     from ddfw.pipeline.observers import Announcer
     from ddfw.pipeline.prepare import Plan
 
@@ -86,6 +88,8 @@ class Stages:
         crew: the processes that work on the run.
         stopping: says whether to stop.
         resumed: the checkpoint to resume from, None for a new run.
+        known: rows of baselines that other runs measured, None to measure all.
+        extends: whether a finished run is made longer: `resumed` is its last checkpoint then.
         timer: measures the seconds of each stage.
         checkpoints: writes the state between outer steps.
     """
@@ -97,6 +101,8 @@ class Stages:
     crew: Crew = field(factory=Crew)
     stopping: Stopping = field(default=Factory(lambda self: Stopping(self.crew), takes_self=True))
     resumed: Resumption | None = None
+    known: KnownRows | None = None
+    extends: bool = False
     timer: StageTimer = field(init=False)
     checkpoints: Checkpoints = field(init=False)
 
@@ -104,10 +110,13 @@ class Stages:
         here = circumstances(self.plan.run.sha256, self.plan.run.sources, self.session, self.crew)
         facts = Facts(circumstances=here)
         if self.resumed is not None:
+            if is_shorter(self.plan.run, self.resumed):
+                self.resumed = self.resumed.extended(here["configuration"])
             if self._writes:
                 self.resumed.require(self.resumed.facts.circumstances, here)
-            before = self.resumed.facts
-            facts = evolve(before, resumed_from=(*before.resumed_from, self.resumed.step))
+            facts = self.resumed.facts
+            if self.resumed.step not in facts.extended_from:
+                facts = evolve(facts, resumed_from=(*facts.resumed_from, self.resumed.step))
         self.timer = StageTimer(facts.seconds)
         self.checkpoints = Checkpoints(
             folder=self.directory.checkpoints,
@@ -126,6 +135,8 @@ class Stages:
             StoppedError: the time limit is reached; the same command resumes the run.
         """
         plan = self.plan
+        if self.extends and self._writes and self.resumed is not None:
+            self.directory.archive(self.resumed.step)
         self._announce_start()
         # Impossible networks of [cross] and unusable sets to start from are refused now, not after the last step.
         cross_contexts(plan)
@@ -137,6 +148,8 @@ class Stages:
                 plan, plan.expert_set, self.session, self.announce, train, validation, self.stopping, self.crew
             )
         self._require_materials(None if warm is None else warm.sha256)
+        if self.extends and self._writes:  # from here on the run is an unfinished one
+            self.directory.lengthen(plan.run.text)
         teachers = ExpertTeachers(plan.network, experts)
         with self.timer.timed("distill"):
             learned = self._distill(experts, teachers, train, validation, warm)
@@ -145,9 +158,12 @@ class Stages:
             assert best.learned is not None
             images, targets = learned.distillation.decoded(best.learned)
             subject = distilled(plan, images, targets, float(best.learned.step_size), best.step)
+            for step in self.checkpoints.facts.extended_from:
+                words = f"extended from {step} outer steps, after the test split had been read"
+                subject = evolve(subject, notes=(*subject.notes, words))
             # Earlier evaluations of this run that were killed have read the test split, too; they are counted.
             before = checkpoint.begin_evaluation(self.directory.checkpoints) if self._writes else 0
-            found = final(self._evaluator, subject, teachers, train, validation)
+            found = final(self._evaluator, subject, teachers, train, validation, known=self.known)
         summary = self._finish(learned, found, experts, warm, before) if self._writes else None
         shared = self.crew.share(None if summary is None else summary.to_json())
         return RunResult(directory=self.directory.path, summary=Summary.from_json(shared))
@@ -176,9 +192,17 @@ class Stages:
                 steps=config.outer.steps,
                 experts=len(self.plan.expert_set.seeds),
                 first_step=0 if self.resumed is None else self.resumed.step,
+                void_selection=self._void_selection,
                 headline=self._headline(),
             )
         )
+
+    @property
+    def _void_selection(self) -> int | None:
+        """The last step of a shorter run that is extended, where only its end caused a selection."""
+        if self.resumed is None or self.resumed.step not in self.checkpoints.facts.extended_from:
+            return None
+        return self.resumed.step if self.resumed.step % self.plan.config.eval.every else None
 
     def _headline(self) -> tuple[str, ...]:
         config, layout, experts = self.plan.config, self.plan.layout, self.plan.expert_set
@@ -186,6 +210,7 @@ class Stages:
         choice = f"{config.data.name}, ipc {config.budget.ipc}, {config.param.name}, {config.traj.name}"
         recipe = recipes().get(config.run.recipe)
         untuned = f" (untuned; no recipe for {choice})" if recipe is not None and not recipe.tuned else ""
+        word = "extends" if self.extends else "resumes"
         named = (f"experts   {len(experts.seeds)} of the {len(experts.store.index())} in {config.experts.store}",)
         return (
             f"recipe    {config.run.recipe}{untuned}{' – quick, scaled down' if config.run.quick else ''}",
@@ -194,8 +219,9 @@ class Stages:
             f"set       {layout.images_per_class} images per class, {layout.strict_floats:,} floats strict, "
             f"{layout.parameter_floats:,} pixels, of {config.budget.floats(layout.spec):,}{over}",
             *(named if config.experts.store else ()),
-            *(() if self.resumed is None else (f"resumes   from step {self.resumed.step}",)),
+            *(() if self.resumed is None else (f"{word}   from step {self.resumed.step}",)),
             f"writes    {self.directory.path}",
+            *(f"note      {note}" for note in notes(self.plan)),
         )
 
     def _require_materials(self, init_from_sha256: str | None) -> None:
@@ -233,9 +259,16 @@ class Stages:
             checkpoints=self.checkpoints,
             crew=self.crew,
             stopping=self.stopping,
+            keep_look=lambda state: self._keep_look(start.distillation, state),
         )
+        if self._writes and self.resumed is None:
+            self._files.write_start(train)
         with self._keeping_diverged(learned):
             return evolve(learned, skipped=loop.run(state, resumed=self.resumed is not None))
+
+    def _keep_look(self, distillation: Distillation[Any], state: OuterState) -> None:
+        if self._writes:
+            self._files.write_step(distillation, state.result, state.step)
 
     @contextmanager
     def _keeping_diverged(self, learned: Distilled) -> Iterator[None]:
@@ -273,8 +306,8 @@ class Stages:
         }
         facts: dict[str, Any] = {} if warm is None else {"init_from_sha256": warm.sha256}
         facts["test_reads"] = reads_before + plan.splits.test.reads
-        if self.resumed is not None:
-            facts["resumed_from"] = self.checkpoints.facts.resumed_from
+        known = self.checkpoints.facts
+        facts |= {key: steps for key in ("resumed_from", "extended_from") if (steps := getattr(known, key))}
         summary = summary_of(
             plan,
             found,
@@ -283,12 +316,15 @@ class Stages:
             storage=storage,
             seconds=self.timer.seconds,
             device=self.session.describe(),
+            test_reads=facts["test_reads"],
+            extended_from=known.extended_from,
         )
         self._files.write_finished(
             learned.distillation, learned.best, found, summary, {**facts, "seconds": self.timer.seconds}
         )
-        with suppress(OSError):  # the run is finished; the same command would remove what is left
-            checkpoint.remove(self.directory.checkpoints)
+        if not plan.config.run.keep_checkpoint:
+            with suppress(OSError):  # the run is finished; the same command would remove what is left
+                checkpoint.remove(self.directory.checkpoints)
         self._announce_end("finished", summary.to_json())
         return summary
 

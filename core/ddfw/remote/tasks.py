@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ddfw import errors
 from ddfw.config.catalog import as_table, catalog, from_table
 from ddfw.contracts.dataset import ImageSpec
-from ddfw.contracts.executor import AbstractExecutor, ExecutorContext, LabelledImages, TrainedExpert
+from ddfw.contracts.executor import AbstractExecutor, ExecutorContext, LabelledImages, TrainedExpert, ask_classes
 from ddfw.contracts.matching import AbstractMatchingLoss
 from ddfw.contracts.settings import GradientSettings, TrainingSettings
 from ddfw.engine.inner import Network, build_module
@@ -183,15 +183,15 @@ def expert_from(record: Mapping[str, Any]) -> TrainedExpert:
     return TrainedExpert(**record)
 
 
-def remote_accuracy(
+def remote_evaluation(
     job: Mapping[str, Any],
     settings: Mapping[str, Any],
     given: TaskData,
     seed: int,
     number: int,
     purpose: Literal["select", "eval"],
-) -> float:
-    """Accuracy (a fraction) of one fresh network, trained in this process.
+) -> dict[str, Any]:
+    """One fresh network, trained in this process.
 
     Args:
         job: by `pack_job`.
@@ -201,6 +201,10 @@ def remote_accuracy(
         number: which of them.
         purpose: likewise.
 
+    Returns:
+        `accuracy`, a fraction, and `predicted`, the class [n] of each test image on the CPU, or None where the
+        executor does not say.
+
     Raises:
         DivergedError: it diverged.
         OptionError: this process cannot build what the job describes.
@@ -209,8 +213,9 @@ def remote_accuracy(
         train, test = (_there(data, session) for data in (given.train, given.test))
         networks = range(number, number + 1)
         how = from_table(settings, TrainingSettings)
-        (found,) = session.evaluate(how, train, test, seed, networks, purpose, lambda done: None)
-    return found
+        found = ask_classes(session, how, train, test, seed, networks, purpose, lambda done: None)
+    (accuracy,) = found.accuracies
+    return {"accuracy": accuracy, "predicted": None if found.predicted is None else found.predicted[0].cpu()}
 
 
 def call(task: str, payload: str, threads: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -13,12 +14,14 @@ from torch import Tensor
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.executor import (
     AbstractExecutor,
+    Evaluated,
     ExecutorContext,
     ExecutorSession,
     LabelledImages,
     Problem,
     Schedule,
     TrainedExpert,
+    ask_classes,
 )
 from ddfw.contracts.settings import GradientSettings, TrainingSettings
 from ddfw.contracts.trajectory import Segment
@@ -187,6 +190,29 @@ class _Case:
                 "evaluate's network i depends on which others are trained; it is a function of (seed, purpose, i) "
                 "alone",
             )
+            again = ask_classes(session, SETTINGS, there, judge_there, self.seed, range(4), purpose, lambda done: None)
+            self.check_classes(again, found, judge_there)
+
+    def check_classes(self, found: Evaluated, accuracies: Sequence[float], test: LabelledImages) -> None:
+        """Checks that predicted classes, where a session gives some, are those behind the accuracies."""
+        number = len(accuracies)
+        self.subject.require(
+            tuple(found.accuracies) == tuple(accuracies),
+            f"evaluate_classes gives the accuracies {list(found.accuracies)}, evaluate {list(accuracies)}",
+        )
+        if (predicted := found.predicted) is None:
+            return
+        wanted = (number, len(test.targets))
+        self.subject.require(
+            tuple(predicted.shape) == wanted and not predicted.is_floating_point(),
+            f"evaluate_classes predicts {tuple(predicted.shape)} in {predicted.dtype}, expected {wanted} integers",
+        )
+        right = [float((row.cpu() == test.targets.cpu()).double().mean()) for row in predicted]
+        self.subject.require(
+            all(abs(a - b) < 1e-9 for a, b in zip(right, accuracies, strict=True)),
+            f"evaluate_classes predicts classes that are right in {right} of the images, its accuracies are "
+            f"{list(accuracies)}",
+        )
 
     def require_close(self, what: str, part: str, found: Tensor, wanted: Tensor, tolerance: float) -> None:
         here = found.detach().cpu()

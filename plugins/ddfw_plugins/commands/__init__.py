@@ -36,6 +36,8 @@ RecipesPlugin = _offer(
     "recipes", "Settings that ship with ddfw, each with its source; `ddfw run NAME` runs one.", "recipes:recipes_group"
 )
 ExportPlugin = _offer("export", "Write the learned set of RUN for other programs.", "export:export_command")
+CachePlugin = _offer("cache", "Rows of baselines that were measured before: list, clear.", "cache:cache_group")
+ExtendPlugin = _offer("extend", "Continue a finished run to more outer steps.", "extend:extend_command")
 ExpertsPlugin = _offer(
     "experts", "Networks whose training is matched: train, list, show, import, remove.", "experts:experts_group"
 )

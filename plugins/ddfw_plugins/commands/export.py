@@ -24,15 +24,16 @@ WRITABLE = {name: offer.item.summary for name, offer in ddfw.formats().entries.i
     help="What to write.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="A new folder; the default is RUN/export/FORMAT.")
+@click.option("--force", is_flag=True, help="Replace the export that lies there; anything else is left alone.")
 @click.option("--json", "as_json", is_flag=True, help="The export's card on standard output.")
-def export_command(run: Path, form: str, out: Path | None, as_json: bool) -> None:
+def export_command(run: Path, form: str, out: Path | None, force: bool, as_json: bool) -> None:
     """Write the learned set of RUN for other programs.
 
     Every export has a card.json, and `ddfw eval` and `ddfw.load` read it again. The formats come from plugins; where
     one rounds, the card says what that cost.
     """
     out = run / "export" / form if out is None else out
-    card = ddfw.export(run, form, out)
+    card = ddfw.export(run, form, out, force=force)
     if as_json:
         click.echo(json.dumps({**card, "folder": str(out)}, ensure_ascii=False))
         return
@@ -41,5 +42,7 @@ def export_command(run: Path, form: str, out: Path | None, as_json: bool) -> Non
     if rounding := card["export"].get("rounding"):
         click.echo(
             f"8-bit pixels cost {rounding['root_mean_square']:.2g} (root mean square) in training space, at most "
-            f"{rounding['largest']:.2g}; {100 * rounding['clipped_fraction']:.1f} % of the values were clipped"
+            f"{rounding['largest']:.2g}"
         )
+    for note in card["export"].get("notes", ()):
+        click.echo(f"note: {note}", err=True)

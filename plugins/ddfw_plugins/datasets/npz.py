@@ -53,6 +53,18 @@ class Npz(AbstractDataset):
         path = _official.find(root, self.path, Path.is_file, "data file", "set data.path")
         arrays = _read(path)
         train, test = _split(arrays, "train", path), _split(arrays, "test", path)
+        if self.max_value is None and train.images.dtype != test.images.dtype:
+            raise DataError(
+                f"{path}: train images are {arrays['train_images'].dtype}, test images {arrays['test_images'].dtype}, "
+                "and the brightest pixel of one is not that of the other; save both in one dtype, or say by "
+                "data.max_value what the brightest pixel of both is"
+            )
+        first = int(train.labels.min())
+        if first > 0:
+            raise DataError(
+                f"{path}: train labels are {first} … {int(train.labels.max())}, but labels count from 0; "
+                f"save them as labels - {first}"
+            )
         classes = int(train.labels.max()) + 1
         if classes > len(train.labels):
             raise DataError(

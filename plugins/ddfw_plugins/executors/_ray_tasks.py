@@ -48,10 +48,14 @@ def network(
     purpose: Any,
     *arrays: numpy.ndarray[Any, Any],
 ) -> dict[str, Any]:
-    """Trains one evaluation network and measures its accuracy."""
+    """Trains one evaluation network and tests it."""
     from ddfw.remote import tasks
 
-    return _outcome(lambda: tasks.remote_accuracy(job, settings, _given(spec, arrays), seed, number, purpose))
+    def work() -> dict[str, Any]:
+        found = tasks.remote_evaluation(job, settings, _given(spec, arrays), seed, number, purpose)
+        return {**found, "predicted": None if found["predicted"] is None else found["predicted"].numpy()}
+
+    return _outcome(work)
 
 
 def call(task: str, payload: str, threads: int, folder: str) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from attrs import define, field
 
+from ddfw.contracts.executor import Evaluated
 from ddfw.engine.budget import NOT_YET, StepBudget, step_budget
-from ddfw.engine.evaluate import evaluate_network
+from ddfw.engine.evaluate import predict_with_network
 from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network, Steps
 from ddfw.engine.metagradient import meta_gradient
-from ddfw_plugins.executors.ensemble import evaluate_together, train_together
+from ddfw.engine.training import share_right
+from ddfw_plugins.executors.ensemble import predict_together, train_together
 
 if TYPE_CHECKING:
     from ddfw import AbstractAugmentation, AbstractModel, Segment
@@ -106,19 +108,35 @@ class LocalSession:
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
         """Trains and tests one network after another, or `together` at a time."""
+        return self.evaluate_classes(settings, train, test, seed, networks, purpose, on_network).accuracies
+
+    def evaluate_classes(
+        self,
+        settings: TrainingSettings,
+        train: LabelledImages,
+        test: LabelledImages,
+        seed: int,
+        networks: range,
+        purpose: Literal["select", "eval"],
+        on_network: Callable[[int], None],
+    ) -> Evaluated:
+        """As `evaluate`, with the classes that each network predicts."""
         work = self._work(settings, train, test)
-        found: list[float] = []
+        found: list[torch.Tensor] = []
         for first in range(0, len(networks), self._together):
             some = networks[first : first + self._together]
             with self._training():
                 if len(some) == 1:
-                    more = [evaluate_network(*work, seed, some[0], purpose)]
+                    more = [predict_with_network(*work, seed, some[0], purpose)]
                 else:
-                    more = evaluate_together(*work, seed, some, purpose)
-            for accuracy in more:
-                found.append(accuracy)
+                    more = [*predict_together(*work, seed, some, purpose)]
+            for predicted in more:
+                found.append(predicted)
                 on_network(len(found))
-        return tuple(found)
+        return Evaluated(
+            accuracies=tuple(share_right(predicted, test.targets) for predicted in found),
+            predicted=torch.stack(found) if found else None,
+        )
 
     def _work(self, settings: TrainingSettings, train: LabelledImages, test: LabelledImages) -> _Work:
         """What training and testing a network takes, as the engine's first arguments."""

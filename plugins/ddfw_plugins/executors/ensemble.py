@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from ddfw.contracts.executor import TrainedExpert
 from ddfw.engine.evaluate import STREAMS
 from ddfw.engine.inner import Network
-from ddfw.engine.training import augmented, require_finite
+from ddfw.engine.training import augmented, require_finite, share_right
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 
@@ -136,7 +136,7 @@ def train_together(
     ]
 
 
-def evaluate_together(
+def predict_together(
     model: AbstractModel,
     network: Network,
     augmentation: AbstractAugmentation,
@@ -146,8 +146,8 @@ def evaluate_together(
     seed: int,
     numbers: Sequence[int],
     purpose: Literal["select", "eval"],
-) -> list[float]:
-    """Trains several fresh networks at once on `train` and returns the accuracy (a fraction) of each on `test`."""
+) -> Tensor:
+    """Trains several fresh networks at once on `train`; returns the classes [E, n] that they predict on `test`."""
     init, batches, augment = STREAMS[purpose]
     images = train.images
     thetas = torch.stack([model.init(network.module, generator(seed, init, number)) for number in numbers])
@@ -163,17 +163,35 @@ def evaluate_together(
         )
     except DivergedError as error:
         raise DivergedError(str(error)) from error
-    return accuracies_of(network, thetas, test)
+    return classes_of(network, thetas, test.images)
+
+
+def evaluate_together(
+    model: AbstractModel,
+    network: Network,
+    augmentation: AbstractAugmentation,
+    settings: TrainingSettings,
+    train: LabelledImages,
+    test: LabelledImages,
+    seed: int,
+    numbers: Sequence[int],
+    purpose: Literal["select", "eval"],
+) -> list[float]:
+    """Accuracy (a fraction) on `test` of each network that `predict_together` trains with these arguments."""
+    found = predict_together(model, network, augmentation, settings, train, test, seed, numbers, purpose)
+    return [share_right(predicted, test.targets) for predicted in found]
 
 
 def accuracies_of(network: Network, thetas: Tensor, data: LabelledImages, chunk: int = 1024) -> list[float]:
     """Accuracy (a fraction) of each row of θ [E, P] on images [n, C, H, W] with classes [n] (int64)."""
-    right = torch.zeros(len(thetas), dtype=torch.int64, device=thetas.device)
+    return [share_right(found, data.targets) for found in classes_of(network, thetas, data.images, chunk)]
+
+
+def classes_of(network: Network, thetas: Tensor, images: Tensor, chunk: int = 1024) -> Tensor:
+    """The classes [E, n] (int64) that each row of θ [E, P] predicts for images [n, C, H, W]."""
     each = vmap(network.logits, in_dims=(0, None))
     with torch.no_grad():
-        for images, labels in zip(data.images.split(chunk), data.targets.split(chunk), strict=True):
-            right += (each(thetas, images).argmax(dim=2) == labels).sum(dim=1)
-    return [int(number) / len(data.targets) for number in right]
+        return torch.cat([each(thetas, some).argmax(dim=2) for some in images.split(chunk)], dim=1)
 
 
 def _epochs(seed: int, stream: Stream, *index: int) -> EpochGenerator:

@@ -17,6 +17,7 @@ from attrs import Factory, astuple, define, field, frozen
 from attrs.validators import ge, gt, in_, le, optional
 
 from ddfw import AbstractExecutor, DdfwError, OptionError, option
+from ddfw.contracts.executor import Evaluated
 from ddfw_plugins.executors import _ray_tasks
 from ddfw_plugins.executors._ray_cluster import Shelf, connected
 from ddfw_plugins.executors.cpu import Cpu
@@ -349,16 +350,34 @@ class RaySession:
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
         """Trains and tests each network as a task."""
+        return self.evaluate_classes(settings, train, test, seed, networks, purpose, on_network).accuracies
+
+    def evaluate_classes(
+        self,
+        settings: TrainingSettings,
+        train: LabelledImages,
+        test: LabelledImages,
+        seed: int,
+        networks: range,
+        purpose: Literal["select", "eval"],
+        on_network: Callable[[int], None],
+    ) -> Evaluated:
+        """As `evaluate`, with the classes that each network predicts."""
         head, data = self._head(settings, train), self._data(train, test)
         jobs = [
             _Job(f"network {number} ({purpose})", _ray_tasks.network, (*head, seed, number, purpose, *data))
             for number in networks
         ]
-        found = dict[int, float]()
-        for position, accuracy in self._cluster.run(jobs):
-            found[position] = accuracy
+        found = dict[int, Mapping[str, Any]]()
+        for position, outcome in self._cluster.run(jobs):
+            found[position] = outcome
             on_network(len(found))
-        return tuple(found[position] for position in range(len(jobs)))
+        ordered = [found[position] for position in range(len(jobs))]
+        classes = [torch.from_numpy(one["predicted"].copy()) for one in ordered if one["predicted"] is not None]
+        return Evaluated(
+            accuracies=tuple(one["accuracy"] for one in ordered),
+            predicted=torch.stack(classes) if classes and len(classes) == len(ordered) else None,
+        )
 
     def close(self) -> None:
         """Ends the actor that collects the experts' progress."""

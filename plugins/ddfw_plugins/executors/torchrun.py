@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 from attrs.validators import ge, in_, le, optional
 
 from ddfw import AbstractExecutor, Crew, DivergedError, MetaGradient, OptionError, option
+from ddfw.contracts.executor import Evaluated, ask_classes
 from ddfw.engine.budget import auto_memory, available_memory
 from ddfw.process.ranks import Launch, launch
 from ddfw_plugins.executors._process_group import ProcessCrew, assembled, current
@@ -197,9 +198,26 @@ class SharedSession:
         Raises:
             DivergedError: a network of any rank diverged; raised on every rank.
         """
+        return self.evaluate_classes(settings, train, test, seed, networks, purpose, on_network).accuracies
+
+    def evaluate_classes(
+        self,
+        settings: TrainingSettings,
+        train: LabelledImages,
+        test: LabelledImages,
+        seed: int,
+        networks: range,
+        purpose: Literal["select", "eval"],
+        on_network: Callable[[int], None],
+    ) -> Evaluated:
+        """As `evaluate`, with the classes that each network predicts.
+
+        Raises:
+            DivergedError: a network of any rank diverged; raised on every rank.
+        """
         rank, size = self._crew.rank, self._crew.size
         finished, told = 0, 0
-        found, diverged = tuple[float, ...](), None
+        found, diverged = Evaluated(accuracies=()), None
 
         def tell(done: int) -> None:
             nonlocal finished, told
@@ -212,14 +230,20 @@ class SharedSession:
 
         try:
             if mine := networks[rank::size]:
-                found = self._inner.evaluate(settings, train, test, seed, mine, purpose, tell)
+                found = ask_classes(self._inner, settings, train, test, seed, mine, purpose, tell)
         except DivergedError as error:
             diverged = error
         self._raise_first(diverged, finished * size + rank)
-        shares = self._crew.gather(list(found))
+        classes = None if found.predicted is None else found.predicted.tolist()
+        shares = self._crew.gather([list(found.accuracies), classes if mine else []])
         for number in range(told + 1, len(networks) + 1):
             on_network(number)
-        return tuple(shares[position % size][position // size] for position in range(len(networks)))
+        order = [(position % size, position // size) for position in range(len(networks))]
+        known = all(share[1] is not None for share in shares)
+        return Evaluated(
+            accuracies=tuple(shares[rank][0][place] for rank, place in order),
+            predicted=torch.tensor([shares[rank][1][place] for rank, place in order]) if known else None,
+        )
 
     def _raise_first(self, mine: DivergedError | None, position: int) -> None:
         """Raises on every rank the divergence that one process alone would have met first, if a rank has met one.

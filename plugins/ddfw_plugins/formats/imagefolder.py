@@ -5,8 +5,9 @@ Shapes: C channels (1 or 3), H rows, W columns.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ddfw import DataError, ImageSet, OptionError, SyntheticSet
 from ddfw_plugins.picture_files import read_picture
 
+#: Beside the folders, where labels are no classes: {"class_names": […], "targets": {picture: [probabilities]}}.
+LABELS = "labels.json"
 #: Values of all pictures of a folder together.
 _LARGEST = 2**28
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -25,6 +29,8 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 def write_imagefolder(learned: SyntheticSet, folder: Path) -> dict[str, Any]:
     """Writes PNGs named by their place in the set, and returns each one's targets and what 8 bits cost.
+
+    Where labels are not classes, labels.json holds the probabilities, since folders cannot.
 
     Raises:
         OptionError: images that are neither grey nor of three colours.
@@ -46,14 +52,31 @@ def write_imagefolder(learned: SyntheticSet, folder: Path) -> dict[str, Any]:
         rows.append({"file": name, "target": [float(v) for v in learned.targets[number]]})
     shown = bytes_.to(learned.images.dtype) / 255
     again = learned.space.encode(shown * learned.space.max_value, learned.images.dtype)
-    error, clipped = (again - learned.images).abs(), ((pixels < 0) | (pixels > 1)).double().mean()
-    rounding = {
+    error, outside = (again - learned.images).abs(), (pixels < 0) | (pixels > 1)
+    rounding: dict[str, Any] = {
         "what": "what 8-bit pixels cost: training-space values after a round trip against those before it",
         "largest": float(error.max()),
         "root_mean_square": float(error.square().mean().sqrt()),
-        "clipped_fraction": float(clipped),
+        "clipped_fraction": float(outside.double().mean()),
+        "clipped_values": int(outside.sum()),
+        "farthest_outside": max(0.0, float(-pixels.min()), float(pixels.max()) - 1),
     }
-    return {"images": rows, "rounding": rounding}
+    notes = []
+    if rounding["clipped_values"]:
+        notes.append(
+            f"{rounding['clipped_values']:,} of {pixels.numel():,} values ({100 * rounding['clipped_fraction']:.1f} %) "
+            f"lay outside the pixel range 0 … 1 and were clipped, the farthest by {rounding['farthest_outside']:.2g}"
+        )
+    soft = not bool((learned.targets == one_hot(learned.targets.argmax(dim=1), learned.targets.shape[1])).all())
+    if soft:
+        record = {
+            "schema": 1,
+            "class_names": list(learned.class_names),
+            "targets": {r["file"]: r["target"] for r in rows},
+        }
+        (folder / LABELS).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+        notes.append(f"folders hold classes; the soft labels lie beside them in {LABELS}, which ddfw reads again")
+    return {"images": rows, "rounding": rounding, "notes": notes}
 
 
 def read_imagefolder(path: Path, card: Mapping[str, Any]) -> ImageSet:
@@ -77,10 +100,10 @@ def read_imagefolder(path: Path, card: Mapping[str, Any]) -> ImageSet:
 
 
 def _class_folders(folder: Path) -> ImageSet:
-    """Pictures whose class is the folder that they lie in, classes in the order of their names."""
+    """Pictures whose class is the folder that they lie in, classes in the order of their names; or with labels.json."""
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     images: list[Tensor] = []
-    labels = []
+    labels, names = [], []
     for label, place in enumerate(classes):
         files = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
         if not files:
@@ -88,17 +111,48 @@ def _class_folders(folder: Path) -> ImageSet:
         for file in files:
             images.append(_picture(file, images[0] if images else None))
             labels.append(label)
+            names.append(f"{place.name}/{file.name}")
             if len(images) * images[0].numel() > _LARGEST:
                 raise DataError(f"{folder} holds more pictures than a set is taken to have; name a data set instead")
     if not images:
         raise DataError(f"{folder} holds no class folders with pictures")
+    targets, class_names = torch.tensor(labels), [p.name for p in classes]
+    if (folder / LABELS).is_file():
+        targets, class_names = _soft_labels(folder / LABELS, names)
     return ImageSet(
         images=torch.stack(images),
-        targets=torch.tensor(labels),
+        targets=targets,
         origin=f"pictures in {folder}",
         pixels=True,
-        class_names=tuple(p.name for p in classes),
+        class_names=tuple(class_names),
     )
+
+
+def _soft_labels(path: Path, pictures: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """The probabilities [n, m] of the pictures, and the names of the m classes, as an export wrote them.
+
+    Raises:
+        DataError: not such a file, or one that names other pictures.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("it is too large")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        names, rows = record["class_names"], record["targets"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names are not texts")
+        if different := sorted(set(rows) ^ set(pictures)):
+            where = "is not there" if different[0] in rows else "has no row"
+            raise ValueError(f"{different[0]!a} {where}")
+        targets = torch.tensor([rows[name] for name in pictures], dtype=torch.float64)
+        if targets.shape != (len(pictures), len(names)):
+            raise ValueError(f"targets are {tuple(targets.shape)}, expected {(len(pictures), len(names))}")
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        said = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{path} does not hold the labels of the pictures beside it: {said}; mend or remove it"
+        ) from error
+    return targets.to(torch.float32), names
 
 
 def _picture(path: Path, like: Tensor | None) -> Tensor:

@@ -55,7 +55,7 @@ class MetricsSession(ObserverSession):
 
     def run_started(self, report: RunStarted) -> None:
         """Writes the report of the start below the lines of steps that are done."""
-        self._lines(report.first_step).run_started(report)
+        self._lines(report.first_step, report.void_selection).run_started(report)
 
     def expert_ready(self, report: ExpertReport) -> None:
         """Writes the report of an expert as one line."""
@@ -73,17 +73,23 @@ class MetricsSession(ObserverSession):
         """Writes the report of the end as the last line."""
         self._lines().run_finished(report)
 
-    def _lines(self, first_step: int = 0) -> EventLines:
+    def _lines(self, first_step: int = 0, void_selection: int | None = None) -> EventLines:
         if self._opened is None:
-            size, seconds = _kept(self._path, first_step)
+            size, seconds = _kept(self._path, first_step, void_selection)
             file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
             file.truncate(size)
             self._opened = EventLines(file, seconds)
         return self._opened
 
 
-def _kept(path: Path, first_step: int) -> tuple[int, float]:
-    """The length in bytes of a file's lines up to an outer step, and the time in seconds in the last of these lines."""
+def _kept(path: Path, first_step: int, void_selection: int | None = None) -> tuple[int, float]:
+    """The length in bytes of a file's lines up to an outer step, and the time in seconds in the last of these lines.
+
+    Args:
+        path: the file.
+        first_step: number of outer steps that are done.
+        void_selection: the step after which the selection does not count, None if there is none.
+    """
     size, seconds = 0, 0.0
     if first_step == 0 or not path.exists():
         return size, seconds
@@ -91,7 +97,7 @@ def _kept(path: Path, first_step: int) -> tuple[int, float]:
         for line in file:
             try:
                 event = json.loads(line)
-                if not line.endswith(b"\n") or _is_later(event, first_step):
+                if not line.endswith(b"\n") or _is_later(event, first_step, void_selection):
                     break
                 seconds = float(event["t"])
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -100,11 +106,11 @@ def _kept(path: Path, first_step: int) -> tuple[int, float]:
     return size, seconds
 
 
-def _is_later(event: dict[str, Any], step: int) -> bool:
+def _is_later(event: dict[str, Any], step: int, void_selection: int | None) -> bool:
     """Whether an event comes after outer step number `step` and the evaluation on the validation split after it."""
     if event["event"] == "step":
         return int(event["step"]) > step
     if event["event"] == "evaluated":  # the final evaluation also uses the validation split, for baselines
         selection = event["subject"] == "distilled" and event["split"] == "validation"
-        return not selection or int(event["step"]) > step
+        return not selection or int(event["step"]) > step or event["step"] == void_selection
     return bool(event["event"] == "run_finished")

@@ -215,6 +215,15 @@ class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
         """K − 1 for real-valued starts and K for whole ones, so that a segment is at least one epoch long."""
         return num_epochs - 1 if self.continuous else num_epochs
 
+    def notes(self, num_epochs: int, high: float) -> tuple[str, ...]:
+        """Says from which start on targets are cut to the last epoch, if the window reaches such starts."""
+        last = max(0, num_epochs - self.expert_epochs)
+        if high <= last + (not self.continuous):
+            return ()
+        which = "all targets" if last == 0 else f"targets of segments that start after epoch {last}"
+        lengths = f"traj.expert_epochs is {self.expert_epochs}, experts have {num_epochs} epochs"
+        return (f"{lengths}: {which} are cut to the last epoch, {num_epochs}",)
+
 
 def progress(trajectory: Tensor, sizes: Sequence[int], kind: Progress = "arc_length") -> Tensor:
     """The progress β of each tensor along a piece of an expert's path.

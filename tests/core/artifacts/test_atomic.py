@@ -256,3 +256,14 @@ def test_a_lock_refuses_another_process_and_is_free_once_that_ends(tmp_path):
         other.kill()
     with atomic.locked(tmp_path, "it", wait=False):
         pass
+
+
+def test_room_for_a_folder_is_tried_and_leaves_nothing(tmp_path):
+    """Broken: a run would learn for hours and then have no place, or the trial would leave rubbish."""
+    (tmp_path / "file").write_text("")
+    atomic.require_room(tmp_path / "a" / "b")
+    atomic.require_room(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(OSError, match="no folder can be made there") as caught:
+        atomic.require_room(tmp_path / "file" / "x")
+    assert caught.value.filename == str(tmp_path / "file" / "x")

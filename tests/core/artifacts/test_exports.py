@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ddfw
-from ddfw import PluginError
+from ddfw import DirectoryInUseError, PluginError
 from ddfw.artifacts import atomic
 from ddfw.artifacts.exports import read_with_card, write_export
 from ddfw.artifacts.synthetic import read_card
@@ -105,3 +105,78 @@ def test_a_hidden_neighbour_is_nobodys_draft(learned, tmp_path):
     (tmp_path / ".set.tmp" / "mine.txt").write_text("mine")
     write_export(learned, "two", two_files, tmp_path / "set")
     assert (tmp_path / ".set.tmp" / "mine.txt").read_text() == "mine"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_export_is_replaced_only_when_asked_for(learned, tmp_path):
+    """Broken: a second export would overwrite the first one, or could not be made without removing it by hand."""
+    out = tmp_path / "set"
+    write_export(learned, "two", two_files, out)
+    before = contents(out)
+    with pytest.raises(DirectoryInUseError, match="--force"):
+        write_export(learned, "other", two_files, out)
+    assert contents(out) == before
+    card = write_export(learned, "other", two_files, out, force=True)
+    assert read_card(out) == card and card["format"] == "other" and list(tmp_path.iterdir()) == [out]
+
+
+def _with_a_stranger(out: Path) -> None:
+    (out / "deep" / "mine.txt").write_text("mine")
+
+
+def _without_card(out: Path) -> None:
+    (out / "card.json").unlink()
+
+
+def _with_card_of_a_run(out: Path) -> None:
+    (out / "card.json").write_bytes((RUN / "synthetic" / "card.json").read_bytes())
+
+
+def _with_garbled_card(out: Path) -> None:
+    (out / "card.json").write_text("[1]")
+
+
+def _as_link(out: Path) -> None:
+    out.rename(out.with_name("elsewhere"))
+    out.symlink_to(out.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("change", [_with_a_stranger, _without_card, _with_card_of_a_run, _with_garbled_card, _as_link])
+def test_nothing_but_an_export_is_replaced(learned, tmp_path, change):
+    """Broken: `--force` would delete files that ddfw did not write."""
+    out = tmp_path / "set"
+    write_export(learned, "two", two_files, out)
+    change(out)
+    before = contents(tmp_path)
+    with pytest.raises(DirectoryInUseError, match="another --out"):
+        write_export(learned, "two", two_files, out, force=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("fails", ["writer", "move"])
+def test_an_export_that_cannot_be_replaced_stays_whole(learned, tmp_path, monkeypatch, fails):
+    """Broken: a full disk would leave neither the old export nor the new one."""
+    out = tmp_path / "set"
+    write_export(learned, "two", two_files, out)
+    before = contents(tmp_path)
+
+    def write(learned, folder):
+        if fails == "writer":
+            raise OSError(28, "No space left on device", "somewhere")
+        return two_files(learned, folder)
+
+    whole = Path.replace
+
+    def replace(self, target):
+        if self.suffix == ".tmp" and self.is_dir():
+            raise OSError(5, "Input/output error", str(self))
+        return whole(self, target)
+
+    if fails == "move":
+        monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError, match=r"No space|Input/output"):
+        write_export(learned, "two", write, out, force=True)
+    assert contents(tmp_path) == before

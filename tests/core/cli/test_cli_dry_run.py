@@ -33,7 +33,7 @@ def test_a_dry_run_predicts_seconds_and_bytes(ddfw, tiny, finished, here):
 
 def test_people_read_two_lines_and_hear_that_it_takes_a_moment(ddfw, tiny, here):
     """Broken: a silent wait, a raw table of numbers, or progress among the output."""
-    said = ddfw(*tiny, "--dry-run")
+    said = ddfw(*tiny, "--dry-run", "--set", "traj.expert_epochs=2")  # with more than the default there is a note
     assert said.code == 0 and said.err == "measuring short steps, for some seconds …\n"
     assert re.search(r"^peak memory +about [\d.]+ [MG]B in \w+ \(.*program \d+.*\)", said.out, re.MULTILINE), said.out
     assert re.search(

@@ -75,7 +75,8 @@ def test_other_networks_and_baselines_change_nothing_of_the_set(crossed, finishe
         path = f"synthetic/{name}.safetensors"
         assert (crossed.out / path).read_bytes() == (finished.out / path).read_bytes()
     for name in ("distilled", "random_real", "random_real_teacher", "full_data"):
-        assert read(crossed.out / "eval" / f"{name}.json") == read(finished.out / "eval" / f"{name}.json")
+        records = [read(out / "eval" / f"{name}.json") for out in (crossed.out, finished.out)]
+        assert {**records[0], "source": ""} == {**records[1], "source": ""}, "a row may come from the other run"
 
 
 def test_every_baseline_says_how_much_it_stores_and_how_often_it_was_judged(crossed):

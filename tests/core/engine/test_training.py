@@ -9,7 +9,7 @@ from torch import nn
 from ddfw import AbstractModel, ImageSpec, OptionError
 from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.settings import EvalSettings, TrainingSettings
-from ddfw.engine.evaluate import evaluate_network, mean_std
+from ddfw.engine.evaluate import confusion, evaluate_network, mean_std, predict_with_network
 from ddfw.engine.experts import ExpertTeachers, train_expert
 from ddfw.engine.inner import Network, build_module
 from ddfw.engine.training import accuracy, train_network
@@ -226,3 +226,27 @@ def test_the_convnet_has_the_fields_size_and_refuses_images_that_are_too_small()
     for padding in (1, 3):
         module = ConvNet(depth=2, width=4, first_padding=padding).build(SPEC)
         assert module(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_classes_are_those_behind_the_accuracy_and_the_matrix_counts_them():
+    """Broken: a confusion matrix would belong to other networks than the accuracy beside it."""
+    model, network, data = network_and_data(torch.float32, n=60)
+    arguments = (model, network, NoAugmentation(), settings(epochs=2), data, data, 0)
+    predicted = torch.stack([predict_with_network(*arguments, i, "eval") for i in range(3)])
+    accuracies = [evaluate_network(*arguments, i, "eval") for i in range(3)]
+    assert [float((row == data.targets).double().mean()) for row in predicted] == pytest.approx(accuracies, abs=1e-15)
+    m = 1 + int(data.targets.max())
+    counts = confusion(predicted, data.targets, m)
+    by_hand = [[0] * m for _ in range(m)]
+    for row in predicted.tolist():
+        for true, found in zip(data.targets.tolist(), row, strict=True):
+            by_hand[true][found] += 1
+    assert [list(row) for row in counts] == by_hand
+    assert sum(counts[i][i] for i in range(m)) == round(sum(accuracies) * 60)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(5), torch.zeros(2, 4), torch.full((1, 5), 3), torch.full((1, 5), -1)])
+def test_classes_that_are_none_are_refused(wrong):
+    """Broken: a matrix of nonsense would be shown."""
+    with pytest.raises(ValueError, match="expected"):
+        confusion(wrong.long(), torch.zeros(5, dtype=torch.int64), 3)

@@ -102,7 +102,7 @@ def experts(tmp_path_factory):
 
 
 def config_of(changes, **components):
-    tables = {key: {**value, **changes.get(key, {})} for key, value in SGD.items()}
+    tables = {key: {**SGD.get(key, {}), **changes.get(key, {})} for key in (*SGD, "run")}
     return attrs.evolve(structured_config(gather("default", tables, ())), **components)
 
 
@@ -161,7 +161,8 @@ def test_a_run_that_is_stopped_twice_ends_with_the_bytes_of_one_that_was_not(tmp
     assert "resumes   from step 4" in clock.headline and clock.steps == [1, 2, 3, 4, 5, 6, 7]
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
     assert told(out) == told(tmp_path / "whole")
-    assert not (out / "checkpoints").exists() and not result.already_finished
+    assert [p.name for p in (out / "checkpoints").glob("step-*")] == ["step-000007.safetensors"]
+    assert not result.already_finished
     assert json.loads((out / "manifest.json").read_text())["resumed_from"] == [2, 4]
     assert result.summary["seconds"]["distill"] == 7, "seconds add up over the parts"
     assert go(config, out, experts).already_finished
@@ -220,7 +221,7 @@ def test_a_run_that_dies_in_the_evaluation_goes_on_there(tmp_path, experts, cloc
     assert clock.steps == list(range(1, 8))
     # The part that died had begun to evaluate; whether it had read the test split nobody knows.
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["test_reads"] == 2
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-000007.safetensors"]
     events = [e["event"] for e in lines(tmp_path / "run")]
     assert events.count("run_finished") == 1 and events[-1] == "run_finished"
 
@@ -514,7 +515,7 @@ def test_a_plain_executor_is_a_crew_of_one(tmp_path, experts, monkeypatch):
 
 def test_checkpoints_of_a_run_that_died_right_after_it_had_finished_go(tmp_path, experts, monkeypatch):
     """Broken: a finished run would keep a copy of what it learned that nobody needs."""
-    config, out = config_of({}), tmp_path / "run"
+    config, out = config_of({"run": {"keep_checkpoint": False}}), tmp_path / "run"
     with monkeypatch.context() as broken:
         broken.setattr("ddfw.artifacts.checkpoint.remove", lambda folder: None)
         go(config, out, experts)
@@ -527,7 +528,7 @@ def test_a_run_that_has_its_summary_stays_finished_whatever_goes_wrong_afterward
     tmp_path, experts, monkeypatch, error
 ):
     """Broken: an error after the last file would write a failed run's manifest over a finished one's, for good."""
-    config, out = config_of({}), tmp_path / "run"
+    config, out = config_of({"run": {"keep_checkpoint": False}}), tmp_path / "run"
 
     def fails(folder):
         raise error

@@ -33,6 +33,7 @@ from ddfw import (
     option,
     testing,
 )
+from ddfw.contracts.executor import Evaluated
 from ddfw.engine.evaluate import evaluate_network
 from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network
@@ -604,6 +605,17 @@ def test_executors_that_are_wrong():
     refused("executor", "on_epoch", open=opened(train_experts=silent))
     refused("executor", "network i depends on which others|evaluate gives", open=opened(evaluate=from_zero))
     refused("executor", "changes the problem", open=opened(meta_gradient=in_place))
+
+    def classes(predicted, shift=0.0):
+        def evaluate_classes(self, settings, subject, judge, seed, networks, purpose, on_network):
+            found = Session.evaluate(self, settings, subject, judge, seed, networks, purpose, on_network)
+            return Evaluated(accuracies=tuple(a + shift for a in found), predicted=predicted(judge.targets, len(found)))
+
+        return opened(evaluate_classes=evaluate_classes)
+
+    refused("executor", "are right in", open=classes(lambda labels, n: labels.expand(n, -1)))
+    refused("executor", r"predicts \(4,\)", open=classes(lambda labels, n: labels[:n]))
+    refused("executor", "evaluate_classes gives the accuracies", open=classes(lambda labels, n: None, shift=0.1))
     refused("executor", "cannot be written as JSON", open=opened(describe=lambda self: {"device": self.device}))
 
 

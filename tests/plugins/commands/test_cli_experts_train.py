@@ -29,8 +29,8 @@ def test_experts_trained_ahead_are_the_ones_that_a_run_would_train(ddfw, words, 
     """Broken: training ahead would be in vain, or give other experts."""
     said = ddfw(*words, "--count", 2)
     assert said.code == 0, said.err
-    (folder,) = (here / "experts").iterdir()
-    (other,) = finished.experts.iterdir()
+    (folder,) = (index.parent for index in (here / "experts").glob("*/index.json"))
+    (other,) = (index.parent for index in finished.experts.glob("*/index.json"))
     assert folder.name == other.name and folder.name in said.out
     assert index(folder) == index(other)
     for number in range(2):
@@ -41,7 +41,7 @@ def test_experts_trained_ahead_are_the_ones_that_a_run_would_train(ddfw, words, 
 def test_a_run_finds_them_and_training_again_trains_only_what_is_missing(ddfw, words, tiny, here):
     """Broken: a run, or a larger count, would train everything again."""
     assert ddfw(*words, "--count", 2, "-q").code == 0
-    (folder,) = (here / "experts").iterdir()
+    (folder,) = (index.parent for index in (here / "experts").glob("*/index.json"))
     times = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")}
     assert ddfw(*words, "--count", 3, "-q").code == 0
     after = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")}
@@ -89,7 +89,7 @@ def test_progress_is_on_standard_error_and_quiet_means_none(ddfw, words, here):
 
 def test_show_says_what_the_index_says(ddfw, cache):
     """Broken: people would pick experts by wrong figures."""
-    (folder,) = cache.iterdir()
+    (folder,) = (index.parent for index in cache.glob("*/index.json"))
     said = ddfw("experts", "show", folder.name, "--json")
     assert said.code == 0 and said.err == ""
     facts, kept = json.loads(said.out), index(folder)
@@ -117,7 +117,7 @@ def test_what_is_not_there_cannot_be_shown(ddfw, cache, name):
 @pytest.mark.parametrize("damage", ["index", "expert"])
 def test_a_damaged_store_is_listed_with_what_is_wrong(ddfw, cache, words, here, damage):
     """Broken: one damaged store would hide all others, or be taken for a good one."""
-    (folder,) = cache.iterdir()
+    (folder,) = (index.parent for index in cache.glob("*/index.json"))
     assert ddfw(*words, "--count", 1, "-q", "--set=experts.lr=0.02").code == 0
     if damage == "index":
         (folder / "index.json").write_text("{")
@@ -138,7 +138,7 @@ def test_a_damaged_store_is_listed_with_what_is_wrong(ddfw, cache, words, here, 
 def test_names_are_listed_so_that_they_can_be_copied(ddfw, cache, monkeypatch):
     """Broken: on an ordinary terminal, the name that `show`, `rm` and `experts.store` want would be cut in two."""
     monkeypatch.setenv("COLUMNS", "80")
-    (folder,) = cache.iterdir()
+    (folder,) = (index.parent for index in cache.glob("*/index.json"))
     longer = shutil.copytree(folder, cache / "fashionmnist-convnet-imported-0123456789ab")
     out = ddfw("experts", "list").out
     assert folder.name in out and longer.name in out

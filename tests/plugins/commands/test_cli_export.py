@@ -186,3 +186,15 @@ def test_an_export_in_a_format_that_no_plugin_reads_is_a_matter_of_plugins(ddfw,
     for command in (("eval", folder), ("export", folder, "--format", "mtt", "--out", here / "other")):
         ddfw(*command).refused(3, "'tar'", "no installed plugin reads", "ddfw plugins")
     assert [p.name for p in here.iterdir()] == ["set"]
+
+
+def test_a_second_export_names_force_and_force_replaces_it(ddfw, runs, here):
+    """Broken: whoever exports again is left alone, or loses something by it."""
+    run, words = runs.runs["plain"], ("--format", "imagefolder", "--out", here / "set")
+    first = ddfw("export", run, *words)
+    assert first.code == 0 and "labels.json" in first.err  # soft labels, which folders cannot say
+    ddfw("export", run, *words).refused(1, str(here / "set"), "--force")
+    assert ddfw("export", runs.runs["pixel"], *words, "--force").code == 0
+    assert not (here / "set" / "labels.json").exists() and len(list(here.iterdir())) == 1
+    ddfw("export", run, "--format", "npz", "--out", run, "--force").refused(1, "something else than an export")
+    ddfw("export", run, "--format", "zip").refused(2, "'zip'", "imagefolder", "npz")

@@ -256,9 +256,9 @@ IMAGES, LABELS = "train_images", "train_labels"
         ({IMAGES: np.uint8(3)}, "1 or 3 channels"),
         ({IMAGES: np.zeros((12, 6, 5), np.uint8)}, "one shape"),
         ({IMAGES: np.zeros((11, 4, 5), np.uint8)}, "images .n, C, H, W. and labels"),
-        ({IMAGES: np.full((12, 4, 5), np.nan)}, "pixels .*NaN"),
-        ({IMAGES: np.full((12, 4, 5), 255.0)}, "pixels"),
-        ({IMAGES: np.full((12, 4, 5), -0.5)}, "pixels"),
+        ({IMAGES: np.full((12, 4, 5), np.nan), "test_images": np.zeros((6, 4, 5))}, "pixels .*NaN"),
+        ({IMAGES: np.full((12, 4, 5), 255.0), "test_images": np.zeros((6, 4, 5))}, "pixels"),
+        ({IMAGES: np.full((12, 4, 5), -0.5), "test_images": np.zeros((6, 4, 5))}, "pixels"),
         ({LABELS: np.arange(12) / 2}, "labels are float64"),
         ({LABELS: np.array(["cat"] * 12)}, "expected integers"),
         ({LABELS: np.array([True, False] * 6)}, "expected integers"),
@@ -304,3 +304,23 @@ def test_a_directory_is_not_a_file(tmp_path):
     """Broken: a folder's name would be an internal error."""
     with pytest.raises(DataError):
         Npz(path=str(tmp_path)).load(None)
+
+
+def test_pixels_of_two_kinds_are_refused_until_their_brightest_value_is_said(write):
+    """Broken: test images from 0 to 1 beside training images from 0 to 255 would be read as black."""
+    found = arrays()
+    mixed = {**found, "test_images": (found["test_images"] / 255).astype(np.float32)}
+    with pytest.raises(DataError, match=r"uint8.*float32.*data\.max_value"):
+        write(mixed).load(None)
+    same = {**found, "test_images": found["test_images"].astype(np.float32)}
+    assert write(same, max_value=255.0).load(None).max_value == 255
+    wide = {**arrays(dtype=np.float64), "test_images": arrays(dtype=np.float32)["test_images"]}
+    assert write(wide).load(None).max_value == 1  # floats of two widths are of one kind
+
+
+def test_labels_that_do_not_count_from_0_are_told_how(write):
+    """Broken: labels of a program that counts from 1 would be answered with an empty class 0."""
+    found = arrays()
+    shifted = {k: v + 3 if k.endswith("labels") else v for k, v in found.items()}
+    with pytest.raises(DataError, match=r"3 … 5, but labels count from 0; save them as labels - 3"):
+        write(shifted).load(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import attrs
 import numpy as np
@@ -38,11 +39,13 @@ def test_the_class_of_every_picture_is_its_folder(exported, learned):
     found = ddfw.read_images(exported / "imagefolder").targets.argmax(dim=1)
     assert torch.equal(found, learned.targets.argmax(dim=1))
     card = json.loads((exported / "imagefolder" / "card.json").read_text())
-    (exported / "imagefolder" / "card.json").rename(exported / "aside.json")
+    for name in ("card.json", "labels.json"):
+        (exported / "imagefolder" / name).rename(exported / name)
     try:
         bare = ddfw.read_images(exported / "imagefolder")
     finally:
-        (exported / "aside.json").rename(exported / "imagefolder" / "card.json")
+        for name in ("card.json", "labels.json"):
+            (exported / name).rename(exported / "imagefolder" / name)
     folders = sorted({row["file"].split("/")[0] for row in card["export"]["images"]})
     assert bare.class_names == tuple(folders) and bare.pixels and bare.targets.dtype == torch.int64
     numbers = [int(name.split("-")[0]) for name in folders]
@@ -107,3 +110,56 @@ def test_folders_that_are_no_set_are_a_data_error(picture, tmp_path):
     for name in ("none", "hollow", "sizes", "text", "loop", "word.txt", "missing"):
         with pytest.raises(DataError, match=name):
             ddfw.read_images(tmp_path / name)
+
+
+def test_soft_labels_lie_beside_the_folders_and_are_read_again(exported, learned, tmp_path):
+    """Broken: whoever is given the pictures without the card learns from hard labels, and nobody says so."""
+    bare = shutil.copytree(exported / "imagefolder", tmp_path / "bare")
+    (bare / "card.json").unlink()
+    record = json.loads((bare / "labels.json").read_text())
+    assert record["class_names"] == list(learned.class_names)
+    rows = [record["targets"][path.relative_to(bare).as_posix()] for path in sorted(bare.glob("*/*.png"))]
+    assert torch.equal(torch.tensor(rows), learned.targets)  # sorted by class and number, as the set is
+    found = ddfw.read_images(bare)
+    assert torch.equal(found.targets, learned.targets) and found.class_names == tuple(learned.class_names)
+
+
+def test_classes_need_no_labels_beside_the_folders(learned, tmp_path):
+    """Broken: folders that say everything would come with a file that may contradict them."""
+    hard = torch.nn.functional.one_hot(learned.targets.argmax(dim=1), 10).to(learned.targets.dtype)
+    card = ddfw.export(attrs.evolve(learned, targets=hard), "imagefolder", tmp_path / "set")
+    assert not (tmp_path / "set" / "labels.json").exists()
+    assert not any("labels.json" in note for note in card["export"]["notes"])
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda record: record["targets"].popitem(), "has no row"),
+        (lambda record: record["targets"].update({"0-0/none.png": [0.1] * 10}), "is not there"),
+        (lambda record: record["class_names"].pop(), "expected"),
+        (lambda record: record.pop("class_names"), "class_names"),
+        (lambda record: record["targets"].update({"0-0/00000.png": ["x"] * 10}), "labels.json"),
+        (lambda record: record["targets"].update({"0-0/00000.png": [0.9] * 10}), "probabilities"),
+        (lambda record: record["targets"].update({"0-0/00000.png": [float("nan")] * 10}), "finite"),
+    ],
+)
+def test_labels_that_do_not_fit_the_pictures_are_refused(exported, tmp_path, harm, words):
+    """Broken: a picture that was added, or a file that was edited, would give labels to the wrong images."""
+    bare = shutil.copytree(exported / "imagefolder", tmp_path / "bare")
+    (bare / "card.json").unlink()
+    record = json.loads((bare / "labels.json").read_text())
+    harm(record)
+    (bare / "labels.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=words):
+        ddfw.read_images(bare)
+
+
+def test_values_outside_the_pixel_range_are_counted_and_told_how_far_they_lie(learned, tmp_path):
+    """Broken: a set of which much is clipped would look as faithful as any."""
+    images = learned.space.encode(torch.full((20, 1, 8, 8), 0.5 * learned.space.max_value), torch.float32)
+    images[0, 0, 0, :3] = learned.space.encode(torch.full((1, 1, 1, 1), 3.25 * learned.space.max_value), torch.float32)
+    card = ddfw.export(attrs.evolve(learned, images=images), "imagefolder", tmp_path / "set")
+    rounding = card["export"]["rounding"]
+    assert rounding["clipped_values"] == 3 and rounding["farthest_outside"] == pytest.approx(2.25, abs=1e-4)
+    assert any("3 of 1,280 values (0.2 %)" in note and "2.2" in note for note in card["export"]["notes"])

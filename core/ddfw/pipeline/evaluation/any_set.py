@@ -26,6 +26,7 @@ from ddfw.errors import ConfigError, ConfigProblem, DataError, did_you_mean
 from ddfw.pipeline.adopt import given, require_shape
 from ddfw.pipeline.evaluation.baselines import BASELINES, Size, Subject, asked_baselines, full_data, real_baseline
 from ddfw.pipeline.evaluation.evaluator import Evaluator, final
+from ddfw.pipeline.evaluation.known_rows import known_rows
 from ddfw.pipeline.evaluation.scores import score
 from ddfw.pipeline.experts import observers_for_people
 from ddfw.pipeline.observers import Announcer
@@ -83,7 +84,8 @@ def evaluate(
         train, validation = (setup.encode(s, session.device) for s in (setup.splits.train, setup.splits.validation))
         teachers = _teachers(setup, experts_dir, evaluator)
         trained_on = _trained_on(asked, evaluator, train, validation, lr)
-        found = final(evaluator, trained_on, teachers, train, validation, own_budget=asked.own_budget)
+        known = known_rows(experts_dir, Path(subject), session)
+        found = final(evaluator, trained_on, teachers, train, validation, own_budget=asked.own_budget, known=known)
         ranking = score(evaluator, trained_on, train, validation, own_budget=asked.own_budget) if scores else {}
     return Evaluation(
         reports=found.own,

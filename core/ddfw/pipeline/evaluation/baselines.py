@@ -87,6 +87,11 @@ class Subject:
     selected_by: Literal["validation", "nothing"] = "validation"
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether it is the set that is evaluated, and no baseline beside it."""
+        return self.name not in BASELINES
+
 
 def distilled(plan: Plan, images: Tensor, targets: Tensor, step_size: float, step: int) -> Subject:
     """A run's learned set; networks are trained with the step size that was learned with it."""

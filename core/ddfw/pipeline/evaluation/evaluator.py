@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, frozen
 
-from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.executor import Evaluated, LabelledImages, ask_classes
 from ddfw.contracts.observer import EvaluationReport
 from ddfw.contracts.records import QUICK_NOTE
 from ddfw.contracts.settings import EvalSettings
+from ddfw.engine.evaluate import confusion as confusion_counts
 from ddfw.engine.evaluate import mean_std
 from ddfw.engine.inner import build_module
-from ddfw.errors import DivergedError, option_errors_at
+from ddfw.errors import DivergedError, PluginError, option_errors_at
 from ddfw.pipeline.evaluation.baselines import Subject, asked_baselines, full_data, real_baseline, size_of
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup
 
 if TYPE_CHECKING:
+    from ddfw.artifacts.row_cache import CachedRow
     from ddfw.contracts.executor import ExecutorContext, ExecutorSession
     from ddfw.contracts.labels import Teachers
+    from ddfw.pipeline.evaluation.known_rows import KnownRows
 
 
 @frozen(kw_only=True)
@@ -58,6 +61,22 @@ class Evaluator:
             on_network: called with the number of finished networks.
         """
         return self._evaluate(subject, test, "test", self.settings.networks, on_network)
+
+    def known(self, subject: Subject, row: CachedRow) -> EvaluationReport:
+        """The report of a set whose test accuracy another run has measured.
+
+        Args:
+            subject: the set.
+            row: what that run measured.
+        """
+        subject = evolve(subject, selected_by="validation" if row.selected_by == "validation" else "nothing")
+        return self._reported(subject, "test", row.accuracies, row.lr, source=row.run)
+
+    def on(self, net: str, session: ExecutorSession) -> Evaluator:
+        """An evaluator for the network of `[cross]` that stands there under the key `net`."""
+        config = self.setup.config
+        setup = self.setup.with_config(evolve(config, model=config.cross[net]))
+        return evolve(self, setup=setup, session=session, net=net)
 
     def with_best_lr(self, subject: Subject, validation: LabelledImages) -> Subject:
         """The set with the learning rate of `eval.baseline_lrs` that does best on the validation split.
@@ -96,15 +115,26 @@ class Evaluator:
             training = evolve(settings.full_set(), lr=subject.lr)
         else:
             training = settings.small_set(subject.lr, settings.select_epochs if split == "validation" else None)
-        accuracies = self.session.evaluate(
-            training,
-            subject.data,
-            test,
-            settings.seed,
-            range(networks),
-            "select" if split == "validation" else "eval",
-            on_network,
-        )
+        arguments = (training, subject.data, test, settings.seed, range(networks))
+        if split == "test" and subject.is_learned:
+            found = ask_classes(self.session, *arguments, "eval", on_network)
+        else:
+            purpose: Literal["select", "eval"] = "select" if split == "validation" else "eval"
+            found = Evaluated(accuracies=self.session.evaluate(*arguments, purpose, on_network))
+        return self._reported(subject, split, found.accuracies, training.lr, confusion=self._confusion(found, test))
+
+    def _reported(
+        self,
+        subject: Subject,
+        split: Literal["validation", "test"],
+        accuracies: tuple[float, ...],
+        lr: float,
+        *,
+        confusion: tuple[tuple[int, ...], ...] | None = None,
+        source: str = "",
+    ) -> EvaluationReport:
+        """Makes a report and passes it on to the observers."""
+        settings, networks = self.settings, len(accuracies)
         mean, std = mean_std(accuracies)
         report = EvaluationReport(
             subject=subject.name,
@@ -118,13 +148,29 @@ class Evaluator:
             eval_seed=settings.seed,
             step=subject.step,
             selected_by=subject.selected_by,
-            lr=training.lr,
+            lr=lr,
             images=len(subject.data.images),
             floats=subject.floats,
             notes=tuple(dict.fromkeys((*subject.notes, *((QUICK_NOTE,) if self.setup.config.run.quick else ())))),
+            source=source,
+            confusion=confusion,
         )
         self.announce(report)
         return report
+
+    def _confusion(self, found: Evaluated, test: LabelledImages) -> tuple[tuple[int, ...], ...] | None:
+        """The confusion matrix, None where the session gave no classes.
+
+        Raises:
+            PluginError: the session gave something that is no class for each image.
+        """
+        if found.predicted is None:
+            return None
+        try:
+            return confusion_counts(found.predicted, test.targets, self.setup.splits.spec.num_classes)
+        except ValueError as error:
+            name = self.setup.config.executor.name
+            raise PluginError(f"executor {name} predicts no classes for {len(test.targets)} images: {error}") from error
 
 
 @frozen(kw_only=True)
@@ -155,6 +201,7 @@ def final(
     validation: LabelledImages,
     *,
     own_budget: bool = True,
+    known: KnownRows | None = None,
 ) -> FinalReports:
     """Evaluates a set, the baselines of `eval.baselines` and the networks of `[cross]` on the test split.
 
@@ -169,35 +216,70 @@ def final(
         validation: the validation split in training space, by which the baselines' learning rates are chosen.
         own_budget: whether the set was made for the configuration's budget; if not, baselines may store as many
             floats as the set does.
+        known: rows of baselines that other runs measured, which are not measured again; None to measure all.
     """
     setup, settings = evaluator.setup, evaluator.settings
     size = size_of(setup, distilled, own_budget=own_budget)
     asked = asked_baselines(settings.baselines)
     baselines = [real_baseline(setup, b, train, teachers, size) for b in asked if b.selection != "all"]
-    subjects = [distilled, *(evaluator.with_best_lr(b, validation) for b in baselines)]
-    if any(b.selection == "all" for b in asked):
-        subjects.append(full_data(setup, train))
-    contexts, chosen, diverged = cross_contexts(setup), dict[str, list[Subject]](), list[Mapping[str, str]]()
+    whole = [full_data(setup, train)] if any(b.selection == "all" for b in asked) else []
+    own = [_Row(subject=distilled), *(_chosen(evaluator, b, validation, known) for b in (*baselines, *whole))]
+    contexts, others, diverged = cross_contexts(setup), dict[str, list[_Row]](), list[Mapping[str, str]]()
     for key, context in contexts.items():
         with setup.config.executor.open(context) as session:
-            other = evolve(evaluator, session=session, net=key)
-            chosen[key] = [distilled]
+            other = evaluator.on(key, session)
+            others[key] = [_Row(subject=distilled)]
             for baseline in baselines:
                 with _noting(diverged, key, baseline):
-                    chosen[key].append(other.with_best_lr(baseline, validation))
+                    others[key].append(_chosen(other, baseline, validation, known))
     test = setup.encode(setup.splits.test.read(), evaluator.session.device)
-    total = settings.networks * (len(subjects) + sum(map(len, chosen.values())))
-    done = settings.networks * len(subjects)
-    own = tuple(_tested(evaluator, subject, test, n * settings.networks, total) for n, subject in enumerate(subjects))
+    rows = [*own, *(row for some in others.values() for row in some)]
+    counter = _Counter(evaluator.announce, settings.networks * sum(row.cached is None for row in rows))
+    reports = tuple(_tested(evaluator, row, test, known, counter) for row in own)
     cross: dict[str, tuple[EvaluationReport, ...]] = {}
     for key, context in contexts.items():
         with setup.config.executor.open(context) as session:
-            other = evolve(evaluator, session=session, net=key)
-            for subject in chosen[key]:
-                with _noting(diverged, key, subject):
-                    cross[key] = (*cross.get(key, ()), _tested(other, subject, test, done, total))
-                done += settings.networks
-    return FinalReports(own=own, cross=cross, diverged=tuple(diverged))
+            other = evaluator.on(key, session)
+            for row in others[key]:
+                with _noting(diverged, key, row.subject):
+                    cross[key] = (*cross.get(key, ()), _tested(other, row, test, known, counter))
+    return FinalReports(own=reports, cross=cross, diverged=tuple(diverged))
+
+
+@frozen(kw_only=True)
+class _Row:
+    """A set that is going to be tested.
+
+    Args:
+        subject: the set, with the learning rate that was chosen for it.
+        asked: the same before a learning rate was chosen: what a row is found again by; None for a learned set.
+        cached: its figures, if another run has measured them.
+    """
+
+    subject: Subject
+    asked: Subject | None = None
+    cached: CachedRow | None = None
+
+
+class _Counter:
+    """Shows how many networks of all rows are tested."""
+
+    def __init__(self, announce: Announcer, total: int) -> None:
+        self._announce, self._total, self._before = announce, total, 0
+
+    def row(self, networks: int) -> Callable[[int], None]:
+        """What a row of so many networks is told by."""
+        before, self._before = self._before, self._before + networks
+        return lambda done: self._announce.tick("evaluate", before + done, self._total)
+
+
+def _chosen(evaluator: Evaluator, baseline: Subject, validation: LabelledImages, known: KnownRows | None) -> _Row:
+    """A baseline with its best learning rate, or with the figures that another run has measured."""
+    cached = None if known is None else known.find(evaluator.setup, baseline)
+    if cached is not None:
+        return _Row(subject=baseline, asked=baseline, cached=cached)
+    whole = baseline.name == "full_data"
+    return _Row(subject=baseline if whole else evaluator.with_best_lr(baseline, validation), asked=baseline)
 
 
 @contextmanager
@@ -208,8 +290,16 @@ def _noting(diverged: list[Mapping[str, str]], net: str, subject: Subject) -> It
         diverged.append({"net": net, "subject": subject.name, "reason": str(error)})
 
 
-def _tested(evaluator: Evaluator, subject: Subject, test: LabelledImages, before: int, total: int) -> EvaluationReport:
-    return evaluator.test(subject, test, lambda done: evaluator.announce.tick("evaluate", before + done, total))
+def _tested(
+    evaluator: Evaluator, row: _Row, test: LabelledImages, known: KnownRows | None, counter: _Counter
+) -> EvaluationReport:
+    """The report of one row: measured now, and kept for other runs, or as it was measured before."""
+    if row.cached is not None:
+        return evaluator.known(row.subject, row.cached)
+    report = evaluator.test(row.subject, test, counter.row(evaluator.settings.networks))
+    if known is not None and row.asked is not None:
+        known.keep(evaluator.setup, row.asked, report)
+    return report
 
 
 def cross_contexts(setup: Setup) -> dict[str, ExecutorContext]:

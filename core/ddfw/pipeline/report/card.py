@@ -65,7 +65,7 @@ def card_of(
         "outer": {key: value for key, value in attrs.asdict(config.outer).items() if key != "init_from"},
         **({"warm_start": True} if config.outer.init_from else {}),
         "selected": {"step": selected_step, "by": "validation" if status == "finished" else "nothing"},
-        "accuracies": [eval_record(r) for r in reports],
+        "accuracies": [eval_record(r, card=True) for r in reports],
         "protocol": {**attrs.asdict(config.eval), "network": config.model.name},
         "components": {table: plan.run.tables[table] for table in COMPONENT_TABLES},
         "citations": citations(config),

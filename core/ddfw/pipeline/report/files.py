@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from attrs import frozen
+from torch.nn.functional import one_hot
 
-from ddfw.artifacts import pictures, synthetic
+from ddfw.artifacts import pictures, snapshots, synthetic
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
 from ddfw.config.fingerprints import sha256_of
+from ddfw.pipeline.evaluation.baselines import select_real
 from ddfw.pipeline.report.card import card_of
 from ddfw.pipeline.report.manifest import manifest_of
 from ddfw.pipeline.report.summary import eval_record
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddfw.contracts.executor import LabelledImages
     from ddfw.contracts.observer import EvaluationReport
     from ddfw.contracts.records import Summary
     from ddfw.engine.distill import Distillation, Learned
@@ -56,6 +62,7 @@ class RunFiles:
         plan = self.plan
         reports = (*final.own, *final.across)
         outputs = self.write_set(distillation, best.learned, best.step, reports, summary.trajectories, "finished")
+        outputs |= snapshots.snapshot_files(self.directory.path)
         for report in final.own:
             self.directory.write_json(f"eval/{report.subject}.json", eval_record(report))
         for report in final.across:
@@ -110,6 +117,45 @@ class RunFiles:
             f"{plan.config.title()} · step {step}",
         )
         return found
+
+    def write_start(self, train: LabelledImages) -> None:
+        """Writes real images to compare with into `steps`, and removes snapshots of an earlier attempt.
+
+        Args:
+            train: the training split in training space.
+        """
+        plan, spec = self.plan, self.plan.layout.spec
+        snapshots.clear_snapshots(self.directory.path)
+        kept = snapshots.shown_per_class(snapshots.MAX_SHOWN, spec.num_classes, spec.floats_per_image)
+        rows = select_real(plan.real(train), "random", kept, plan.config.run.seed)
+        labels = one_hot(train.targets[rows], spec.num_classes)
+        self._write_snapshot(train.images[rows], labels, kept, None)
+
+    def write_step(self, distillation: Distillation[Any], learned: Learned, step: int) -> None:
+        """Writes what the set looks like after an outer step into `steps`.
+
+        Args:
+            distillation: decodes what was learned.
+            learned: parameters, labels and step size.
+            step: number of outer steps that are done.
+        """
+        images, targets = distillation.decoded(learned)
+        self._write_snapshot(images, targets, self.plan.layout.images_per_class, step)
+
+    def _write_snapshot(self, images: Tensor, targets: Tensor, per_class: int, step: int | None) -> None:
+        spec = self.plan.layout.spec
+        kept = snapshots.shown_per_class(per_class, spec.num_classes, spec.floats_per_image)
+        rows = torch.arange(len(images), device=images.device).view(-1, per_class)[:, :kept].flatten()
+        snapshots.write_snapshot(
+            self.directory.path,
+            snapshots.Snapshot(
+                pixels=self.plan.space.decode(images[rows]),
+                targets=targets[rows],
+                per_class=kept,
+                of_per_class=per_class,
+                step=step,
+            ),
+        )
 
     def write_ended(self, status: str, reason: str, seconds: Mapping[str, float], outputs: Mapping[str, str]) -> None:
         """Writes the manifest of a run that has no summary.

@@ -6,9 +6,11 @@ import importlib.metadata
 import platform
 from typing import TYPE_CHECKING, Any
 
-from ddfw.config.catalog import plugins
+from ddfw.config.catalog import catalog, plugins
+from ddfw.config.run_config import COMPONENT_TABLES
 
 if TYPE_CHECKING:
+    from ddfw.config.run_config import RunConfig
     from ddfw.pipeline.prepare import Plan
 
 
@@ -25,6 +27,8 @@ def manifest_of(plan: Plan, **facts: Any) -> dict[str, Any]:
         },
         "machine": {"system": platform.system(), "processor": platform.machine()},
         "sources": plan.run.sources,
+        "components": _components(plan.config),
+        "origins": dict(plan.run.origins),
         "plugins": [{"identity": p.identity, "version": p.version} for p in plugins().plugins],
         "seeds": {
             "run": plan.config.run.seed,
@@ -34,3 +38,16 @@ def manifest_of(plan: Plan, **facts: Any) -> dict[str, Any]:
         },
         **facts,
     }
+
+
+def _components(config: RunConfig) -> list[dict[str, str]]:
+    """The components that a run uses, with the plugins that offer them; components of no plugin say so by ""."""
+    used = [(kind, getattr(config, kind)) for kind in COMPONENT_TABLES]
+    used += [("model", model) for model in config.cross.values()]
+    used += [("observer", observer) for observer in config.observers.values()]
+    found = []
+    for kind, component in used:
+        entry = next((e for e in catalog().entries(kind) if e.cls is type(component)), None)
+        facts = {fact: getattr(entry, fact, "") for fact in ("plugin", "distribution", "version")}
+        found.append({"kind": kind, "name": component.name, **facts})
+    return found

@@ -23,6 +23,8 @@ _EVAL_ORDER = (
     *("subject", "net", "n", "accuracies", "mean", "std", "seeds", "eval_seed"),
     *("selected_by", "step", "split", "lr", "images", "floats", "notes"),
 )
+#: Facts that a file of eval/ holds where there are some, and a card never.
+_OF_THE_RUN = ("source", "confusion")
 #: What is evaluated beside baselines, with the words for it in tables.
 _OTHERS = {"distilled": "distilled", "given": "the given set"}
 
@@ -36,9 +38,15 @@ def subject_title(subject: str) -> str:
     return BASELINES[subject].title if subject in BASELINES else _OTHERS.get(subject, subject)
 
 
-def eval_record(report: EvaluationReport) -> dict[str, Any]:
-    """The content of one file of eval/, JSON-able."""
+def eval_record(report: EvaluationReport, *, card: bool = False) -> dict[str, Any]:
+    """The content of one file of eval/, JSON-able.
+
+    Args:
+        report: what was measured.
+        card: leave out what is no part of a card, which is passed on: the path of another run, and the matrix.
+    """
     facts = {name: getattr(report, name) for name in _EVAL_ORDER}
+    facts |= {name: value for name in _OF_THE_RUN if not card and (value := getattr(report, name))}
     return {"schema": EVAL_SCHEMA, **{k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}}
 
 
@@ -56,6 +64,8 @@ def summary_of(
     storage: Mapping[str, int],
     seconds: Mapping[str, float],
     device: Mapping[str, Any],
+    test_reads: int,
+    extended_from: tuple[int, ...],
 ) -> Summary:
     """The summary of a run that was evaluated.
 
@@ -67,6 +77,8 @@ def summary_of(
         storage: bytes of trajectories and number of experts.
         seconds: of each stage.
         device: what the executor says of it.
+        test_reads: how often the test split was read.
+        extended_from: the outer steps from which the run was extended.
     """
     assert best.learned is not None
     config, layout = plan.config, plan.layout
@@ -94,6 +106,8 @@ def summary_of(
         trajectories=dict(storage),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         device=device,
+        test_reads=test_reads,
+        extended_from=extended_from,
     )
 
 

@@ -87,24 +87,43 @@ def table(summary: Summary) -> RenderableType:
     return Group(grid, Text(""), *across, *(Text(fact) for fact in facts))
 
 
+#: What may help where the initial set was kept.
+_NOTHING_LEARNED = (
+    "no outer step did better on the validation split than the initial set, which is what was kept. Worth a try:",
+    "  another rate: --set param.lr=… three times smaller if the loss rises or jumps, larger if it barely falls",
+    "  more to follow: larger experts.count, experts.epochs and window.max_start, or more outer.steps",
+    "  a surer choice: larger eval.select_networks, and a larger data.validation",
+)
+
+
 def _facts(summary: Summary) -> list[str]:
     """The lines below a run's table."""
     stored = summary.budget
     facts = [
         f"budget {stored.floats:,} floats ({stored.accounting}); distilled stores {stored.strict:,} strict, "
         f"{stored.pixels:,} pixels",
-        f"step {summary.selected_step} was selected on the validation split; the test split was read once",
+        f"step {summary.selected_step} was selected on the validation split; the test split was read {_times(summary)}",
     ]
     if summary.selected_step == 0 and summary.outer_steps:
-        facts.append("no outer step did better on the validation split than the initial set, which is what was kept")
+        facts += _NOTHING_LEARNED
     facts.append("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items()))
     facts += [
         f"{d['net']} could not be trained on {subject_title(d['subject'])}: {d['reason']}"
         for d in summary.cross_diverged
     ]
+    runs = dict.fromkeys(row.source for row in (*summary.rows, *summary.cross) if row.source)
+    for run in runs:
+        taken = [subject_title(row.subject) for row in (*summary.rows, *summary.cross) if row.source == run]
+        facts.append(f"measured before, by {run}: {', '.join(dict.fromkeys(taken))}")
     if summary.quick:
         facts.append("a quick run: scaled down by --quick, its figures are not those of its recipe")
     return facts
+
+
+def _times(summary: Summary) -> str:
+    reads = summary.test_reads
+    before = f", before the run was extended from step {summary.extended_from[-1]} too" if summary.extended_from else ""
+    return ("once" if reads == 1 else f"{reads} times") + before
 
 
 def cross_table(rows: Sequence[SummaryRow | EvaluationReport]) -> RenderableType:

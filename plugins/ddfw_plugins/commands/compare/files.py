@@ -10,7 +10,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import deep_iterable, ge, min_len, optional
 
 import ddfw
-from ddfw import config_error, did_you_mean, read_toml, structured
+from ddfw import config_error, did_you_mean, errors_in, read_toml, structured
 from ddfw_plugins.commands._files import Tables, known_recipe, require_name
 
 #: At least one seed, each a whole number from 0.
@@ -75,12 +75,14 @@ class Comparison:
         settings: the table [comparison].
         base: the table [base]: settings that all variants share; they override the recipe's.
         variants: the variants, in the order of the file.
+        file: the file's path, for messages.
     """
 
     name: str
     settings: ComparisonSettings
     base: Tables
     variants: tuple[Variant, ...]
+    file: str = ""
 
 
 def shipped() -> dict[str, Path]:
@@ -102,10 +104,15 @@ def read(name_or_path: str) -> Comparison:
         raise config_error(
             "comparison", f"no comparison or file {name_or_path!r}.{hint} Known: {', '.join(sorted(known))}"
         )
+    with errors_in(str(path)):
+        return _read(path)
+
+
+def _read(path: Path) -> Comparison:
     file = structured(read_toml(path), _File)
     require_name(path.stem, str(path))
     variants = tuple(_variant(key, given, file.comparison.seeds) for key, given in file.variants.items())
-    return Comparison(name=path.stem, settings=file.comparison, base=file.base, variants=variants)
+    return Comparison(name=path.stem, settings=file.comparison, base=file.base, variants=variants, file=str(path))
 
 
 def _variant(name: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Variant:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from attrs import evolve, frozen
 
 import ddfw
-from ddfw import ConfigError, DataError, DirectoryInUseError, config_error
+from ddfw import ConfigError, DataError, DirectoryInUseError, config_error, errors_in
 from ddfw_plugins.commands.compare.files import Comparison, Variant
 from ddfw_plugins.commands.compare.tables import markdown
 
@@ -24,16 +24,25 @@ def variant_config(comparison: Comparison, variant: Variant, places: ddfw.Places
     """A variant's configuration, its outer steps and selections set so that all variants cost the same.
 
     Raises:
-        ConfigError: the variant's settings are wrong, or do not fit its data; the path starts with the variant's name.
+        ConfigError: the variant's settings are wrong, or do not fit its data; the path starts with the file's name and
+            is that in the file, below [base] or the variant.
         DataError: the data set is missing or damaged.
     """
+    with errors_in(comparison.file):
+        return _variant_config(comparison, variant, places)
+
+
+def _variant_config(comparison: Comparison, variant: Variant, places: ddfw.Places) -> ddfw.RunConfig:
     settings, place = comparison.settings, f"variants.{variant.name}"
     _require_equal_terms(comparison, variant, place)
     try:
         config = ddfw.configure(settings.recipe, [comparison.base, variant.tables], ()).config
         layout = ddfw.fits(config, places.data_root)
     except ConfigError as error:
-        problems = tuple(evolve(problem, path=f"{place}.{problem.path}") for problem in error.problems)
+        problems = []
+        for problem in error.problems:
+            shared = not _stands(problem.path, variant.tables) and _stands(problem.path, comparison.base)
+            problems.append(evolve(problem, path=f"{'base' if shared else place}.{problem.path}"))
         raise ConfigError(problems, error.causes) from error
     config = evolve(config, run=evolve(config.run, recipe=comparison.name))
     if settings.image_gradients is not None:
@@ -43,6 +52,15 @@ def variant_config(comparison: Comparison, variant: Variant, places: ddfw.Places
         every = max(1, -(-config.outer.steps // settings.selections))
         config = evolve(config, eval=evolve(config.eval, every=every))
     return config
+
+
+def _stands(path: str, tables: Any) -> bool:
+    """Whether tables set what stands at a dotted path."""
+    for key in path.partition("[")[0].split("."):
+        if not isinstance(tables, Mapping) or key not in tables:
+            return False
+        tables = tables[key]
+    return True
 
 
 def _require_equal_terms(comparison: Comparison, variant: Variant, place: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import ddfw
-from ddfw import data_root_option, experts_dir_option, quiet_option
+from ddfw import data_root_option, errors_in, experts_dir_option, quiet_option
 from ddfw_plugins.commands.sweep import files, runner, study, tables, trials
 
 
@@ -58,11 +58,13 @@ def sweep_command(
     """
     sweep, places = files.read(file), ddfw.Places(out=out, experts=experts_dir, data_root=data_root)
     if dry_run:
-        _dry_run(sweep, places, as_json)
+        with errors_in(str(file)):
+            _dry_run(sweep, places, as_json)
         return
     say: Callable[[str], None] = (lambda line: None) if quiet else partial(click.echo, err=True)
     try:
-        folder, record = runner.run(sweep, places, on=on, workers=workers, say=say, quiet=quiet or as_json)
+        with errors_in(str(file)):
+            folder, record = runner.run(sweep, places, on=on, workers=workers, say=say, quiet=quiet or as_json)
     except KeyboardInterrupt:
         click.echo("ddfw: trials that ended are kept; the same command goes on", err=True)
         raise

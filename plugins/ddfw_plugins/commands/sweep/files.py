@@ -12,7 +12,7 @@ from typing import Any, Literal
 from attrs import field, frozen
 from attrs.validators import ge, gt, optional
 
-from ddfw import OptionError, config_error, read_toml, structured
+from ddfw import OptionError, config_error, errors_in, read_toml, structured
 from ddfw_plugins.commands._files import Tables, known_recipe, require_name
 
 #: Keys of the table [sweep] that only a study by optuna uses.
@@ -162,6 +162,11 @@ def read(path: Path) -> Sweep:
     Raises:
         ConfigError: the file is missing, unreadable or wrong; with the place in it.
     """
+    with errors_in(str(path)):
+        return _read(path)
+
+
+def _read(path: Path) -> Sweep:
     tables = read_toml(path)
     require_name(path.stem, str(path))
     file = structured(tables, _File)
