@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import io
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +21,11 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where a test has several threads, those that wait leave the cores to the other workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Nothing is written to the developer's own cache; processes that tests start, and all workers, share this one.
+os.environ["XDG_CACHE_HOME"] = _CACHE = os.environ.get("DDFW_TESTS_CACHE") or tempfile.mkdtemp(prefix="ddfw-tests-")
+os.environ["DDFW_TESTS_CACHE"] = _CACHE
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 GOLDEN = Path(__file__).parent / "golden"
 

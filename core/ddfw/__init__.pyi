@@ -20,6 +20,15 @@ from .artifacts.row_cache import list_rows as list_rows
 from .artifacts.snapshots import read_snapshot as read_snapshot
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
 from .artifacts.torch_file import read_torch_tensor as read_torch_tensor
+from .cli.completion_words import complete_comparisons as complete_comparisons
+from .cli.completion_words import complete_components as complete_components
+from .cli.completion_words import complete_formats as complete_formats
+from .cli.completion_words import complete_kinds as complete_kinds
+from .cli.completion_words import complete_recipes as complete_recipes
+from .cli.completion_words import complete_runs as complete_runs
+from .cli.completion_words import complete_starts as complete_starts
+from .cli.completion_words import complete_stores as complete_stores
+from .cli.completion_words import completer as completer
 from .cli.duration import max_time_option as max_time_option
 from .cli.output import age_text as age_text
 from .cli.output import show_rows as show_rows
@@ -43,6 +52,7 @@ from .config.extensions import owner_of as owner_of
 from .config.extensions import recipe_folders as recipe_folders
 from .config.files import read_toml as read_toml
 from .config.files import structured as structured
+from .config.listing import listing as listing
 from .config.load import Configured as Configured
 from .config.load import config_text as config_text
 from .config.load import configure as configure
@@ -122,11 +132,11 @@ from .pipeline.initial_run import InitialRun as InitialRun
 from .pipeline.initial_run import initial_run as initial_run
 from .pipeline.prepare import Plan as Plan
 from .pipeline.prepare import fits as fits
+from .pipeline.report.page import write_joint_page as write_joint_page
+from .pipeline.report.page import write_page as write_page
 from .pipeline.report.record import RunRecord as RunRecord
 from .pipeline.report.record import read_run as read_run
 from .pipeline.report.record import runs_below as runs_below
-from .pipeline.report.page import write_joint_page as write_joint_page
-from .pipeline.report.page import write_page as write_page
 from .pipeline.report.summary import over_seeds as over_seeds
 from .pipeline.report.summary import subject_title as subject_title
 from .pipeline.report.tables import markdown_table as markdown_table

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ddfw_registry._sources import Source
 from ddfw_registry._words import did_you_mean, suggest
 from ddfw_registry.catalog import Catalog, Entry, KindInfo
 from ddfw_registry.describe import OptionInfo, options
-from ddfw_registry.discovery import DisabledPlugin, Discovery, Plugin, PluginFailure, discover
+from ddfw_registry.discovery import (
+    DisabledPlugin,
+    Discovery,
+    Plugin,
+    PluginFailure,
+    discover,
+    is_named,
+    listed_in,
+    watching,
+)
 from ddfw_registry.errors import (
     ConfigError,
     ConfigProblem,
@@ -39,13 +49,17 @@ __all__ = [
     "Plugin",
     "PluginFailure",
     "RegistryError",
+    "Source",
     "Structurer",
     "UnknownComponentError",
     "collect",
     "did_you_mean",
     "discover",
+    "is_named",
+    "listed_in",
     "options",
     "suggest",
+    "watching",
 ]
 
 

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, TypeAlias, cast
 
 import pluggy
 from attrs import field, frozen
 
 from ddfw_registry._hooks import Rejected, check, foreign, remove
-from ddfw_registry._sources import Candidate, Source, candidates, normalise
+from ddfw_registry._sources import Source, candidates, normalise
 from ddfw_registry._words import error_line, one_line
 
 #: The stage at which a plugin failed: its import, its registration, a call of its hook, or a class that it offers.
 Stage: TypeAlias = Literal["load", "register", "hook", "component"]
+
+
+#: Called with the identity of a plugin whenever code of that plugin is about to run.
+_watcher: ContextVar[Callable[[str], None] | None] = ContextVar("watcher", default=None)
 
 
 def disable_variable(project: str) -> str:
@@ -99,8 +104,8 @@ def discover(
     """
     manager = pluggy.PluginManager(project)
     manager.add_hookspecs(cast(type, hookspecs))  # pluggy accepts modules too, but its annotation does not
-    extra = _listed(environ, f"{project.upper()}_PLUGINS")
-    wanted = _listed(environ, disable_variable(project))
+    extra = listed_in(environ, f"{project.upper()}_PLUGINS")
+    wanted = listed_in(environ, disable_variable(project))
 
     found = candidates(project, group, extra)
     matched: set[str] = set()
@@ -108,7 +113,7 @@ def discover(
     loaded: list[Plugin] = []
     failures: list[PluginFailure] = []
     for source in found:
-        words = [word for word in wanted if _matches(word, source)]
+        words = [word for word in wanted if is_named(word, source)]
         matched.update(words)
         if words:
             disabled.append(DisabledPlugin(*source.place))
@@ -148,6 +153,20 @@ def _registered(
 
 
 @contextmanager
+def watching(told: Callable[[str], None]) -> Iterator[None]:
+    """Tells a function which plugin's code is about to run, inside a `with` block.
+
+    Args:
+        told: called with the plugin's identity before the plugin is imported, registered, or its hook called.
+    """
+    token = _watcher.set(told)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+@contextmanager
 def recorded(failures: list[PluginFailure], source: Source, stage: Stage, prefix: str = "") -> Iterator[None]:
     """Records any exception of a `with` block as a failure of a plugin, except KeyboardInterrupt.
 
@@ -157,6 +176,8 @@ def recorded(failures: list[PluginFailure], source: Source, stage: Stage, prefix
         stage: what the block does.
         prefix: start of the failure's text.
     """
+    if (told := _watcher.get()) is not None:
+        told(source.identity)
     try:
         yield
     except KeyboardInterrupt:
@@ -186,14 +207,15 @@ def _register(
     manager.check_pending()
 
 
-def _matches(word: str, source: Candidate) -> bool:
+def is_named(word: str, source: Source) -> bool:
+    """Whether a word of the list of disabled plugins means this plugin: its identity, name or distribution."""
     distribution, colon, name = word.partition(":")
     if colon:
         return name == source.name and normalise(distribution) == normalise(source.distribution)
     return word == source.name or normalise(word) == normalise(source.distribution)
 
 
-def _listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+def listed_in(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     """The non-empty words of a comma-separated environment variable, without repetitions."""
     words = (word.strip() for word in environ.get(name, "").split(","))
     return tuple(dict.fromkeys(word for word in words if word))

@@ -259,7 +259,7 @@ def _expert_file(path: Path, num_parameters: int | None) -> CompactExpert:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             about = json.loads(file.metadata()[atomic.METADATA_KEY]).get("compact")
             count, columns = (int(n) for n in file.get_slice("snapshots" if about is None else "points").get_shape())
         if about is None:

@@ -3,45 +3,92 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ddfw.cli.completion_words import complete_described, complete_kinds_and_names
 from ddfw.cli.shared import plugin_option
+
+if TYPE_CHECKING:
+    from ddfw.config.listing import ListedComponent
+    from ddfw_registry import Offer
 
 
 @click.command("describe")
-@click.argument("kind")
-@click.argument("name")
+@click.argument("kind", metavar="KIND|NAME", shell_complete=complete_kinds_and_names)
+@click.argument("name", required=False, shell_complete=complete_described)
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
-def describe_command(kind: str, name: str, as_json: bool) -> None:
-    """Show a component's options, source and citation."""
-    import inspect
+@click.pass_context
+def describe_command(context: click.Context, kind: str, name: str | None, as_json: bool) -> None:
+    """Show a component's options, source and citation.
 
-    from ddfw.cli.words import require_kind
-    from ddfw.config.catalog import catalog
-    from ddfw_registry import options
+    The kind can be left out where no component of another kind has the name. A kind alone lists its components.
 
-    entry = catalog().get(require_kind(kind), name)
-    facts: dict[str, Any] = {
-        "schema": 1,
-        "kind": entry.kind,
-        "name": entry.name,
-        "summary": entry.summary,
-        "description": inspect.getdoc(entry.cls) or "",
-        "options": [o.as_dict() for o in options(entry.cls)],
-        "class": f"{entry.cls.__module__}.{entry.cls.__qualname__}",
-        "source": inspect.getsourcefile(entry.cls) or "",
-        "plugin": entry.plugin,
-        "distribution": entry.distribution,
-        "version": entry.version,
-        "citation": getattr(entry.cls, "citation", ""),
-    }
+    \b
+    ddfw describe param lss
+    ddfw describe lss
+    ddfw describe param
+    """
+    from ddfw.cli.list import list_command
+    from ddfw.cli.words import EXTENSIONS, require_kind
+    from ddfw.config.listing import listing
+    from ddfw.kinds import KINDS
+
+    if name is None:
+        if kind in (*(k.id for k in KINDS), *EXTENSIONS):
+            context.invoke(list_command, kind=kind, as_json=as_json)
+            return
+        kind, name = _only_kind(kind), kind
+    offer = listing().components(require_kind(kind)).get(name)
+    if offer.item.problem:
+        raise click.ClickException(f"the options of {kind} {name} cannot be shown: {offer.item.problem}")
+    facts = _facts(kind, offer)
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         _show(facts)
+
+
+def _only_kind(name: str) -> str:
+    """The kind of which there is a component of this name.
+
+    Raises:
+        click.UsageError: there is none, or there are several.
+    """
+    from ddfw.config.listing import listing
+    from ddfw.kinds import KINDS
+    from ddfw_registry import did_you_mean
+
+    offers = {kind.id: listing().components(kind.id) for kind in KINDS}
+    kinds = [kind for kind, offered in offers.items() if name in offered.entries or name in offered.duplicates]
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
+        ways = " or ".join(f"`ddfw describe {kind} {name}`" for kind in kinds)
+        raise click.UsageError(f"{name!r} names components of several kinds: {', '.join(kinds)}. Type {ways}.")
+    names = [word for offered in offers.values() for word in offered.entries]
+    hint = did_you_mean(name, names) or did_you_mean(name, offers)
+    raise click.UsageError(f"{name!r} is neither a kind nor a component.{hint} `ddfw list` shows all.")
+
+
+def _facts(kind: str, offer: Offer[ListedComponent]) -> dict[str, Any]:
+    item = offer.item
+    return {
+        "schema": 1,
+        "kind": kind,
+        "name": item.name,
+        "summary": item.summary,
+        "description": item.description,
+        "options": list(item.options),
+        "class": item.cls,
+        "source": item.source,
+        "plugin": offer.plugin,
+        "distribution": offer.distribution,
+        "version": offer.version,
+        "citation": item.citation,
+    }
 
 
 def _show(facts: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ddfw.cli.completion_words import complete_baselines, complete_likes, complete_subjects
 from ddfw.cli.shared import (
     component_flags,
     cross_option,
@@ -25,13 +26,23 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("subject", metavar="RUN|SET|WORD")
-@click.option("--like", metavar="RUN|RECIPE|FILE", help="Whose data, network and protocol; for a run, its own.")
+@click.argument("subject", metavar="RUN|SET|WORD", shell_complete=complete_subjects)
+@click.option(
+    "--like",
+    metavar="RUN|RECIPE|FILE",
+    shell_complete=complete_likes,
+    help="Whose data, network and protocol; for a run, its own.",
+)
 @component_flags("data", "model", "augment", "executor")
 @cross_option
 @setting_option("--ipc", "budget.ipc", least=1, help="Budget of the real images, in images per class.")
 @setting_option(
-    "--baseline", "eval.baselines", multiple=True, metavar="NAME", help="A row beside it (may be repeated)."
+    "--baseline",
+    "eval.baselines",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_baselines,
+    help="A row beside it (may be repeated).",
 )
 @click.option("--scores", is_flag=True, help="DD-Ranking's scores too, in fractions; trains on the full data.")
 @setting_option("--networks", "eval.networks", least=2, help="How many fresh networks; the default is the run's own.")

@@ -14,13 +14,15 @@ from typing import NoReturn
 import click
 
 from ddfw.cli.shared import plugin_option
-from ddfw.config.extensions import commands, formats, imported
+from ddfw.config.extensions import commands, imported
+from ddfw.config.listing import listing, stored_listing
+from ddfw.config.listing_file import forget_records
 from ddfw.config.named_plugins import forget_named_plugins
 from ddfw.contracts.command import Command
 from ddfw.errors import PluginError
 from ddfw.process import ranks
 from ddfw.process.allocator import keep_freed_memory
-from ddfw_registry import DuplicateComponentError
+from ddfw_registry import DuplicateComponentError, Offers
 
 USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
 
@@ -29,6 +31,7 @@ USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
 CORE_COMMANDS = {
     name: Command(name=name, summary=summary, target=f"ddfw.cli.{name}:{name}_command")
     for name, summary in (
+        ("completion", "Print or install completion for bash, zsh or fish."),
         ("describe", "Show a component's options, source and citation."),
         ("eval", "Train fresh networks on a set of images and test them."),
         ("list", "List what is installed, of one KIND or of all."),
@@ -42,12 +45,29 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came; like an interrupt, so that nothing that shields itself from errors swallows it."""
 
 
+#: Commands of the core that ask no plugin in this process.
+_LIGHT = ("completion", "describe", "list", "plugins")
+
+
+def _offered() -> Offers[Command]:
+    """The commands that plugins offer; plugins are asked in a child process if the answer is not stored."""
+    return listing().commands
+
+
+def _offered_to_core(name: str) -> Offers[Command] | None:
+    """The commands that plugins offer, to see whether one has the name of a core command; None if that can wait."""
+    known = stored_listing("outline")
+    if known is not None:
+        return known.commands
+    return None if name in _LIGHT else commands()  # a run asks the plugins anyway
+
+
 class _Commands(click.Group):
     """Commands whose modules are imported when they are called: the core's own, and those of plugins."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, sorted."""
-        return sorted({*CORE_COMMANDS, *commands().entries, *commands().duplicates})
+        return sorted({*CORE_COMMANDS, *_offered().entries, *_offered().duplicates})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command of this name, imported now; None if there is none.
@@ -56,15 +76,17 @@ class _Commands(click.Group):
             DuplicateComponentError: two plugins, or a plugin and the core, offer the name.
             PluginError: a plugin's command cannot be imported.
         """
-        owners = [offer.plugin for offer in [commands().entries.get(name)] if offer is not None]
         if name in CORE_COMMANDS:
-            if owners := [*owners, *commands().duplicates.get(name, ())]:
+            offered = _offered_to_core(name)
+            entry = None if offered is None else offered.entries.get(name)
+            owners = () if offered is None else (entry.plugin,) if entry else offered.duplicates.get(name, ())
+            if owners:
                 raise DuplicateComponentError("command", name, ("ddfw", *owners), "", "command")
             found: click.Command = imported(CORE_COMMANDS[name].target, "ddfw")
             return found
-        if not owners and name not in commands().duplicates:
+        if name not in _offered().entries and name not in _offered().duplicates:
             return None
-        offer = commands().get(name)
+        offer = _offered().get(name)
         command: object = imported(offer.item.target, offer.plugin)
         if not isinstance(command, click.Command):
             raise PluginError(f"plugin {offer.plugin} names {offer.item.target}, which is no click.Command")
@@ -73,9 +95,9 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the commands with their summaries, without importing them."""
         summaries = {name: command.summary for name, command in CORE_COMMANDS.items()}
-        for name, offer in commands().entries.items():
+        for name, offer in _offered().entries.items():
             summaries.setdefault(name, offer.item.summary)
-        for name, owners in commands().duplicates.items():
+        for name, owners in _offered().duplicates.items():
             summaries.setdefault(name, f"Offered by {' and '.join(owners)}: disable all but one of them.")
         with formatter.section("Commands"):
             formatter.write_dl(sorted(summaries.items()))
@@ -105,7 +127,8 @@ def cli(show_traceback: bool) -> None:
     ddfw run --param lss --traj mct     the main job, on data that needs no download
     ddfw recipes list                   settings for known data, methods and sizes
     ddfw list                           every component that is installed
-    ddfw describe param lss             a component's options
+    ddfw describe lss                   a component's options
+    ddfw completion --install           <TAB> completes components, recipes, settings and runs
 
     Exit codes: 0 done, 1 run failed or directory in use, 2 usage or configuration, 3 plugin, 4 data, 5 diverged,
     70 internal error, 74 disk, 75 stopped by SIGTERM or --max-time (the same command goes on), 130 interrupted.
@@ -135,10 +158,15 @@ def invoke(arguments: list[str]) -> int:
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
+    forget_records()
+    listing.cache_clear()
     shown = _Shown(level=logging.WARNING)
     logging.getLogger("ddfw").addHandler(shown)
     try:
         with ranks.first_rank_shows():
+            if "_DDFW_COMPLETE" in os.environ:
+                import ddfw.cli.completion  # noqa: F401  # our scripts replace those of click
+
             code = cli.main(args=arguments, prog_name="ddfw", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as stop:
@@ -207,15 +235,13 @@ def _say_what_is_missing(local: bool) -> None:
     Args:
         local: whether to say how a plugin is named that is not installed.
     """
-    from ddfw.config.catalog import catalog, plugins
-
     if not ranks.speaks(USAGE):
         return
 
-    found = plugins()
-    for plugin in found.disabled:
+    found = listing().plugins
+    for plugin in (plugin for plugin in found if plugin.status == "disabled"):
         click.echo(f"note: {plugin.identity} is disabled by DDFW_DISABLE_PLUGINS", err=True)
-    for failure in (*found.failures, *catalog().failures)[:3]:
+    for failure in listing().failures[:3]:
         click.echo(f"note: plugin {failure.identity} does not work: {failure.error}", err=True)
     if local:
         click.echo("note: a component in a file of your own needs --plugin FILE.py with every command", err=True)
@@ -237,6 +263,7 @@ def _internal(error: Exception, arguments: list[str]) -> int:
 def _plugin_in(error: Exception) -> str | None:
     """The plugin of a third party in whose code an error arose (the innermost one), None if there is none."""
     from ddfw.config.catalog import catalog
+    from ddfw.config.extensions import formats
     from ddfw.kinds import KINDS
 
     found = catalog()

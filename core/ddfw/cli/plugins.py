@@ -14,21 +14,13 @@ def plugins_command(as_json: bool) -> None:
     .py files. Both take names separated by commas.
     """
     from ddfw.cli.output import show_rows
-    from ddfw.config.catalog import plugins
+    from ddfw.config.listing import listing
 
-    found = plugins()
-    rows = [
-        *(_row(p, "ok", "", p.value) for p in found.plugins),
-        *(_row(p, "failed", p.error, p.value) for p in found.failures),
-        *(_row(p, "disabled", "", "") for p in found.disabled),
-    ]
-    rows.sort(key=lambda row: row["identity"])
-    shown = ("identity", "version", "status", "error") if found.failures else ("identity", "version", "status")
+    found = listing()
+    facts = ("identity", "name", "distribution", "version", "status", "error", "value")
+    rows = [{fact: str(getattr(plugin, fact)) for fact in facts} for plugin in found.plugins]
+    failed = any(row["error"] for row in rows)
+    shown = ("identity", "version", "status", "error") if failed else ("identity", "version", "status")
     show_rows(rows, shown, as_json, "no plugins are installed")
     for name in found.unknown_disabled:
         click.echo(f"warning: DDFW_DISABLE_PLUGINS names {name!r}, which is not installed", err=True)
-
-
-def _row(plugin: object, status: str, error: str, value: str) -> dict[str, str]:
-    names = ("identity", "name", "distribution", "version")
-    return {**{n: str(getattr(plugin, n)) for n in names}, "status": status, "error": error, "value": value}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ddfw.cli.completion_words import complete_runs, complete_starts
 from ddfw.cli.duration import max_time_option
 from ddfw.cli.shared import (
     cache_option,
@@ -28,6 +29,7 @@ from ddfw.cli.shared import (
     setting_option,
 )
 from ddfw.config.catalog import as_table
+from ddfw.config.early import refuse_unknown_components
 from ddfw.config.load import configure
 from ddfw.errors import ConfigError
 from ddfw.kinds import KINDS
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.argument("recipe", required=False, metavar="[RECIPE|FILE]")
+@click.argument("recipe", required=False, metavar="[RECIPE|FILE]", shell_complete=complete_starts)
 @component_flags(*(kind.id for kind in KINDS))
 @setting_option("--ipc", "budget.ipc", least=1, help="Images per class that the budget would store as pixels.")
 @setting_option("--seed", "run.seed", least=0, help="Seed of the run; experts and evaluation have their own.")
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     "--init-from",
     "outer.init_from",
     metavar="RUN|PATH",
+    shell_complete=complete_runs,
     callback=lambda ctx, param, start: start and str(Path(start).resolve()),  # the run's config.toml holds anywhere
     help="Start from this set and not from real images.",
 )
@@ -97,12 +100,14 @@ def run_command(
     ddfw run lss-mct-cifar10-ipc1 --quick --data-root ~/data
     """
     until = None if max_time is None else time.monotonic() + max_time
-    from ddfw.pipeline import runner
-
     tables = flag_tables(flags)
     if seeds is not None and flags["run__seed"] is not None:
         raise click.UsageError("--seed and --seeds exclude each other")
     numbers = seed_numbers(seeds)
+    with flags_named():
+        refuse_unknown_components(recipe, tables, assignments)
+    from ddfw.pipeline import runner  # after what can be refused without torch
+
     if download and not dry_run:
         runner.download_data(configure(recipe, tables, assignments).config, data_root)
     with flags_named():

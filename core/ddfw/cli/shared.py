@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from attrs import evolve
 
+from ddfw.cli.completion_words import complete_components, complete_settings
 from ddfw.errors import ConfigError
 from ddfw.kinds import KINDS
 
@@ -39,6 +40,7 @@ cross_option = click.option(
     "cross",
     multiple=True,
     metavar="MODEL",
+    shell_complete=complete_components("model"),
     help="Another network to evaluate on, besides --model (may be given several times; [cross] in a file).",
 )
 
@@ -72,7 +74,12 @@ cache_option = click.option(
 )
 #: `--set`, several times; the command gets `assignments`, a tuple of texts for `configure`.
 set_option = click.option(
-    "--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="One setting; wins over all else."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY.PATH=VALUE",
+    shell_complete=complete_settings,
+    help="One setting; wins over all else.",
 )
 
 
@@ -83,7 +90,11 @@ def component_flags(*kinds: str) -> Callable[[F], F]:
         for kind in reversed([k for k in KINDS if k.id in kinds]):
             several = kind.id == "observer"
             text = f"The {kind.title}{' (may be given several times; adds to the recipe)' if several else ''}."
-            function = click.option(f"--{kind.id}", kind.id, metavar="NAME", multiple=several, help=text)(function)
+            words = complete_components(kind.id)
+            flag = click.option(
+                f"--{kind.id}", kind.id, metavar="NAME", multiple=several, shell_complete=words, help=text
+            )
+            function = flag(function)
         return function
 
     return decorate

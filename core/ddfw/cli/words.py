@@ -6,6 +6,9 @@ import click
 
 from ddfw.kinds import KINDS
 
+#: What plugins offer beside components.
+EXTENSIONS = ("command", "format", "recipes")
+
 
 def require_kind(kind: str, others: tuple[str, ...] = ()) -> str:
     """The kind's id, or one of the other words that are allowed.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddfw.config import catalog, extensions
+from ddfw.config.listing import listing
+from ddfw.config.listing_file import forget_records
 from ddfw.errors import PluginError
 
 VARIABLE = "DDFW_PLUGINS"
@@ -63,3 +65,5 @@ def _ask_again() -> None:
         answers.cache_clear()
     extensions.recipe_folders.cache_clear()
     recipes.cache_clear()
+    forget_records()
+    listing.cache_clear()

@@ -5,6 +5,7 @@ The command line and notebooks call the same functions here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from ddfw.errors import (
 from ddfw.pipeline.evaluation.known_rows import known_rows
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Plan, make_plan
+from ddfw.pipeline.report.page import write_page
 from ddfw.pipeline.resume import find
 from ddfw.pipeline.stages import RunResult, Stages
 from ddfw.pipeline.stopping import Stopping, now
@@ -41,6 +43,8 @@ from ddfw.pipeline.warm_start import set_sha256
 if TYPE_CHECKING:
     from ddfw.contracts.executor import Crew
     from ddfw.contracts.observer import AbstractObserver
+
+logger = logging.getLogger(__name__)
 
 
 @frozen(kw_only=True)
@@ -260,8 +264,10 @@ def _run(
 def _reported(stages: Stages) -> RunResult:
     """Runs all stages; an unexpected error is recorded in the run directory and reported to the observers."""
     try:
-        return stages.run()
-    except (DivergedError, StoppedError):
+        result = stages.run()
+    except (DivergedError, StoppedError) as stop:
+        if isinstance(stop, DivergedError):
+            _write_page(stages)
         raise  # A divergence is reported already; a stop is not a failure.
     except KeyboardInterrupt as stop:
         if stages.checkpoints.saved is not None:
@@ -270,6 +276,19 @@ def _reported(stages: Stages) -> RunResult:
     except Exception as error:
         stages.report_failure(error)
         raise
+    _write_page(stages)
+    return result
+
+
+def _write_page(stages: Stages) -> None:
+    """Writes the page of the run; a run is what it is without its page, which can be made again."""
+    run = stages.directory.path
+    if stages.crew.rank:
+        return
+    try:
+        write_page(run)
+    except Exception as error:
+        logger.warning("no page of %s (%s: %s); `ddfw report` makes it again", run, type(error).__name__, error)
 
 
 def distill(

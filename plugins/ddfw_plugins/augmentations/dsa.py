@@ -24,7 +24,10 @@ FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 @final
 @frozen(kw_only=True)
 class Siamese(AbstractAugmentation):
-    """Differentiable siamese augmentation: each batch gets one of colour, crop, cutout, flip, scale and rotate."""
+    """Differentiable siamese augmentation: colour, crop, cutout, flip, scale, rotate.
+
+    Each batch gets one of them.
+    """
 
     name: ClassVar[str] = "dsa"
     citation: ClassVar[str] = """@inproceedings{zhao2021dsa,

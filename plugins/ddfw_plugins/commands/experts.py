@@ -31,7 +31,7 @@ def experts_group() -> None:
 
 
 @experts_group.command("train")
-@click.argument("recipe", required=False, metavar="[RECIPE|FILE]")
+@click.argument("recipe", required=False, metavar="[RECIPE|FILE]", shell_complete=ddfw.complete_starts)
 @component_flags("data", "model", "augment", "executor")
 @setting_option("--count", "experts.count", least=1, help="How many experts.")
 @setting_option("--epochs", "experts.epochs", least=1, help="Epochs of each.")
@@ -100,7 +100,7 @@ def experts_list(experts_dir: Path, as_json: bool) -> None:
 
 
 @experts_group.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=ddfw.complete_stores)
 @experts_dir_option
 @_JSON
 def experts_show(name: str, experts_dir: Path, as_json: bool) -> None:
@@ -121,7 +121,13 @@ def experts_show(name: str, experts_dir: Path, as_json: bool) -> None:
     callback=lambda ctx, param, zca: {True: "zca", False: "standard", None: None}[zca],
     help="Whether the experts saw whitened images; sets data.space.",
 )
-@setting_option("--as", "traj", metavar="TRAJ", help="Keep only what this trajectory source needs, such as mct.")
+@setting_option(
+    "--as",
+    "traj",
+    metavar="TRAJ",
+    shell_complete=ddfw.complete_components("traj"),
+    help="Keep only what this trajectory source needs, such as mct.",
+)
 @experts_dir_option
 @data_root_option
 @set_option
@@ -182,7 +188,7 @@ def _run_with(store: Path, flags: Mapping[str, Any], assignments: tuple[str, ...
 
 
 @experts_group.command("rm")
-@click.argument("name")
+@click.argument("name", shell_complete=ddfw.complete_stores)
 @experts_dir_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def experts_rm(name: str, experts_dir: Path, yes: bool) -> None:

@@ -14,7 +14,7 @@ WRITABLE = {name: offer.item.summary for name, offer in ddfw.formats().entries.i
 
 
 @click.command("export", epilog="\b\n" + "\n".join(f"{name}: {summary}" for name, summary in WRITABLE.items()))
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=ddfw.complete_runs)
 @click.option(
     "--format",
     "form",

@@ -27,14 +27,14 @@ def recipes_list(words: tuple[str, ...] = (), as_json: bool = False) -> None:
     """List the recipes, or those whose name or summary holds all of WORDS."""
     rows = [
         {"name": r.name, "summary": r.summary, "source": r.source, "extends": r.extends, "selects": dict(r.selects)}
-        for r in ddfw.recipes().values()
+        for r in ddfw.listing().recipes.values()
         if all(word.lower() in f"{r.name} {r.summary}".lower() for word in words)
     ]
     ddfw.show_rows(rows, ("name", "summary"), as_json, f"no recipe has {' '.join(words)} in its name or summary")
 
 
 @recipes_group.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=ddfw.complete_recipes)
 @click.option("--quick", is_flag=True, help="As `ddfw run NAME --quick` takes it.")
 @data_root_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")

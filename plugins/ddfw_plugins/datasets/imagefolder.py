@@ -30,8 +30,9 @@ def _positive(instance: object, attribute: attrs.Attribute[Any], value: int | tu
 @final
 @frozen(kw_only=True)
 class ImageFolder(AbstractDataset):
-    """A folder with one folder of pictures for each class; the folders' names are the classes' names.
+    """Your own pictures: a folder with one folder of pictures for each class.
 
+    The folders' names are the classes' names.
     If there are folders `train` and `test` (or `val`), each holds the class folders of that split; otherwise a part of
     all images becomes the test split. Pictures (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) may be at any depth below a class
     folder; hidden files and files with other suffixes are ignored. Pictures are turned upright as their EXIF data say,

@@ -33,8 +33,9 @@ DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError,
 @final
 @frozen(kw_only=True)
 class Npz(AbstractDataset):
-    """A .npz file with train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test).
+    """Your own images from a NumPy .npz file.
 
+    Its arrays are train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test).
     Images are [n, H, W], [n, H, W, C] or [n, C, H, W] with C = 1 or 3, uint8 or floating point; labels are integers
     from 0. Nothing in the file is executed; arrays of Python objects are an error.
     """

@@ -18,7 +18,7 @@ from ddfw_plugins.datasets import _official
 @final
 @frozen(kw_only=True)
 class Svhn(AbstractDataset):
-    """99,289 colour images of digits on house fronts, 32×32 pixels, 26,032 of them for testing.
+    """99,289 colour images of house numbers, 32×32 pixels, 26,032 for testing.
 
     The images are read from `train_32x32.mat` and `test_32x32.mat` in the data root or in its folder `svhn`. The md5 of
     each file is checked. The "extra" images are not used.

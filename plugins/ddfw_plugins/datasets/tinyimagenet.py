@@ -21,8 +21,9 @@ _TEXT = _official.OfficialFile(None, 1 << 24)
 @final
 @frozen(kw_only=True)
 class TinyImageNet(AbstractDataset):
-    """110,000 colour photographs of 64×64 pixels in 200 classes; the official validation images are the test split.
+    """110,000 colour photographs of 64×64 pixels in 200 classes.
 
+    The official validation images are the test split.
     The images are read from `<data root>/tiny-imagenet-200`. The official test images have no labels and are not used;
     the validation split is taken from the training images. A folder with fewer classes or images is accepted if all
     classes have the same number of images; the card then says so. There is no download, since torchvision has none.

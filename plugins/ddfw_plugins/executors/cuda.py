@@ -26,8 +26,9 @@ Training = Literal["float32", "tf32", "bf16"]
 @final
 @frozen(kw_only=True)
 class Cuda(AbstractExecutor):
-    """One NVIDIA GPU: data stay on it, the student's step is compiled and replayed as a CUDA graph.
+    """One NVIDIA GPU, with compiled training steps.
 
+    Data stay on the GPU; the student's step is compiled and replayed as a CUDA graph.
     Meta-gradients are computed in the run's precision, without TF32. The option `training` sets the precision
     of experts and evaluation networks alone.
     """

@@ -34,7 +34,10 @@ _START = "torchrun --nproc-per-node N -m ddfw run … --executor torchrun"
 @final
 @frozen(kw_only=True)
 class Torchrun(AbstractExecutor):
-    """Several processes, started by torchrun, that share the work: one for each GPU, or on CPUs."""
+    """Several processes started by torchrun share the work, on GPUs or CPUs.
+
+    There is one process for each GPU, or on CPUs.
+    """
 
     name: ClassVar[str] = "torchrun"
 

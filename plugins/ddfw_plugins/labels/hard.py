@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Hard(AbstractLabels):
-    """Fixed one-hot labels; no floats are stored for them, since they follow from the class order of the images."""
+    """Each image keeps the label of its class; no floats are stored for labels.
+
+    Labels are one-hot and follow from the class order of the images.
+    """
 
     name: ClassVar[str] = "hard"
 

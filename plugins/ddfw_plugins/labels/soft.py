@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Soft(AbstractLabels):
-    """Learned logits whose softmax is the label, mixed with the class's one-hot label by `hard_weight`."""
+    """Learned soft labels, which start from what the experts predict.
+
+    The label is the softmax of learned logits, mixed with the class's one-hot label by `hard_weight`.
+    """
 
     name: ClassVar[str] = "soft"
     citation: ClassVar[str] = """@inproceedings{guo2024datm,

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Teacher(AbstractLabels):
-    """Soft labels of the experts at one epoch; they are not learned, but count as stored floats like learned ones."""
+    """Fixed soft labels: what the experts predict after one of their epochs.
+
+    They are not learned, but count as stored floats like learned ones.
+    """
 
     name: ClassVar[str] = "teacher"
     citation: ClassVar[str] = """@inproceedings{qin2024label,

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Masked(AbstractMatchingLoss):
-    """‖w_N − target‖² / ‖start − target‖² over the coordinates in which the student is far from the target.
+    """Distance from the expert's end point, over the parameters that are farthest off.
 
-    The ⌊ratio·P⌋ coordinates with the smallest (w_N − target)² are dropped from numerator and denominator.
+    ‖w_N − target‖² / ‖start − target‖², where w_N is the student's last point. The ⌊ratio·P⌋ coordinates with the
+    smallest (w_N − target)² are dropped from numerator and denominator.
     """
 
     name: ClassVar[str] = "masked"

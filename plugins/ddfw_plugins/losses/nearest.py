@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class NearestStep(AbstractMatchingLoss):
-    """‖w_i − target‖² / ‖start − target‖² at the step i in 1 … N whose w_i is nearest to the target in the L1 norm."""
+    """As `ratio`, at the step at which the student comes nearest to the expert's end.
+
+    This is ‖w_i − target‖² / ‖start − target‖² at the step i in 1 … N whose w_i is nearest to the target in the L1
+    norm.
+    """
 
     name: ClassVar[str] = "nearest"
     citation: ClassVar[str] = """@inproceedings{liu2024att,

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Ratio(AbstractMatchingLoss):
-    """The ratio ‖w_N − target‖² / ‖start − target‖² of squared distances, where w_N is the student's last point."""
+    """How far the student ends from the expert's end point, relative to the way there.
+
+    This is ‖w_N − target‖² / ‖start − target‖², where w_N is the student's last point.
+    """
 
     name: ClassVar[str] = "ratio"
     citation: ClassVar[str] = MTT

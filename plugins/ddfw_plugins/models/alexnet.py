@@ -14,8 +14,9 @@ from ddfw import AbstractModel, ImageSpec, OptionError, option
 @final
 @frozen(kw_only=True)
 class AlexNet(AbstractModel):
-    """Five convolutions of W, 3W/2, 2W, 3W/2, 3W/2 channels with ReLU, and one linear layer.
+    """A small AlexNet: five convolutions and one linear layer.
 
+    The convolutions have W, 3W/2, 2W, 3W/2, 3W/2 channels with ReLU.
     2×2 max pooling follows the first, the second and the last convolution. This is the small form of dataset
     condensation's comparisons (Zhao et al., ICLR 2021): strides of 1, no normalisation, no dropout, and no hidden
     linear layers.

@@ -18,8 +18,9 @@ from ddfw_plugins.models import _layers
 @final
 @frozen(kw_only=True)
 class ConvNet(AbstractModel):
-    """D blocks of convolution, normalisation, activation and pooling, then a linear layer.
+    """The field's usual network: a few convolution blocks, then a linear layer.
 
+    Each of D blocks is convolution, normalisation, activation and pooling.
     Every normalisation has one scale and one shift per channel. (Some public codes use one per pixel for `layer`.)
     """
 

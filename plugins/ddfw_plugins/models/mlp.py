@@ -16,7 +16,10 @@ from ddfw_plugins.models._layers import ACTIVATIONS, Activation
 @final
 @frozen(kw_only=True)
 class Mlp(AbstractModel):
-    """Hidden linear layers, each followed by an activation, then a linear layer; in the cited paper three in all."""
+    """A multilayer perceptron: linear layers with activations between them.
+
+    In the cited paper there are three linear layers in all.
+    """
 
     name: ClassVar[str] = "mlp"
     citation: ClassVar[str] = """@inproceedings{zhao2021dataset,

@@ -18,7 +18,9 @@ from ddfw_plugins.models._layers import GROUPS_HELP, NORM_HELP, NORMS, Norm, nor
 @final
 @frozen(kw_only=True)
 class ResNet18(AbstractModel):
-    """A 3×3 convolution, four stages of two basic blocks, global average pooling, and a linear layer.
+    """ResNet-18 for small images.
+
+    A 3×3 convolution, four stages of two basic blocks, global average pooling, and a linear layer:
 
         block(x) = relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))
 

@@ -25,8 +25,9 @@ WHERE = "torchvision.models.list_models(module=torchvision.models)"
 @final
 @frozen(kw_only=True)
 class Torchvision(AbstractModel):
-    """An untrained classification network of torchvision, changed so that training steps can be repeated exactly.
+    """An untrained classification network of torchvision, named by an option.
 
+    It is changed so that training steps can be repeated exactly.
     Every BatchNorm2d is replaced, dropout and stochastic depth are off, there are no auxiliary outputs, and the channel
     of a one-channel image is repeated three times. Vision transformers are built for the image's size. Most of these
     networks halve the image five times, so that an image of 32 pixels ends with a single value per channel; instance

@@ -18,8 +18,9 @@ STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 @final
 @frozen(kw_only=True)
 class Vgg11(AbstractModel):
-    """Eight 3×3 convolutions with normalisation and ReLU in five stages, each with max pooling; one linear layer.
+    """VGG-11 without hidden linear layers: eight convolutions and one linear layer.
 
+    The 3×3 convolutions with normalisation and ReLU form five stages, each with max pooling.
     This is the form used in papers on dataset distillation: configuration A without hidden linear layers and dropout.
     """
 

@@ -24,7 +24,10 @@ from ddfw.contracts.observer import (
 @final
 @frozen(kw_only=True)
 class Metrics(AbstractObserver):
-    """Writes the reports of a run to metrics.jsonl in the run directory, one JSON object per line."""
+    """Writes the reports of a run to metrics.jsonl, one JSON object per line.
+
+    The file lies in the run directory.
+    """
 
     name: ClassVar[str] = "metrics"
 

@@ -31,7 +31,10 @@ FIT_IMAGES = 1_000
 @final
 @frozen(kw_only=True)
 class FrequencyCoefficients(AbstractParameterization):
-    """Stores of each image the cosine coefficients in which its class varies most; the others are zero."""
+    """Stores of each image the frequencies in which its class varies most.
+
+    These are cosine coefficients; the others are zero.
+    """
 
     name: ClassVar[str] = "fred"
     citation: ClassVar[str] = """@inproceedings{shin2023fred,

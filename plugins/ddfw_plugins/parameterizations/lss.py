@@ -61,7 +61,11 @@ class Ranks:
 @final
 @frozen(kw_only=True)
 class LowRankSpace(AbstractParameterization):
-    """Stores images as small cores in a few low-rank subspaces with shared dimension mappers."""
+    """Stores images as small cores in a few low-rank subspaces.
+
+    This is low-rank space sampling (LSS). The cores of a subspace share the mappers
+    that expand rows, columns and channels to full size.
+    """
 
     name: ClassVar[str] = "lss"
     citation: ClassVar[str] = """@inproceedings{kong2025lss,

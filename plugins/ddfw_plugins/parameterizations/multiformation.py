@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class MultiFormation(AbstractParameterization):
-    """Stores images of which each holds f×f small ones; each of these is upsampled to full size."""
+    """Stores several small images in one stored image, each enlarged to full size.
+
+    A stored image holds f×f small ones.
+    """
 
     name: ClassVar[str] = "multiformation"
     citation: ClassVar[str] = """@inproceedings{kim2022idc,

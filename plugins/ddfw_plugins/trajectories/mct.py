@@ -66,7 +66,10 @@ class ConvexExpert:
 @final
 @frozen(kw_only=True)
 class ConvexTrajectory(AbstractTrajectory[tuple[ConvexExpert, ...]]):
-    """Replaces an expert's path by straight lines between a few of its checkpoints; segments start anywhere on them."""
+    """Straight lines between a few of an expert's checkpoints, in place of its path.
+
+    Segments start anywhere on them.
+    """
 
     name: ClassVar[str] = "mct"
     citation: ClassVar[str] = """@inproceedings{zhong2025mct,

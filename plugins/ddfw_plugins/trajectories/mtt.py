@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 @final
 @frozen(kw_only=True)
 class Checkpoints(AbstractTrajectory["ExpertSource"]):
-    """Segments of MTT: from an expert's checkpoint after epoch t to its checkpoint M epochs later."""
+    """An expert's own checkpoints: from one epoch to the one some epochs later.
+
+    These are the segments of MTT: from the checkpoint after epoch t to that M epochs later.
+    """
 
     name: ClassVar[str] = "mtt"
     citation: ClassVar[str] = MTT

@@ -91,3 +91,51 @@ def test_an_options_type_default_range_and_help_are_those_of_its_class(ddfw):
     assert data["path"]["required"] is True
     assert data["validation"]["default"] == 0.1
     assert "required" in ddfw("describe", "data", "npz").out
+
+
+def test_a_name_alone_is_described_and_a_kind_alone_is_listed(ddfw):
+    """Broken: the kind would have to be known before a component can be looked up."""
+    assert ddfw("describe", "lss").out == ddfw("describe", "param", "lss").out
+    assert ddfw("describe", "lss", "--json").out == ddfw("describe", "param", "lss", "--json").out
+    assert ddfw("describe", "param").out == ddfw("list", "param").out
+    assert ddfw("describe", "param", "--json").out == ddfw("list", "param", "--json").out
+    ddfw("describe", "lsss").refused(2, "'lsss'", "Did you mean 'lss'?", "ddfw list")
+    for name in {r["name"] for r in json.loads(ddfw("list", "--json").out) if r["kind"] in {k.id for k in KINDS}}:
+        assert ddfw("describe", name).code == 0
+
+
+def test_a_name_of_several_kinds_is_refused_with_the_kinds(ddfw, here, monkeypatch):
+    """Broken: one of two components would be shown as if there were no other."""
+    (here / "twins.py").write_text(
+        "from typing import ClassVar, final\nfrom attrs import frozen\n"
+        "from ddfw import AbstractMatchingLoss, hookimpl\n"
+        "@final\n@frozen(kw_only=True)\nclass Twin(AbstractMatchingLoss):\n    'A twin.'\n"
+        "    name: ClassVar[str] = 'lss'\n    def loss(self, path, segment):\n        return path[-1].sum()\n"
+        "@hookimpl\ndef ddfw_register_losses():\n    return [Twin]\n"
+    )
+    monkeypatch.setenv("DDFW_PLUGINS", str(here / "twins.py"))
+    ddfw("describe", "lss").refused(2, "param, loss", "`ddfw describe loss lss`")
+    assert ddfw("describe", "loss", "lss").code == 0
+
+
+def test_summaries_are_short_and_plain(rows):
+    """Broken: a newcomer would read formulas in a list."""
+    for row in rows:
+        assert "‖" not in row["summary"] and len(row["summary"]) <= 100, row["summary"]
+        if row["kind"] in {k.id for k in KINDS}:
+            assert len(row["summary"]) <= 92, row["summary"]
+
+
+def test_the_list_is_grouped_by_kind_with_one_line_a_component(ddfw, rows):
+    """Broken: a list of fifty components would be five pages of folded words, the more so if it is piped."""
+    for columns in ("40", "80", "200"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", columns)
+            lines = [line for line in ddfw("list").out.splitlines() if line.strip()]
+            tables = {w: ddfw(*w).out.splitlines() for w in (("list", "param"), ("plugins",), ("recipes", "list"))}
+        kinds = [*(k.id for k in KINDS), "command", "format", "recipes"]
+        assert [line.split(" ")[0] for line in lines if not line.startswith(" ")] == kinds
+        assert len(lines) == len(rows) + len(kinds)
+        assert len(tables[("list", "param")]) == 1 + len([r for r in rows if r["kind"] == "param"])
+        assert len(tables[("plugins",)]) == 1 + len(json.loads(ddfw("plugins", "--json").out))
+        assert len(tables[("recipes", "list")]) == 1 + len(json.loads(ddfw("recipes", "list", "--json").out))

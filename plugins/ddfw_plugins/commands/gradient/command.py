@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 import click
 
-from ddfw import component_flags, data_root_option, experts_dir_option, flag_tables, quiet_option, set_option
+from ddfw import (
+    complete_starts,
+    component_flags,
+    data_root_option,
+    experts_dir_option,
+    flag_tables,
+    quiet_option,
+    set_option,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: The columns of numbers: key in JSON, heading, number of decimals.
@@ -37,7 +45,7 @@ def _numbers_option(flag: str, kind: type[int] | type[float], default: str, abou
 
 
 @click.command("gradient")
-@click.argument("recipe", required=False, metavar="[RECIPE|FILE]")
+@click.argument("recipe", required=False, metavar="[RECIPE|FILE]", shell_complete=complete_starts)
 @component_flags("data", "model", "augment", "param", "traj", "labels", "loss", "executor")
 @_numbers_option("--steps", int, "10,20,50", "Numbers N of student steps to try.")
 @_numbers_option("--step-sizes", float, "0.01,0.05,0.1", "Student step sizes a to try.")

@@ -20,7 +20,13 @@ from ddfw_plugins.commands.sweep import files, runner, study, tables, trials
 @click.option("--out", type=click.Path(path_type=Path), help="The sweep's folder; the default is runs/<file's name>.")
 @experts_dir_option
 @data_root_option
-@click.option("--on", default="", metavar="NAME", help="Executor that sends out whole trials, such as ray.")
+@click.option(
+    "--on",
+    default="",
+    metavar="NAME",
+    shell_complete=ddfw.complete_components("executor"),
+    help="Executor that sends out whole trials, such as ray.",
+)
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, help="Number of trials that an optuna study proposes at a time."
 )
