@@ -223,6 +223,8 @@ def _show(result: RunResult, as_json: bool) -> None:
     console.print()
     console.print(table(result.summary))
     console.print(f"picture: {result.directory / 'images' / 'synthetic.png'}", highlight=False, soft_wrap=True)
+    if (page := result.directory / "report.html").is_file():
+        console.print(f"page:    {page}", highlight=False, soft_wrap=True)
 
 
 def _run_seeds(

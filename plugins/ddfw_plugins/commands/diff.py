@@ -22,7 +22,14 @@ CSV_COLUMNS = ("run", "kind", "step", "name", "value", "std", "n")
 
 
 @click.command("diff")
-@click.argument("paths", metavar="A B [C…]", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "paths",
+    metavar="A B [C…]",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    shell_complete=ddfw.complete_runs,
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write every figure as a line of a CSV file; - prints it.")
 def diff_command(paths: tuple[Path, ...], as_json: bool, csv_file: str | None) -> None:

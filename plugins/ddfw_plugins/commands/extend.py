@@ -12,7 +12,7 @@ from ddfw import cache_option, data_root_option, experts_dir_option, max_time_op
 
 
 @click.command("extend")
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=ddfw.complete_runs)
 @click.option(
     "--steps",
     required=True,

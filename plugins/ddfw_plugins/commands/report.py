@@ -10,7 +10,14 @@ import ddfw
 
 
 @click.command("report")
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "runs",
+    metavar="RUN...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    shell_complete=ddfw.complete_runs,
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -46,7 +46,7 @@ class Shown:
 
 
 @click.command("show")
-@click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("path", metavar="RUN", type=click.Path(path_type=Path), shell_complete=ddfw.complete_runs)
 @click.option("--class", "of_class", metavar="K|NAME", help="Only this class, with the labels of its images.")
 @click.option("--step", type=click.IntRange(min=0), help="After so many outer steps; the default is the selected one.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a PNG picture.")

@@ -15,9 +15,7 @@ from ddfw_plugins.commands.compare import files, runner, tables
 
 
 @click.command("compare")
-@click.argument(
-    "comparisons", metavar="NAME|FILE", nargs=-1, required=True, shell_complete=ddfw.complete_comparisons
-)
+@click.argument("comparisons", metavar="NAME|FILE", nargs=-1, required=True, shell_complete=ddfw.complete_comparisons)
 @click.option("--only", multiple=True, metavar="VARIANT", help="Run only this variant (may be given several times).")
 @click.option("--seeds", metavar="A,B,C", help="Run seeds to use instead of the file's.")
 @click.option("--out", type=click.Path(path_type=Path), help="The comparison's folder; the default is runs/<name>.")

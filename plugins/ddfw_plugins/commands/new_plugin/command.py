@@ -17,7 +17,13 @@ from ddfw_plugins.commands.new_plugin.kinds import STARTS, package_files, packag
 
 @click.command("new-plugin")
 @click.argument("name")
-@click.option("--kind", required=True, metavar="KIND", help=f"What it is: {', '.join(STARTS)}.")
+@click.option(
+    "--kind",
+    required=True,
+    metavar="KIND",
+    shell_complete=ddfw.complete_kinds,
+    help=f"What it is: {', '.join(STARTS)}.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The folder to write, which must not exist; the default is NAME."
 )
