@@ -208,3 +208,48 @@ def test_a_run_that_kept_its_initial_set_names_three_things_to_try(ddfw: Callabl
     advice = said.out.partition("Worth a try:")[2].splitlines()[1:4]
     for line, setting in zip(advice, ("param.lr", "experts.count", "eval.select_networks"), strict=True):
         assert setting in line
+
+
+def test_a_directory_with_another_configuration_names_what_differs_and_the_ways_out(ddfw: Callable, finished):
+    """Broken: people would compare two files by eye, or remove a run that they need."""
+    arguments = [*finished.arguments, "-q"]
+    other = ddfw(*arguments, "--seed", "1", "--set", "outer.syn_steps=4").refused(1, "run.seed: 0 there, 1 asked for")
+    assert "outer.syn_steps: 3 there, 4 asked for" in other and "another --out" in other and "--init-from" in other
+    assert "ddfw extend" not in other
+    longer = ddfw(*arguments, "--set", "outer.steps=9").refused(1, "outer.steps: 3 there, 9 asked for")
+    assert f"`ddfw extend {finished.out} --steps 9`" in longer
+    assert ddfw(*arguments, "--set", "outer.steps=9", "--dry-run").refused(1).endswith(longer)
+
+
+@pytest.mark.parametrize("arguments", ["describe lss", "describe param", "describe param lss", "list param"])
+def test_what_is_described_is_found_by_a_name_or_a_kind(ddfw: Callable, arguments: str):
+    """Broken: whoever leaves out the kind, or wants to see all of it, is sent away."""
+    said = ddfw(*shlex.split(arguments))
+    assert said.code == 0 and "lss" in said.out and "low-rank" in said.out
+
+
+def test_runs_given_to_compare_belong_to_diff(ddfw: Callable, finished):
+    """Broken: the nearest word for comparing two runs leads nowhere."""
+    ddfw("compare", finished.out, finished.out).refused(2, "ddfw diff")
+    ddfw("compare", finished.out).refused(2, "ddfw diff")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("extend {run} --steps 3", 2, ("has made 3 outer steps", "ask for more")),
+        ("extend {run} --steps 0", 2, ("--steps",)),
+        ("extend nothing --steps 5", 4, ("nothing", "no run directory")),
+        ("show {run} --step 77", 2, ("77",)),
+        ("show {run} --class 99", 2, ("99",)),
+        ("diff {run} nothing", 4, ("nothing", "run directory")),
+        ("report nothing", 4, ("nothing", "run directory")),
+        ("runs nothing", 4, ("nothing",)),
+        ("new-plugin mine --kind los", 2, ("'loss'",)),
+        ("cache lst", 2, ("list",)),
+        ("run --plugin nothing.py", 3, ("nothing.py",)),
+    ],
+)
+def test_a_mistake_with_runs_and_plugins_is_answered_too(ddfw: Callable, finished, command: str, code: int, words):
+    """Broken: the newer commands would answer worse than the older ones."""
+    ddfw(*shlex.split(command.format(run=finished.out))).refused(code, *words)
