@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ddfw.cli.completion_words import chosen_names
-from ddfw.config.early import settings_tables
+from ddfw.config.load import settings_tables
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:

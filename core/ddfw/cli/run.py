@@ -29,8 +29,7 @@ from ddfw.cli.shared import (
     setting_option,
 )
 from ddfw.config.catalog import as_table
-from ddfw.config.early import refuse_unknown_components
-from ddfw.config.load import configure
+from ddfw.config.load import configure, refuse_unknown_components
 from ddfw.errors import ConfigError
 from ddfw.kinds import KINDS
 

@@ -184,7 +184,7 @@ class Listing:
         def made(item: dict[str, Any]) -> ListedComponent:
             return ListedComponent(**{("cls" if key == "class" else key): value for key, value in item.items()})
 
-        return {k.id: _offers(k.id, k.title, self._components[k.id], made) for k in KINDS}
+        return {k.id: _offers(k.id, k.title, self._components[f"kind {k.id}"], made) for k in KINDS}
 
     @cached_property
     def failures(self) -> tuple[PluginFailure, ...]:

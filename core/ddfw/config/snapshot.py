@@ -63,7 +63,7 @@ def components_record(begun: Callable[[str], None] = lambda identity: None) -> R
         for entry in entries:
             begun(entry.plugin)
             rows.append(_described(entry))
-        record[kind.id] = {
+        record[f"kind {kind.id}"] = {
             "entries": rows,
             "duplicates": {name: list(owners) for name, owners in found.duplicates(kind.id).items()},
         }

@@ -118,7 +118,7 @@ def test_runs_and_stores_are_offered(finished, tmp_path):
     shutil.copytree(finished.out, tmp_path / "runs" / "mine")
     (tmp_path / "runs" / "other").mkdir()
     shutil.copytree(finished.experts, tmp_path / "experts")
-    (store,) = (path.name for path in finished.experts.iterdir() if path.is_dir())
+    (store,) = (index.parent.name for index in finished.experts.glob("*/index.json"))
     before = Path.cwd()
     os.chdir(tmp_path)
     try:

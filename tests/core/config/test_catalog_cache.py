@@ -62,13 +62,15 @@ def command(*arguments: object, code: int = 0, **environment: str) -> subprocess
 
 
 @pytest.fixture
-def fresh():
+def fresh(monkeypatch):
     """Nothing is remembered of what was found before, in this process."""
 
     def forget() -> None:
         forget_records()
         listing.cache_clear()
 
+    # Ray puts folders of its own on the search path when it is imported: a test before may have done that.
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if "thirdparty_files" not in place])
     forget()
     yield forget
     forget()
@@ -178,7 +180,7 @@ def test_a_mistyped_component_is_told_in_the_same_words_with_and_without_a_store
     """Broken: the quick answer would hide other mistakes, or say something else than a run would."""
     listing().components("param")
     warm = ddfw("run", *arguments)
-    monkeypatch.setattr("ddfw.config.early.stored_listing", lambda *parts: None)
+    monkeypatch.setattr("ddfw.config.load.stored_listing", lambda *parts: None)
     live = ddfw("run", *arguments)
     assert warm == live and warm.code == 2 and "unknown" in warm.err
 
