@@ -7,6 +7,15 @@ Each group says why. A name that nothing uses does not get here, it is deleted f
 show_traceback
 _.format_commands
 _.get_command
+_.get_completion_args
+_.source_template
+source_template
+
+# The child process that asks plugins is given this function by its name.
+write_answer
+
+# Offered to commands of plugins: names of formats after an option.
+complete_formats
 
 # Facts of summary.json that sweeps, pages and users read.
 _.selected_accuracy

@@ -166,22 +166,6 @@ def predict_together(
     return classes_of(network, thetas, test.images)
 
 
-def evaluate_together(
-    model: AbstractModel,
-    network: Network,
-    augmentation: AbstractAugmentation,
-    settings: TrainingSettings,
-    train: LabelledImages,
-    test: LabelledImages,
-    seed: int,
-    numbers: Sequence[int],
-    purpose: Literal["select", "eval"],
-) -> list[float]:
-    """Accuracy (a fraction) on `test` of each network that `predict_together` trains with these arguments."""
-    found = predict_together(model, network, augmentation, settings, train, test, seed, numbers, purpose)
-    return [share_right(predicted, test.targets) for predicted in found]
-
-
 def accuracies_of(network: Network, thetas: Tensor, data: LabelledImages, chunk: int = 1024) -> list[float]:
     """Accuracy (a fraction) of each row of θ [E, P] on images [n, C, H, W] with classes [n] (int64)."""
     return [share_right(found, data.targets) for found in classes_of(network, thetas, data.images, chunk)]

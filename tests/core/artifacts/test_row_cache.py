@@ -18,14 +18,14 @@ def test_a_row_comes_back_bit_for_bit_and_under_its_key_alone(tmp_path):
     assert read_row(tmp_path, KEY) is None
     write_row(tmp_path, KEY, ROW, ABOUT)
     assert read_row(tmp_path, KEY) == ROW
-    assert read_row(tmp_path, {**KEY, "data": "abd"}) is None
+    assert read_row(tmp_path, {**KEY, "data": "xyz"}) is None
     assert read_row(tmp_path, {**KEY, "training": {"lr": 0.1, "rates": [0.1, 0.01]}}) is None
 
 
 def test_a_file_under_the_name_of_another_key_is_no_answer(tmp_path):
     """Broken: a renamed file would give the figures of other data."""
     write_row(tmp_path, KEY, ROW, ABOUT)
-    other = {**KEY, "data": "abd"}
+    other = {**KEY, "data": "xyz"}
     row_path(tmp_path, KEY).rename(row_path(tmp_path, other))
     assert read_row(tmp_path, other) is None
 

@@ -14,12 +14,12 @@ from ddfw.contracts.settings import SharpnessSettings, TrainingSettings
 from ddfw.engine.evaluate import evaluate_network
 from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network, build_module
-from ddfw.engine.training import accuracy, train_network
+from ddfw.engine.training import accuracy, share_right, train_network
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 from ddfw_plugins.augmentations.dsa import Siamese
 from ddfw_plugins.augmentations.none import NoAugmentation
-from ddfw_plugins.executors.ensemble import accuracies_of, evaluate_together, train_many, train_together
+from ddfw_plugins.executors.ensemble import accuracies_of, predict_together, train_many, train_together
 from ddfw_plugins.models.convnet import ConvNet
 from ddfw_plugins.models.mlp import Mlp
 
@@ -119,7 +119,8 @@ def test_judged_networks_are_those_of_each_number(purpose):
     model, network = student()
     subject, judge = data(12, soft=True), data(40, seed=9)
     settings = evolve(SETTINGS, epochs=3)
-    found = evaluate_together(model, network, Siamese(), settings, subject, judge, 4, range(2, 6), purpose)
+    predicted = predict_together(model, network, Siamese(), settings, subject, judge, 4, range(2, 6), purpose)
+    found = [share_right(row, judge.targets) for row in predicted]
     wanted = [
         evaluate_network(model, network, Siamese(), settings, subject, judge, 4, number, purpose)
         for number in range(2, 6)
@@ -179,9 +180,7 @@ def test_a_divergence_of_a_judged_network_says_the_same_as_alone():
     _, network = student(Mlp(width=5))
     messages = []
     for judged in (
-        lambda model: evaluate_together(
-            model, network, NoAugmentation(), SETTINGS, data(), data(), 0, range(2), "eval"
-        ),
+        lambda model: predict_together(model, network, NoAugmentation(), SETTINGS, data(), data(), 0, range(2), "eval"),
         lambda model: evaluate_network(model, network, NoAugmentation(), SETTINGS, data(), data(), 0, 0, "eval"),
     ):
         with pytest.raises(DivergedError) as caught:
