@@ -88,7 +88,9 @@ def _waited(child: subprocess.Popen[bytes], result: Path, progress: Path, limit_
 
 def _with_failures(record: dict[str, Any], left_out: dict[str, str]) -> dict[str, Any]:
     """The record in which plugins that were left out count as failed and not as disabled."""
-    for plugin in record["outline"]["plugins"]:
-        if plugin["identity"] in left_out:
-            plugin.update(status="failed", stage="load", error=left_out[plugin["identity"]])
+    found = [plugin for plugin in record["outline"]["plugins"] if plugin["identity"] in left_out]
+    for plugin in found:
+        plugin.update(status="failed", stage="load", error=left_out[plugin["identity"]])
+    if "components" in record:  # told here too: the outline may have been read before, when the plugin still worked
+        record["components"]["left_out"] = [dict(plugin) for plugin in found]
     return record

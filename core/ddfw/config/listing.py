@@ -191,8 +191,10 @@ class Listing:
         """Everything that does not work: plugins, their components, commands, formats and folders."""
         plugins = [_failure(plugin) for plugin in self._outline["plugins"] if plugin["status"] == "failed"]
         components = [_failure(failure) for failure in self._components["failures"]]
+        known = {failure.identity for failure in plugins}
+        late = [_failure(row) for row in self._components.get("left_out", ()) if row["identity"] not in known]
         others = (self.commands, self.formats, self.recipe_folders)
-        return (*plugins, *components, *(failure for offers in others for failure in offers.failures))
+        return (*plugins, *late, *components, *(failure for offers in others for failure in offers.failures))
 
 
 @cache

@@ -185,8 +185,8 @@ def _without(
     if clashes or folders or any(value["duplicates"] for value in offers.values()):
         return None
     left = {**record, **{key: _left(value, gone) for key, value in offers.items()}}
-    if "failures" in record:
-        left["failures"] = [row for row in record["failures"] if row["identity"] not in gone]
+    for key in {"failures", "left_out"} & set(record):
+        left[key] = [row for row in record[key] if row["identity"] not in gone]
     if part == "outline":
         off = {"status": "disabled", "error": "", "stage": ""}
         left["plugins"] = [{**p, **(off if p["identity"] in gone else {})} for p in record["plugins"]]

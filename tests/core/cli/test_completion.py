@@ -85,7 +85,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("line", CASES)
+#: Asked in every default run; each line is a process for each shell, so that the others are left to the extended one.
+OFTEN = ("ddfw run --param ", "ddfw run --set param.r", "ddfw describe param l")
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=() if line in OFTEN else pytest.mark.extended) for line in CASES]
+)
 def test_the_right_words_are_offered_in_every_shell(line, here):
     """Broken: `<TAB>` would offer nothing, or what a command refuses."""
     for shell in SHELLS:
@@ -214,6 +220,7 @@ REAL = [
 ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("line", "want"), REAL)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_real_shell_completes(shell, line, want, tmp_path, here):
