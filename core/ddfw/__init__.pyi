@@ -41,6 +41,7 @@ from .cli.shared import data_root_option as data_root_option
 from .cli.shared import download_option as download_option
 from .cli.shared import experts_dir_option as experts_dir_option
 from .cli.shared import flag_tables as flag_tables
+from .cli.shared import plugin_option as plugin_option
 from .cli.shared import quiet_option as quiet_option
 from .cli.shared import seed_numbers as seed_numbers
 from .cli.shared import set_option as set_option

@@ -13,11 +13,12 @@ from typing import NoReturn
 
 import click
 
+from ddfw.artifacts.run_dir import CONFIG
 from ddfw.cli.shared import plugin_option
 from ddfw.config.extensions import commands, imported
 from ddfw.config.listing import listing, stored_listing
 from ddfw.config.listing_file import forget_records
-from ddfw.config.named_plugins import forget_named_plugins
+from ddfw.config.named_plugins import forget_named_plugins, plugins_are_named
 from ddfw.contracts.command import Command
 from ddfw.errors import PluginError
 from ddfw.process import ranks
@@ -223,8 +224,9 @@ def _known(error: Exception, arguments: list[str]) -> int:
     missing = [c for c in causes if isinstance(c, errors.UnknownComponentError)]
     code = _say(str(error), USAGE if missing or isinstance(error, errors.ConfigError) else PLUGIN)
     if missing:
-        # Where another name was probably meant, a local plugin is unlikely; a file may be that of a run with one.
-        local = any(c.suggestion is None for c in missing) or any(map(os.path.isfile, arguments))
+        # Where another name was probably meant, a local plugin is unlikely; a file or a run may be one with a plugin.
+        run = any(os.path.isfile(word) or os.path.isfile(os.path.join(word, CONFIG)) for word in arguments)
+        local = (run or any(c.suggestion is None for c in missing)) and not plugins_are_named()
         _say_what_is_missing(local)
     return code
 

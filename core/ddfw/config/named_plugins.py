@@ -51,6 +51,11 @@ def forget_named_plugins() -> None:
     _ask_again()
 
 
+def plugins_are_named() -> bool:
+    """Whether this command line has named plugins by `--plugin`."""
+    return bool(_before)
+
+
 def _absolute(value: str) -> str:
     """The absolute path, where the value is the path of a file; the name of a module as it is."""
     is_path = os.sep in value or value.endswith(".py")

@@ -139,7 +139,8 @@ def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
     manifest = atomic.read_json(directory.path / MANIFEST)
     if manifest.get("sources", {}) != run.sources:
         raise DirectoryInUseError(
-            f"{directory.path} is finished, but was made with other code of its plugins; choose another --out"
+            f"{directory.path} is finished, but was made with other code of its plugins; "
+            "put that code back, or choose another --out for a new run"
         )
     start = run.config.outer.init_from
     if start and manifest.get("init_from_sha256") != set_sha256(Path(start)):

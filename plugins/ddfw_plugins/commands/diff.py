@@ -161,6 +161,13 @@ def _common(curves: Sequence[Mapping[int, Any]]) -> list[dict[str, Any]]:
 
 def _notes(runs: Sequence[ddfw.RunRecord]) -> Iterator[str]:
     """What a reader has to know before the figures are compared."""
+    if len({json.dumps(run.tables.get("loss"), sort_keys=True) for run in runs}) > 1:
+        yield "the runs have different matching losses, whose values cannot be compared"
+    yield from _unfair(runs)
+
+
+def _unfair(runs: Sequence[ddfw.RunRecord]) -> Iterator[str]:
+    """Where runs are unfinished, or had other data, budgets, evaluations or versions."""
     for letter, run in zip(_letters(runs), runs, strict=True):
         if run.state != "finished":
             reason = f" ({run.reason})" if run.reason else ""
@@ -225,7 +232,8 @@ def _show(record: Mapping[str, Any]) -> None:
         points = _thinned(curve["points"])
         if points:
             steps = [(str(p["step"]), *map(_figure, p["values"])) for p in points]
-            note = [f"{len(points)} of {len(curve['points'])} steps"] if len(points) < len(curve["points"]) else []
+            shown = f"{len(points)} of {len(curve['points'])} steps are shown; --json and --csv have all"
+            note = [shown] if len(points) < len(curve["points"]) else []
             ddfw.show_table(ddfw.text_table((f"{title} after step", *letters), steps, note))
 
 

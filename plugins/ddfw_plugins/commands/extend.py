@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import ddfw
-from ddfw import cache_option, data_root_option, experts_dir_option, max_time_option, quiet_option
+from ddfw import cache_option, data_root_option, experts_dir_option, max_time_option, plugin_option, quiet_option
 
 
 @click.command("extend")
@@ -19,6 +19,7 @@ from ddfw import cache_option, data_root_option, experts_dir_option, max_time_op
     type=click.IntRange(min=1),
     help="Outer steps that the run shall have in all, those that are done included.",
 )
+@plugin_option
 @experts_dir_option
 @data_root_option
 @cache_option

@@ -186,7 +186,20 @@ class RunRecord:
     def title(self) -> str:
         """What the run distils and how, in a few words: `digits · 1 image per class · lss + mct + hard`."""
         parts = "+".join(str(self.setting(kind, "name") or "?") for kind in ("param", "traj", "labels"))
-        return f"{self.setting('data', 'name') or '?'} · ipc {self.setting('budget', 'ipc') or '?'} · {parts}"
+        asked = [
+            f" · {kind} {self.setting(kind, 'name')}" for kind in ("loss", "model", "augment") if self._asked(kind)
+        ]
+        data, ipc = self.setting("data", "name") or "?", self.setting("budget", "ipc") or "?"
+        return f"{data} · ipc {ipc} · {parts}{''.join(asked)}"
+
+    def _asked(self, kind: str) -> bool:
+        """Whether somebody chose a component, and no recipe did, as far as the run knows."""
+        try:
+            origins = self.manifest.get("origins", {})
+        except DataError:
+            return False
+        origin = origins.get(f"{kind}.name", "recipe") if isinstance(origins, Mapping) else "recipe"
+        return not str(origin).startswith(("recipe", "--quick"))
 
     def evaluation(self, name: str = "distilled") -> Mapping[str, Any]:
         """The content of a file of eval/, {} where there is none.

@@ -122,7 +122,8 @@ def _facts(summary: Summary) -> list[str]:
 
 def _times(summary: Summary) -> str:
     reads = summary.test_reads
-    before = f", before the run was extended from step {summary.extended_from[-1]} too" if summary.extended_from else ""
+    steps = ", ".join(map(str, summary.extended_from))
+    before = f", also before the run was extended from step {steps}" if steps else ""
     return ("once" if reads == 1 else f"{reads} times") + before
 
 
