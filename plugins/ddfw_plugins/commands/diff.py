@@ -184,6 +184,11 @@ def _unfair(runs: Sequence[ddfw.RunRecord]) -> Iterator[str]:
     differing = _settings([{"eval": run.tables.get("eval", {})} for run in runs])["differing"]
     if differing:
         yield f"not fair: evaluated in other ways: {', '.join(d['path'] for d in differing)}"
+    sources = [found if isinstance(found := run.manifest.get("sources"), Mapping) else {} for run in runs]
+    for kind in dict.fromkeys(kind for some in sources for kind in some):
+        names = {run.setting(kind, "name") for run in runs}
+        if len(names) == 1 and len(_known(some.get(kind) for some in sources)) > 1:
+            yield f"made with other code of {kind} {names.pop()}"
     versions = [found if isinstance(found := run.manifest.get("versions"), Mapping) else {} for run in runs]
     for package in ("ddfw", "torch"):
         if len(shown := _known(v.get(package) for v in versions)) > 1:
