@@ -208,6 +208,7 @@ def test_an_installed_distribution_adds_a_parameterisation_and_a_trajectory_sour
     assert gone.returncode == 2 and "unknown parameterisation 'mine'" in gone.stderr
 
 
+@pytest.mark.extended
 def test_an_installed_distribution_adds_a_command(installed, tmp_path):
     """Broken: a third party's command would have to be part of this repository, or the documented one does not work."""
     outside = {"PYTHONPATH": str(installed)}
@@ -282,6 +283,7 @@ def test_a_plugin_for_a_newer_ddfw_is_refused_and_an_older_one_is_not(ddfw, tmp_
         assert works or "it needs hook API 3, this ddfw has 2" in row["error"]
 
 
+@pytest.mark.extended
 def test_without_the_sweep_command_everything_else_works(tmp_path):
     """Broken: core or another command needs a command that is only a plugin."""
     (tmp_path / "two.toml").write_text(
@@ -314,6 +316,7 @@ USED = set(
 )
 
 
+@pytest.mark.extended
 def test_disabling_any_built_in_leaves_the_rest_working(ddfw):
     """Broken: some part of the program needs a plugin that the run does not use."""
     from ddfw.config import catalog

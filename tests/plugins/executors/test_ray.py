@@ -316,6 +316,7 @@ def test_what_a_session_says_of_itself(cluster, setup):
     assert said["task"]["cpus"] == 0.5 and "held_steps" in said
 
 
+@pytest.mark.extended
 @needs_ray
 def test_a_running_cluster_is_used_and_left_running(cluster, tmp_path):
     """Broken: a run would start a cluster of its own, or shut down one that others use."""
@@ -412,6 +413,7 @@ print("fine")
 """
 
 
+@pytest.mark.extended
 @needs_ray
 def test_the_last_session_shuts_its_cluster_down_and_puts_everything_back(tmp_path):
     """Broken: networks of `[cross]` would lose the cluster under their feet, or it would stay when a run fails."""

@@ -78,6 +78,7 @@ def require_same(folder: Path) -> None:
         assert len(records[0]["accuracies"]) == 3
 
 
+@pytest.mark.extended
 def test_two_ranks_of_one_segment_are_one_process_of_two(tmp_path, torchrun):
     """Broken: the ranks would learn another set than one process, or rank 1 would write or print too."""
     alone(tmp_path, *LSS, outer__segments_per_step=2)
@@ -108,6 +109,7 @@ def test_two_ranks_of_two_segments_are_one_process_of_four(tmp_path, torchrun):
     assert again.stdout.count("random real images") == 1
 
 
+@pytest.mark.extended
 def test_a_crew_of_two_in_one_script(tmp_path, torchrun):
     """Broken: messages, dealt-out work or a divergence on one rank would not reach the other, or hang it; or
     threads of the process group would live on, which abort a process at its exit now and then.

@@ -84,7 +84,7 @@ def test_a_rank_that_hangs_is_found_by_its_silence(tmp_path, start_torchrun):
     require_clean(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_signal_to_torchrun_stops_all_ranks_in_order(tmp_path, start_torchrun, torchrun):
     """Broken: a cluster's SIGTERM would look like a failure, or leave no checkpoint of the step that was reached."""
     start = start_torchrun(tmp_path, *command("outer.steps=5000", "eval.every=30"))
@@ -138,6 +138,7 @@ def test_an_error_on_one_rank_ends_all(tmp_path, torchrun):
     require_clean(tmp_path)
 
 
+@pytest.mark.extended
 def test_what_all_ranks_would_complain_about_is_said_once(tmp_path, torchrun):
     """Broken: a typing error would be printed by every rank."""
     done = torchrun(tmp_path, *command("param.images_per_klass=2"))

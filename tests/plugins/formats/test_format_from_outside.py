@@ -34,6 +34,7 @@ def files():
     return found
 
 
+@pytest.mark.extended
 def test_the_format_on_the_page_is_written_read_and_evaluated(files, tmp_path):
     """Broken: third parties could not add a format, or what the page shows does not work."""
     (tmp_path / "src").mkdir()
