@@ -19,6 +19,8 @@ from .artifacts.row_cache import clear_rows as clear_rows
 from .artifacts.row_cache import list_rows as list_rows
 from .artifacts.snapshots import read_snapshot as read_snapshot
 from .artifacts.synthetic import SyntheticSet as SyntheticSet
+from .artifacts.temporaries import temporary_beside as temporary_beside
+from .artifacts.temporaries import tidy as tidy
 from .artifacts.torch_file import read_torch_tensor as read_torch_tensor
 from .cli.completion_words import complete_comparisons as complete_comparisons
 from .cli.completion_words import complete_components as complete_components

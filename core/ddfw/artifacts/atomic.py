@@ -7,12 +7,12 @@ import hashlib
 import json
 import os
 import re
-import secrets
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from ddfw.artifacts.temporaries import temporary_beside, tidy, tidy_below
 from ddfw.errors import DataError, DirectoryInUseError
 
 if TYPE_CHECKING:
@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 
 #: The only metadata key of our safetensors files, because several keys would be written in a random order.
 METADATA_KEY = "ddfw"
+#: Name of the file in a folder that its lock is on.
+LOCK = ".lock"
+#: What safetensors calls the dtypes of tensors, narrow ones first.
+_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "float32": "F32",
+    "complex64": "C64",
+    "float64": "F64",
+    "int64": "I64",
+}
 
 
 def write_bytes(path: Path, data: bytes) -> str:
@@ -30,30 +46,33 @@ def write_bytes(path: Path, data: bytes) -> str:
     Returns:
         The sha256 of the content, in hexadecimal.
     """
-    with _replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-    return hashlib.sha256(data).hexdigest()
+    return _write(path, (data,))
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary file beside `path`, then renames it to `path`, or removes it if the block raised."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+    """Writes the pieces to a temporary file beside `path`, renames it to `path`, and returns the content's sha256."""
+    tidy(path.parent, target=path.name)
+    temporary, digest = temporary_beside(path), hashlib.sha256()
     try:
         # 0666 is masked by the umask, as for any file that a program creates.
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        yield temporary
-        with temporary.open("rb") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk, for example
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> str:
@@ -81,24 +100,32 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Returns:
         The sha256 of the file, in hexadecimal.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-    with _replacing(path) as temporary:
-        mode = temporary.stat().st_mode
-        try:
-            # `save` would need two more copies of all tensors in memory.
-            save_file(ready, temporary, metadata={METADATA_KEY: text})
-            temporary.chmod(mode)  # save_file creates the file anew, readable by its owner only
-        except SafetensorError as error:
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-        digest = file_sha256(temporary)
-    return digest
+    return _write(path, _safetensors(tensors, {METADATA_KEY: text}))
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, equal to those that `safetensors.torch.save_file` writes.
+
+    That function writes to a temporary file of its own name, which a killed process would leave behind.
+    """
+    import torch
+
+    codes = {getattr(torch, name): code for name, code in _DTYPES.items()}
+    rank = list(codes)
+    # As in the reference implementation: wide numbers first, so that all tensors lie aligned, then by name.
+    order = sorted(tensors, key=lambda name: (-rank.index(tensors[name].dtype), name))
+    header, end = dict[str, Any](__metadata__=dict(metadata)), 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    yield len(head).to_bytes(8, "little") + head
+    for name in order:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield memoryview(flat.view(torch.uint8).numpy())
 
 
 def file_sha256(path: Path) -> str:
@@ -166,9 +193,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str, *, wait: bool) -> Iterator[None]:
-    """Holds a folder's lock inside a `with` block: an advisory lock on `<folder>/.lock`.
+    """Holds a folder's lock inside a `with` block: an advisory lock on `<folder>/.lock`, which names the process.
 
-    The lock is released at the end of the block, or when the process ends.
+    Whoever gets the lock removes the temporary files that killed processes left in the folder and below it. The lock is
+    released at the end of the block, or when the process ends.
 
     Args:
         folder: an existing folder.
@@ -176,18 +204,66 @@ def locked(folder: Path, what: str, *, wait: bool) -> Iterator[None]:
         wait: whether to wait while another process holds the lock.
 
     Raises:
-        DirectoryInUseError: another process holds the lock and `wait` is false.
+        DirectoryInUseError: another process holds the lock and `wait` is false; the message says which one.
     """
+    with _lock(folder, wait=wait) as file:
+        if file is None:
+            raise DirectoryInUseError(
+                f"{what} {folder} is in use by {_holder(folder)}; wait for it or choose another --out"
+            )
+        # Written before the rest is cut off, so that another process never reads an empty file.
+        said = f"{os.getpid()} {socket.gethostname()}\n".encode()
+        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+            os.ftruncate(file, os.pwrite(file, said, 0))
+        tidy_below(folder, _alone_in)
+        yield
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, *, wait: bool) -> Iterator[int | None]:
+    """Yields the descriptor of the folder's lock, held; None while another process holds it and `wait` is false."""
     import fcntl
 
-    with (folder / ".lock").open("a") as file:
+    while True:
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise DirectoryInUseError(
-                f"{what} {folder} is in use by another process; wait for it or choose another --out"
-            ) from None
-        yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield None
+                return
+            # The holder before may have removed the folder, and another process may have made it anew.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), os.stat(folder / LOCK)):
+                    yield file
+                    return
+        finally:
+            os.close(file)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """Whether no other process holds the lock of a folder below a locked one, which may have none; held meanwhile."""
+    if not (folder / LOCK).exists():
+        yield True
+        return
+    with _lock(folder, wait=False) as file:
+        yield file is not None
+
+
+def tidy_unless_locked(folder: Path) -> None:
+    """Removes what killed processes left unfinished in a folder and below it, unless a process holds its lock."""
+    with contextlib.suppress(OSError), _alone_in(folder) as alone:
+        if alone:
+            tidy_below(folder, _alone_in)
+
+
+def _holder(folder: Path) -> str:
+    """The process that holds a folder's lock, as the lock's file names it."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if match := re.fullmatch(r"(\d{1,10}) ([\w.-]{1,64})\n", (folder / LOCK).read_bytes()[:100].decode("ascii")):
+            return f"process {match[1]} on {match[2]}"
+    return "another process"
 
 
 def require_room(folder: Path) -> None:
@@ -200,7 +276,8 @@ def require_room(folder: Path) -> None:
         if folder.exists():
             return
         nearest = next(p for p in folder.absolute().parents if p.exists())
-        with TemporaryDirectory(prefix=".", suffix=".tmp", dir=nearest):
-            pass
+        trial = temporary_beside(nearest / "room")
+        trial.mkdir()
+        trial.rmdir()
     except OSError as error:
         raise OSError(error.errno, f"no folder can be made there ({error.strerror})", str(folder)) from error

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, evolve, frozen
 
 from ddfw.artifacts import atomic
+from ddfw.artifacts.row_cache import ROWS
+from ddfw.artifacts.temporaries import tidy
 from ddfw.contracts.trajectory import CompactExpert
 from ddfw.errors import DataError, OptionError, did_you_mean
 
@@ -148,6 +150,11 @@ class ExpertStore:
                 },
             )
         return stored
+
+    def tidy(self) -> None:
+        """Removes what killed processes left unfinished in this store, beside it and among the rows of baselines."""
+        for folder in (self.folder, self.folder.parent, self.folder.parent / ROWS):
+            tidy(folder)
 
     def epochs(self, seeds: Sequence[int], network: ParameterTable) -> int:
         """Number K of epochs of the experts of these seeds, read from the headers of their files.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from attrs import evolve
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.synthetic import SyntheticSet, sealed_card, space_of
+from ddfw.artifacts.temporaries import temporary_beside, tidy
 from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError, DirectoryInUseError, PluginError
 
@@ -52,11 +52,12 @@ def write_export(
         PluginError: the writer wrote nothing, or files whose names are taken, or returned no mapping.
     """
     out = Path(os.path.abspath(out))
+    tidy(out.parent, target=out.name)
     replaced = _replaced(out, force=force)
     atomic.require_room(out)
     made = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    draft = temporary_beside(out)
     try:
         draft.mkdir()
         facts = write(learned, draft)
@@ -120,7 +121,7 @@ def _put(draft: Path, out: Path, replaced: bool) -> None:
             out.rmdir()
         draft.replace(out)
         return
-    old = draft.with_suffix(".old")
+    old = temporary_beside(out)
     out.replace(old)
     try:
         draft.replace(out)

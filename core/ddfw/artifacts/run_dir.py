@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 import shutil
 import tomllib
@@ -20,6 +19,7 @@ from attrs import frozen
 
 from ddfw.artifacts import atomic
 from ddfw.artifacts.differences import MISSING, differing_texts
+from ddfw.artifacts.temporaries import temporary_beside
 from ddfw.errors import DataError, DirectoryInUseError
 
 #: How many settings that differ a message names; an error has six lines at most.
@@ -82,8 +82,6 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         with atomic.locked(self.path, "the run directory", wait=False):
             self._refuse_strangers(config_text)
-            for stale in self.path.glob(".*.tmp"):
-                stale.unlink()
             atomic.write_text(self.config, config_text)
             for folder in ("eval", "images"):
                 (self.path / folder).mkdir(exist_ok=True)
@@ -112,7 +110,7 @@ class RunDirectory:
         kept = self.path / "earlier" / f"step-{step:06d}"
         if kept.exists():
             return
-        started = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.tmp")
+        started = temporary_beside(kept)
         for pattern in ("*.toml", "*.json", "*.jsonl", "eval/*.json", "images/*.png", "steps/*", "synthetic/*"):
             for path in sorted(self.path.glob(pattern)):
                 target = started / path.relative_to(self.path)

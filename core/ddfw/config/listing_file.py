@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddfw.artifacts.atomic import write_text
+from ddfw.artifacts.temporaries import tidy
 from ddfw.config.asking import LIMIT_S, ask_plugins
 from ddfw_registry import Source, is_named, listed_in
 
@@ -121,6 +122,7 @@ def _store(file: Path, part: str, record: Mapping[str, Any], stamps: Mapping[str
     held = {"key": file.name, "made": time.time(), "failing": failing, "sha256": _digest(record)}
     with contextlib.suppress(OSError):  # nothing is stored then, and the plugins are asked the next time
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tidy(file.parent)
         write_text(file, json.dumps({**held, "stamps": stamps, part: record}))
         stored = [*file.parent.glob("outline-*.json"), *file.parent.glob("components-*.json")]
         for old in sorted(stored, key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from attrs import frozen
 
 from ddfw.artifacts.expert_store import ExpertStore
 from ddfw.artifacts.replay_buffer import ReplayBuffer, buffer_files
+from ddfw.artifacts.temporaries import remove, temporary_beside, tidy
 from ddfw.config.catalog import as_table
 from ddfw.config.fingerprints import subject_key
 from ddfw.config.load import resolve
@@ -143,8 +143,13 @@ def _aside(experts_dir: Path) -> Iterator[Path]:
     made = not experts_dir.exists()
     experts_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".import-", dir=experts_dir) as aside:
-            yield Path(aside)
+        tidy(experts_dir)
+        aside = temporary_beside(experts_dir / "import")
+        try:
+            aside.mkdir()
+            yield aside
+        finally:
+            remove(aside)
     except BaseException:
         if made and not any(experts_dir.iterdir()):
             experts_dir.rmdir()

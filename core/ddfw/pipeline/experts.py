@@ -59,6 +59,8 @@ def ensure_experts(
         crew=crew,
     )
     seeds, index = expert_set.seeds, expert_set.store.index()
+    if crew.rank == 0:
+        expert_set.store.tidy()
     # Rank 0 decides for all, since a rank that reads the index late may find experts that another has just stored.
     missing = crew.share([seed for seed in seeds if seed not in index])
     for seed in seeds:

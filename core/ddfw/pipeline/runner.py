@@ -228,6 +228,8 @@ def _run(
     found = crew.share(found)
     directory = RunDirectory(Path(str(found["directory"])))
     if found["summary"] is not None:
+        if crew.rank == 0:
+            atomic.tidy_unless_locked(directory.path)
         if crew.rank == 0 and not run.config.run.keep_checkpoint:
             with suppress(OSError):  # left by a process that ended between finishing the run and removing them
                 checkpoint.remove(directory.checkpoints)

@@ -168,10 +168,11 @@ def test_an_export_that_cannot_be_replaced_stays_whole(learned, tmp_path, monkey
             raise OSError(28, "No space left on device", "somewhere")
         return two_files(learned, folder)
 
-    whole = Path.replace
+    whole, moved = Path.replace, []
 
     def replace(self, target):
-        if self.suffix == ".tmp" and self.is_dir():
+        moved.append(target)
+        if moved.index(target) == 1 and moved.count(target) == 1:  # the new one to its place; then the old one goes back
             raise OSError(5, "Input/output error", str(self))
         return whole(self, target)
 

@@ -440,13 +440,13 @@ def go_in_pairs(config, places, clocks, max_seconds=None):
 
 def test_in_a_crew_the_first_rank_writes_and_all_stop_and_go_on_together(tmp_path, clock, monkeypatch):
     """Broken: ranks would write over one another, wait for ever, or go on from different steps."""
-    written, real = [], atomic._replacing
+    written, real = [], atomic._write
 
-    def noted(path):
+    def noted(path, pieces):
         written.append((threading.current_thread().name, path))
-        return real(path)
+        return real(path, pieces)
 
-    monkeypatch.setattr(atomic, "_replacing", noted)
+    monkeypatch.setattr(atomic, "_write", noted)
     config = config_of({"experts": {"count": 3}}, executor=Pair())
 
     def places(name):

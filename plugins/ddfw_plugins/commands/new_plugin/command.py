@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 import click
@@ -90,19 +88,13 @@ def _write(folder: Path, written: dict[str, str]) -> None:
     if folder.exists() or folder.is_symlink():
         raise ddfw.DirectoryInUseError(f"{folder} exists already; choose another --out")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    ddfw.tidy(folder.parent, target=folder.name)
+    made = ddfw.temporary_beside(folder)
     try:
-        made.chmod(0o777 & ~_umask())
+        made.mkdir()
         for path, text in written.items():
             (made / path).parent.mkdir(parents=True, exist_ok=True)
             (made / path).write_text(text, encoding="utf-8")
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-
-
-def _umask() -> int:
-    """The bits that new files of this process lack; reading them means setting them for a moment."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
