@@ -73,6 +73,8 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], rec
     """
     folder.mkdir(exist_ok=True)
     name = f"step-{step:06d}.safetensors"
+    if (newest := latest(folder)) is not None and newest.file == name:
+        name = f"step-{step:07d}.safetensors"  # a file that latest.json names is never overwritten
     strides = {key: list(t.stride()) for key, t in sorted(tensors.items()) if not t.is_contiguous()}
     metadata = {"schema": CHECKPOINT_SCHEMA, "step": step, "strides": strides, "record": record}
     digest = atomic.write_tensors(folder / name, tensors, metadata)

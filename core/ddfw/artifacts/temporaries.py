@@ -43,7 +43,7 @@ def tidy(folder: Path, target: str = "") -> None:
     for entry in _entries(folder):
         match = _NAME.fullmatch(entry.name)
         if match is not None and (not target or match[1] == target[:_KEPT]) and _given_up(entry, match):
-            remove(Path(entry.path))
+            discard(Path(entry.path))
 
 
 def tidy_below(folder: Path, alone_in: Callable[[Path], contextlib.AbstractContextManager[bool]]) -> None:
@@ -56,14 +56,14 @@ def tidy_below(folder: Path, alone_in: Callable[[Path], contextlib.AbstractConte
     for entry in _entries(folder):
         path = Path(entry.path)
         if _NAME.fullmatch(entry.name):
-            remove(path)
+            discard(path)
         elif entry.is_dir(follow_symlinks=False):
             with alone_in(path) as alone:
                 if alone:
                     tidy_below(path, alone_in)
 
 
-def remove(path: Path) -> None:
+def discard(path: Path) -> None:
     """Removes a temporary file or folder, if that is possible; another process may have removed it already."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddfw.contracts.executor import TrainedExpert
 from ddfw.engine.inner import Network
+from ddfw.engine.interruption import stop_if_wanted
 from ddfw.engine.training import accuracy, train_network
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
@@ -109,7 +110,11 @@ class ExpertTeachers:
         with torch.no_grad():
             for number in range(self.num_experts) if expert is None else (expert,):
                 theta = self._experts.snapshots(number, [epoch])[0].to(images.device, images.dtype)
-                rows.append(torch.cat([self._network.logits(theta, part) for part in images.split(1024)]))
+                parts = []
+                for part in images.split(1024):
+                    stop_if_wanted()
+                    parts.append(self._network.logits(theta, part))
+                rows.append(torch.cat(parts))
         return torch.stack(rows)
 
 

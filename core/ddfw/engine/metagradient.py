@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ddfw.contracts.executor import MetaGradient
 from ddfw.engine.inner import EagerSteps, Network, StepGraph, StepPullback
+from ddfw.engine.interruption import stop_if_wanted
 from ddfw.errors import PluginError
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class _Unroll:
         if isinstance(self.steps, EagerSteps):
             held = max(held, 1)  # the last step is pulled back first, so holding its graph takes no extra memory
         for i in range(steps):
+            stop_if_wanted()
             rows = self.schedule.batches[i]
             images, targets = self.problem.images[rows], self.problem.targets[rows]
             if i >= steps - held:
@@ -168,6 +170,7 @@ class _Unroll:
         steps, a = len(self.schedule.batches), self.problem.step_size
         cotangent = read.get(steps, torch.zeros_like(path[-1]))
         for i in reversed(range(steps)):
+            stop_if_wanted()
             rows = self.schedule.batches[i]
             if graphs:
                 pulled = graphs.pop().pull(cotangent, through_theta=self.through_theta)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddfw.engine.inner import Network, supervised_gradient
+from ddfw.engine.interruption import stop_if_wanted
 from ddfw.errors import DivergedError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def train_network(
         rng = draws(epoch)
         total = torch.zeros((), dtype=theta.dtype, device=theta.device)
         for rows in order.split(settings.batch_size):
+            stop_if_wanted()
             images = augmented(augmentation, data.images[rows], rng)
             loss, gradient = supervised_gradient(network, theta, images, data.targets[rows])
             if settings.sharpness is not None:
@@ -125,8 +127,12 @@ def accuracy(network: Network, theta: Tensor, data: LabelledImages, chunk: int =
 
 def predicted_classes(network: Network, theta: Tensor, images: Tensor, chunk: int = 1024) -> Tensor:
     """The class [n] (int64) of the largest logit for each of the images [n, C, H, W]."""
+    found = []
     with torch.no_grad():
-        return torch.cat([network.logits(theta, some).argmax(dim=1) for some in images.split(chunk)])
+        for some in images.split(chunk):
+            stop_if_wanted()
+            found.append(network.logits(theta, some).argmax(dim=1))
+    return torch.cat(found)
 
 
 def share_right(predicted: Tensor, labels: Tensor) -> float:

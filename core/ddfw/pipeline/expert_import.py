@@ -11,7 +11,7 @@ from attrs import frozen
 
 from ddfw.artifacts.expert_store import ExpertStore
 from ddfw.artifacts.replay_buffer import ReplayBuffer, buffer_files
-from ddfw.artifacts.temporaries import remove, temporary_beside, tidy
+from ddfw.artifacts.temporaries import discard, temporary_beside, tidy
 from ddfw.config.catalog import as_table
 from ddfw.config.fingerprints import subject_key
 from ddfw.config.load import resolve
@@ -149,7 +149,7 @@ def _aside(experts_dir: Path) -> Iterator[Path]:
             aside.mkdir()
             yield aside
         finally:
-            remove(aside)
+            discard(aside)
     except BaseException:
         if made and not any(experts_dir.iterdir()):
             experts_dir.rmdir()

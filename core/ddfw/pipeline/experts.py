@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ddfw.artifacts.expert_store import ExpertStore, StoredExperts
 from ddfw.config.load import resolve
 from ddfw.contracts.executor import Crew, LabelledImages
 from ddfw.contracts.observer import ExpertReport
+from ddfw.engine.interruption import Interrupted
 from ddfw.errors import ConfigError, ConfigProblem, StoppedError, option_errors_at
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import ExpertSet, Setup, select_experts, set_up
@@ -122,12 +123,14 @@ class _Training:
         at_once = together if in_batches else max(1, len(missing))
         for first in range(0, len(missing), at_once):
             batch = missing[first : first + at_once]
-            for expert in self.session.train_experts(settings.training, train, validation, batch, told):
-                stored = self.expert_set.store.add(expert, self.setup.network)
-                self.report(expert.seed, False, stored.validation_accuracy)
-                here.add(expert.seed)
-                if together == 1 and self.stopping.time_is_over:
-                    break
+            with suppress(Interrupted), self.stopping.interrupting():
+                for expert in self.session.train_experts(settings.training, train, validation, batch, told):
+                    stored = self.expert_set.store.add(expert, self.setup.network)
+                    self.report(expert.seed, False, stored.validation_accuracy)
+                    here.add(expert.seed)
+                    self.stopping.progressed()
+                    if together == 1 and self.stopping.time_is_over:
+                        break
             # Once every rank has answered, all experts of the batch are in the store.
             if over := any(crew.gather(self.stopping.time_is_over)):
                 break

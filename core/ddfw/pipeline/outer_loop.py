@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from ddfw.engine.distill import Distillation, OuterState, run_steps
+from ddfw.engine.interruption import Interrupted
 from ddfw.engine.saved_state import moving_tensors
 from ddfw.errors import DivergedError
 from ddfw.pipeline.evaluation.baselines import distilled
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class OuterLoop:
     """All outer steps of a run, with a selection at the start, after every `eval.every` steps and after the last one.
 
-    A selection evaluates the synthetic set on the validation split; a checkpoint follows it. A run stops only after a
-    step, so that a run that is resumed again and again makes at least one step each time.
+    A selection evaluates the synthetic set on the validation split; a checkpoint follows it. A run that is stopped
+    within a step or a selection goes on from the last finished step, whose checkpoint says whether a selection is left.
 
     Args:
         plan: the run: configuration, data, network and layout.
@@ -38,6 +39,7 @@ class OuterLoop:
         crew: the processes that work on the run.
         stopping: says whether to stop; asked after each step.
         keep_look: called with the state at the start, in the middle and at the end, to keep what the set looks like.
+        unselected: whether the run was stopped before the selection of the step that it is resumed from.
     """
 
     plan: Plan
@@ -49,6 +51,7 @@ class OuterLoop:
     crew: Crew
     stopping: Stopping
     keep_look: Callable[[OuterState], None]
+    unselected: bool = False
 
     def run(self, state: OuterState, *, resumed: bool) -> int:
         """Makes all outer steps that are left.
@@ -64,11 +67,24 @@ class OuterLoop:
             DivergedError: a loss, parameter or image is not finite.
             StoppedError: the time limit is reached; a checkpoint was written.
         """
-        if not resumed:
-            self.keep_look(state)
-            self._select(state)
-        with self.stopping.listening():
-            state = run_steps(self.distillation, state, self._after_step)
+        done = state
+
+        def after_step(state: OuterState, report: StepReport) -> None:
+            nonlocal done
+            done = state
+            self._after_step(state, report)
+
+        with self.stopping.listening(), self.stopping.interrupting():
+            try:
+                if not resumed:
+                    self.keep_look(state)
+                    self._select(state)
+                elif self.unselected:
+                    self._select(state)
+                    self.checkpoints.save(state, self.best, again=True)
+                state = run_steps(self.distillation, state, after_step)
+            except Interrupted:
+                self._stop(done)
         self.checkpoints.save(state, self.best)  # of a run without steps, which can be extended too
         return state.skipped
 
@@ -91,17 +107,29 @@ class OuterLoop:
         """Whether a longer run would make a selection after this step, too."""
         return step % self.plan.config.eval.every == 0
 
+    def _has_selection(self, step: int) -> bool:
+        """Whether this run makes a selection after this step."""
+        return self._is_regular(step) or step == self.distillation.outer.steps
+
     def _after_step(self, state: OuterState, report: StepReport) -> None:
         steps = self.distillation.outer.steps
         self.evaluator.announce(report)
         if state.step in (steps // 2, steps):
             self.keep_look(state)
-        if self._is_regular(state.step) or state.step == steps:
+        self.stopping.progressed()
+        if self._has_selection(state.step):
             self._select(state)
             self.checkpoints.save(state, self.best)
-        if (reason := self.stopping.wanted()) is not None:
-            self.checkpoints.save(state, self.best)
-            self.crew.gather(None)  # every rank waits here until the checkpoint is written
-            ended = ", before the evaluation" if state.step == steps else ""
-            message = f"time is over: stopped after outer step {state.step} of {steps}{ended}"
-            self.stopping.stop(reason, f"{message}; the same command goes on from there")
+        if self.stopping.wanted() is not None:
+            self._stop(state)
+
+    def _stop(self, state: OuterState) -> None:
+        """Writes a checkpoint of the last finished step, and stops the run."""
+        steps, reason = self.distillation.outer.steps, self.stopping.wanted()
+        if state.step:  # what comes before the first step is done anew
+            left = self._has_selection(state.step)  # unless this step's checkpoint, which follows it, is there already
+            self.checkpoints.save(state, self.best, unselected=left)
+        self.crew.gather(None)  # every rank waits here until the checkpoint is written
+        ended = ", before the evaluation" if state.step == steps else ""
+        message = f"time is over: stopped after outer step {state.step} of {steps}{ended}"
+        self.stopping.stop(reason or "time", f"{message}; the same command goes on from there")

@@ -84,6 +84,7 @@ class Resumption:
         best: (validation accuracy, step) of the best step.
         regular: likewise for `Best.regular`, whose tensors' names begin with `regular.`; None where there is none.
         facts: what the checkpoint records beside the tensors.
+        unselected: whether the run was stopped before the selection that follows the step.
     """
 
     folder: Path
@@ -93,6 +94,7 @@ class Resumption:
     best: tuple[float, int]
     regular: tuple[float, int] | None
     facts: Facts
+    unselected: bool = False
 
     def extended(self, configuration_sha256: str) -> Resumption:
         """The same for a longer run: its best step is the one that the longer run would have had by now.
@@ -193,6 +195,7 @@ def _resumption(folder: Path, there: Checkpoint) -> Resumption:
         skipped=int(record["skipped"]),
         best=_place(record["best"]),
         regular=None if record.get("regular") is None else _place(record["regular"]),
+        unselected=record.get("unselected") is True,
         facts=Facts(
             circumstances=dict(record["circumstances"]),
             materials=dict(record["materials"]),
@@ -228,9 +231,16 @@ class Checkpoints:
     writes: bool
     saved: int | None = None
 
-    def save(self, state: OuterState, best: Best) -> None:
-        """Writes a checkpoint and removes the one before; does nothing if the newest one is of this step already."""
-        if self.saved == state.step:
+    def save(self, state: OuterState, best: Best, *, unselected: bool = False, again: bool = False) -> None:
+        """Writes a checkpoint and removes the one before; does nothing if the newest one is of this step already.
+
+        Args:
+            state: the state after the step.
+            best: the best step so far.
+            unselected: whether the selection that follows the step was not made.
+            again: replace the newest checkpoint if it is of this step.
+        """
+        if self.saved == state.step and not again:
             return
         if self.writes:
             assert best.learned is not None
@@ -241,6 +251,7 @@ class Checkpoints:
                 "skipped": state.skipped,
                 "best": {"accuracy": best.accuracy, "step": best.step},
                 **attrs.asdict(facts),
+                **({"unselected": True} if unselected else {}),
             }
             if (regular := best.regular) is not None and regular.learned is not None:
                 tensors |= learned_tensors("regular", regular.learned)

@@ -163,7 +163,8 @@ class Stages:
                 subject = evolve(subject, notes=(*subject.notes, words))
             # Earlier evaluations of this run that were killed have read the test split, too; they are counted.
             before = checkpoint.begin_evaluation(self.directory.checkpoints) if self._writes else 0
-            found = final(self._evaluator, subject, teachers, train, validation, known=self.known)
+            with self.stopping.ending("in the evaluation"):
+                found = final(self._evaluator, subject, teachers, train, validation, known=self.known)
         summary = self._finish(learned, found, experts, warm, before) if self._writes else None
         shared = self.crew.share(None if summary is None else summary.to_json())
         return RunResult(directory=self.directory.path, summary=Summary.from_json(shared))
@@ -199,7 +200,9 @@ class Stages:
 
     @property
     def _void_selection(self) -> int | None:
-        """The last step of a shorter run that is extended, where only its end caused a selection."""
+        """A step whose selection is left to do, or the last one of a shorter run where only its end caused one."""
+        if self.resumed is not None and self.resumed.unselected:
+            return self.resumed.step
         if self.resumed is None or self.resumed.step not in self.checkpoints.facts.extended_from:
             return None
         return self.resumed.step if self.resumed.step % self.plan.config.eval.every else None
@@ -260,6 +263,7 @@ class Stages:
             crew=self.crew,
             stopping=self.stopping,
             keep_look=lambda state: self._keep_look(start.distillation, state),
+            unselected=self.resumed is not None and self.resumed.unselected,
         )
         if self._writes and self.resumed is None:
             self._files.write_start(train)

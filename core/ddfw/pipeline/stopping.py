@@ -1,4 +1,4 @@
-"""Stops a run between two outer steps, because of a time limit or a signal, and measures its time."""
+"""Stops a run between two steps, outer or inner, because of a time limit or a signal, and measures its time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from types import FrameType
 from typing import Any, Literal
 
 from ddfw.contracts.executor import Crew
+from ddfw.engine.interruption import Interrupted, interruptible
 from ddfw.errors import StoppedError
 
 #: Why to stop: the number of a signal, or "time" if the time limit is reached.
 Reason = int | Literal["time"]
 
 _STAGES = ("experts", "distill", "evaluate")
+#: Seconds past the time limit that the first expert, the first outer step and the evaluation may take.
+_FIRST_S = 5.0
 
 
 def now() -> float:
@@ -36,6 +39,7 @@ class Stopping:
     def __init__(self, crew: Crew, seconds: float | None = None) -> None:
         self._crew = crew
         self._deadline = None if seconds is None else now() + seconds
+        self._first_s = 0.0
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -48,6 +52,33 @@ class Stopping:
     def time_is_over(self) -> bool:
         """Whether the deadline has passed in this process."""
         return self._deadline is not None and now() >= self._deadline
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within the block, computations raise `Interrupted` between two inner steps once there is a reason to stop.
+
+        Until `progressed` is called in the block, they go on for five seconds after the time limit, so that a run which
+        is started again and again with a short limit gets on.
+        """
+        self._first_s = _FIRST_S
+        with interruptible(self._urgent, self._crew.size):
+            yield
+
+    @contextlib.contextmanager
+    def ending(self, where: str) -> Iterator[None]:
+        """Within the block, computations end once the time limit is reached, and the block with a StoppedError."""
+        try:
+            with self.interrupting():
+                yield
+        except Interrupted:
+            raise StoppedError(f"time is over: stopped {where}; the same command goes on from there") from None
+
+    def progressed(self) -> None:
+        """Notes that an expert or an outer step is finished."""
+        self._first_s = 0.0
+
+    def _urgent(self) -> bool:
+        return self._signal is not None or (self._deadline is not None and now() >= self._deadline + self._first_s)
 
     def wanted(self) -> Reason | None:
         """The reason to stop now, None to continue; if both a signal and the time limit are reasons, the signal."""

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from ddfw.contracts.executor import TrainedExpert
 from ddfw.engine.evaluate import STREAMS
 from ddfw.engine.inner import Network
+from ddfw.engine.interruption import stop_if_wanted
 from ddfw.engine.training import augmented, require_finite, share_right
 from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
@@ -77,6 +78,7 @@ def train_many(
         rngs = [draws[e](epoch) for e in range(count)]
         totals = torch.zeros(count, dtype=thetas.dtype, device=thetas.device)
         for rows in orders.split(settings.batch_size, dim=1):
+            stop_if_wanted()
             images = torch.stack([augmented(augmentation, data.images[rows[e]], rngs[e]) for e in range(count)])
             found, losses = gradients(thetas, images, data.targets[rows])
             totals += losses.detach() * rows.shape[1]
@@ -174,8 +176,12 @@ def accuracies_of(network: Network, thetas: Tensor, data: LabelledImages, chunk:
 def classes_of(network: Network, thetas: Tensor, images: Tensor, chunk: int = 1024) -> Tensor:
     """The classes [E, n] (int64) that each row of θ [E, P] predicts for images [n, C, H, W]."""
     each = vmap(network.logits, in_dims=(0, None))
+    found = []
     with torch.no_grad():
-        return torch.cat([each(thetas, some).argmax(dim=2) for some in images.split(chunk)], dim=1)
+        for some in images.split(chunk):
+            stop_if_wanted()
+            found.append(each(thetas, some).argmax(dim=2))
+    return torch.cat(found, dim=1)
 
 
 def _epochs(seed: int, stream: Stream, *index: int) -> EpochGenerator:

@@ -18,6 +18,7 @@ from attrs.validators import ge, gt, in_, le, optional
 
 from ddfw import AbstractExecutor, DdfwError, OptionError, option
 from ddfw.contracts.executor import Evaluated
+from ddfw.engine.interruption import stop_if_wanted
 from ddfw_plugins.executors import _ray_tasks
 from ddfw_plugins.executors._ray_cluster import Shelf, connected
 from ddfw_plugins.executors.cpu import Cpu
@@ -178,6 +179,7 @@ class _Cluster:
                     position = waiting.popleft()
                     reference = self._submit(jobs[position])
                     running[reference] = self.outstanding[reference] = position
+                stop_if_wanted()
                 ready = self._ready(list(running), pause)
                 pause = 0.001 if ready else min(_POLL_S, 1.5 * pause)
                 for reference in sorted(ready, key=running.__getitem__):

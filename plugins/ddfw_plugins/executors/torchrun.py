@@ -18,6 +18,7 @@ from attrs.validators import ge, in_, le, optional
 from ddfw import AbstractExecutor, Crew, DivergedError, MetaGradient, OptionError, option
 from ddfw.contracts.executor import Evaluated, ask_classes
 from ddfw.engine.budget import auto_memory, available_memory
+from ddfw.engine.interruption import Interrupted, share_of_work
 from ddfw.process.ranks import Launch, launch
 from ddfw_plugins.executors._process_group import ProcessCrew, assembled, current
 from ddfw_plugins.executors.cpu import Cpu
@@ -152,15 +153,25 @@ class SharedSession:
         """
         rank, size = self._crew.rank, self._crew.size
         finished, diverged = 0, None
-        experts = self._inner.train_experts(
-            settings, train, validation, seeds[rank::size], lambda own, epoch: on_epoch(own * size + rank, epoch)
+        experts = iter(
+            self._inner.train_experts(
+                settings, train, validation, seeds[rank::size], lambda own, epoch: on_epoch(own * size + rank, epoch)
+            )
         )
+        stopped = None
         try:
-            for expert in experts:
+            while True:
+                with share_of_work():
+                    expert = next(experts, None)
+                if expert is None:
+                    break
                 yield expert
                 finished += 1
         except DivergedError as error:
             diverged = error
+        except Interrupted as stop:
+            stopped = stop
+        self._stop_together(stopped)
         self._raise_first(diverged, finished * size + rank)
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
@@ -171,8 +182,15 @@ class SharedSession:
         share = segments[rank::size]
         parts = (problem.images, problem.targets, problem.step_size, problem.step_size)
         held = 0
+        found, stopped = None, None
         if share:
-            found = self._inner.meta_gradient(evolve(problem, schedules=problem.schedules[rank::size]), share)
+            try:
+                with share_of_work():
+                    found = self._inner.meta_gradient(evolve(problem, schedules=problem.schedules[rank::size]), share)
+            except Interrupted as stop:
+                stopped = stop
+        self._stop_together(stopped)
+        if found is not None:
             weight, held = len(share) / len(segments), found.held_steps
             flat = torch.cat([t.reshape(-1) for t in (found.images, found.targets, found.step_size, found.loss)])
             flat = flat * weight
@@ -228,11 +246,16 @@ class SharedSession:
                 on_network(number)
             told = about
 
+        stopped = None
         try:
-            if mine := networks[rank::size]:
-                found = ask_classes(self._inner, settings, train, test, seed, mine, purpose, tell)
+            with share_of_work():
+                if mine := networks[rank::size]:
+                    found = ask_classes(self._inner, settings, train, test, seed, mine, purpose, tell)
         except DivergedError as error:
             diverged = error
+        except Interrupted as stop:
+            stopped = stop
+        self._stop_together(stopped)
         self._raise_first(diverged, finished * size + rank)
         classes = None if found.predicted is None else found.predicted.tolist()
         shares = self._crew.gather([list(found.accuracies), classes if mine else []])
@@ -244,6 +267,11 @@ class SharedSession:
             accuracies=tuple(shares[rank][0][place] for rank, place in order),
             predicted=torch.tensor([shares[rank][1][place] for rank, place in order]) if known else None,
         )
+
+    def _stop_together(self, mine: Interrupted | None) -> None:
+        """Stops on every rank as soon as one was stopped in its share."""
+        if any(self._crew.gather(mine is not None)):
+            raise mine or Interrupted
 
     def _raise_first(self, mine: DivergedError | None, position: int) -> None:
         """Raises on every rank the divergence that one process alone would have met first, if a rank has met one.
