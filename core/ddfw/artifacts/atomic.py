@@ -125,7 +125,7 @@ def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     yield len(head).to_bytes(8, "little") + head
     for name in order:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield memoryview(flat.view(torch.uint8).numpy())
+        yield flat.view(torch.uint8).numpy().data
 
 
 def file_sha256(path: Path) -> str:

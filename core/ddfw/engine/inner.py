@@ -5,6 +5,7 @@ Shapes: B images in a batch, m classes, P parameters in T tensors.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ddfw.contracts.dataset import ImageSpec
     from ddfw.contracts.model import AbstractModel
 
+#: The global generator is put back by one thread at a time, or one would put back what another has drawn from.
+_building = threading.RLock()
+
 
 def build_module(model: AbstractModel, spec: ImageSpec) -> nn.Module:
     """Builds the model's module and checks that repeating an inner step on it gives the same result.
@@ -31,7 +35,7 @@ def build_module(model: AbstractModel, spec: ImageSpec) -> nn.Module:
     """
     # Constructors of torch.nn draw initial values from PyTorch's global generator. The values are not used, and the
     # generator's state is restored.
-    with torch.random.fork_rng(devices=[]):
+    with _building, torch.random.fork_rng(devices=[]):
         module = model.build(spec)
     for name, layer in module.named_modules():
         if getattr(layer, "track_running_stats", False) and getattr(layer, "running_mean", None) is not None:

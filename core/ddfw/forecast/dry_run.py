@@ -16,6 +16,7 @@ from ddfw.pipeline.evaluation.evaluator import cross_contexts
 from ddfw.pipeline.notes import notes
 from ddfw.pipeline.runner import Places, directory_for, finished, plan
 from ddfw.pipeline.warm_start import warm_start
+from ddfw.process.isolation import isolated
 
 if TYPE_CHECKING:
     from ddfw.config.run_config import RunConfig
@@ -26,6 +27,7 @@ STAGE_WORDS = {"experts": "experts", "distill": "distillation", "evaluate": "eva
 HOW_FOUND = "extrapolated from short measurements on this machine as busy as it is now"
 
 
+@isolated
 def predict(config: RunConfig, places: Places | None = None) -> Forecast:
     """Predicts what a run will cost from a few seconds of measurements on its executor.
 

@@ -21,6 +21,7 @@ from ddfw.errors import DataError, option_errors_at
 from ddfw.pipeline.experts import observers_for_people
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup, set_up
+from ddfw.process.isolation import isolated
 
 if TYPE_CHECKING:
     from ddfw.config.run_config import RunConfig
@@ -52,6 +53,7 @@ class ImportedExperts:
     already_there: bool
 
 
+@isolated
 def import_experts(
     path: Path,
     config: RunConfig,

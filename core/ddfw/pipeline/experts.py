@@ -19,6 +19,7 @@ from ddfw.errors import ConfigError, ConfigProblem, StoppedError, option_errors_
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import ExpertSet, Setup, select_experts, set_up
 from ddfw.pipeline.stopping import Stopping
+from ddfw.process.isolation import isolated
 
 if TYPE_CHECKING:
     from ddfw.config.run_config import RunConfig
@@ -137,6 +138,7 @@ class _Training:
         return here, over
 
 
+@isolated
 def train_experts(config: RunConfig, experts_dir: Path, data_root: Path | None, *, quiet: bool = False) -> ExpertStore:
     """Trains the experts of a configuration that are not in their store yet.
 

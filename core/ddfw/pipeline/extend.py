@@ -14,12 +14,14 @@ from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
 from ddfw.config.load import configure
 from ddfw.errors import DataError, DirectoryInUseError, config_error
 from ddfw.pipeline.runner import Places, run
+from ddfw.process.isolation import isolated
 
 if TYPE_CHECKING:
     from ddfw.contracts.observer import AbstractObserver
     from ddfw.pipeline.stages import RunResult
 
 
+@isolated
 def extend(
     directory: str | Path,
     steps: int,

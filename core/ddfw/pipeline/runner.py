@@ -39,6 +39,7 @@ from ddfw.pipeline.resume import find
 from ddfw.pipeline.stages import RunResult, Stages
 from ddfw.pipeline.stopping import Stopping, now
 from ddfw.pipeline.warm_start import set_sha256
+from ddfw.process.isolation import isolated
 
 if TYPE_CHECKING:
     from ddfw.contracts.executor import Crew
@@ -81,6 +82,7 @@ def download_data(config: RunConfig, data_root: Path | None) -> None:
         config.data.download(data_root)
 
 
+@isolated
 def plan(config: RunConfig, places: Places | None = None) -> Plan:
     """Loads the data and checks everything that can be checked before training, as `--dry-run` does.
 
@@ -116,6 +118,7 @@ def recorded_text(folder: Path, text: str) -> str:
     return text
 
 
+@isolated
 def finished(config: RunConfig, places: Places) -> RunResult | None:
     """The finished run of a configuration, read from its directory; None if it is not finished.
 
@@ -154,6 +157,7 @@ def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
     return RunResult(directory=directory.path, summary=summary, already_finished=True)
 
 
+@isolated
 def run(
     config: RunConfig,
     places: Places | None = None,
@@ -294,6 +298,7 @@ def _write_page(stages: Stages) -> None:
         logger.warning("no page of %s (%s: %s); `ddfw report` makes it again", run, type(error).__name__, error)
 
 
+@isolated
 def distill(
     recipe: str | None = None,
     *,

@@ -20,8 +20,10 @@ from ddfw.contracts.format import Format
 from ddfw.contracts.model import AbstractModel
 from ddfw.contracts.records import Card
 from ddfw.errors import ConfigError, DataError, OptionError, PluginError, RegistryError, did_you_mean
+from ddfw.process.isolation import isolated
 
 
+@isolated
 def load(run: str | Path) -> SyntheticSet:
     """Loads what a run learned.
 
@@ -67,6 +69,7 @@ def _component(card: Card, kind: str, base: type) -> Any:
         return None
 
 
+@isolated
 def export(learned: SyntheticSet | str | Path, form: str, out: str | Path, *, force: bool = False) -> dict[str, Any]:
     """Writes a learned set for other programs, whole or not at all.
 
@@ -92,6 +95,7 @@ def export(learned: SyntheticSet | str | Path, form: str, out: str | Path, *, fo
     return write_export(learned, form, imported(offer.item.writer, offer.plugin), Path(out), force=force)
 
 
+@isolated
 def read_images(path: str | Path) -> ImageSet:
     """Reads labelled images from a run directory, an export, or files that a format knows without a card.
 

@@ -33,6 +33,7 @@ from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Setup, select_experts, set_up
 from ddfw.pipeline.report.evaluation import Evaluation
 from ddfw.pipeline.sets import read_images
+from ddfw.process.isolation import isolated
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 WORDS = tuple(name for name, b in BASELINES.items() if b.labels == "hard" and b.equal != "count")
 
 
+@isolated
 def evaluate(
     subject: str | Path,
     *,
