@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -74,16 +74,20 @@ class Catalog:
     Args:
         kinds: the kinds, in the order in which they are shown.
         discovery: the loaded plugins.
+        accepted: called once with each component, before it is handed out; None to call nothing.
 
     Raises:
         ValueError: two kinds have the same id, or the hook of a kind has no specification.
     """
 
-    def __init__(self, kinds: Sequence[KindInfo], discovery: Discovery) -> None:
+    def __init__(
+        self, kinds: Sequence[KindInfo], discovery: Discovery, accepted: Callable[[Entry], None] | None = None
+    ) -> None:
         self._kinds = {kind.id: kind for kind in kinds}
         if len(self._kinds) != len(kinds):
             raise ValueError("two kinds have the same id")
         self._discovery = discovery
+        self._accepted = accepted
         self._offers: dict[str, Offers[type]] = {}
         for kind in kinds:
             caller = getattr(discovery.manager.hook, kind.hook, None)
@@ -146,6 +150,8 @@ class Catalog:
             self._offers[kind] = collect(
                 self._discovery, info.hook, kind, info.title, lambda cls: _named(cls, base), "classes"
             )
+            for offer in self._offers[kind].entries.values() if self._accepted is not None else ():
+                self._accepted(_entry(kind, offer))  # type: ignore[misc]
         return self._offers[kind]
 
 

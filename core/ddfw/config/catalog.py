@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from ddfw import hookspecs
 from ddfw.config.toml import toml_text
+from ddfw.contracts.watch import watch
 from ddfw.kinds import KINDS
-from ddfw_registry import Catalog, Discovery, KindInfo, Plugin, discover
+from ddfw_registry import Catalog, Discovery, Entry, KindInfo, Plugin, discover
 
 T = TypeVar("T")
 
@@ -41,7 +42,13 @@ def _require_known_api(plugin: Plugin) -> None:
 def catalog() -> Catalog:
     """The components that the plugins offer."""
     kinds = [KindInfo(id=k.id, title=k.title, hook=k.hook, base=k.base) for k in KINDS]
-    return Catalog(kinds, plugins())
+    return Catalog(kinds, plugins(), _watch_third_party)
+
+
+def _watch_third_party(entry: Entry) -> None:
+    """Has a component watched that does not ship with ddfw."""
+    if entry.distribution != "ddfw":
+        watch(entry.cls, entry.kind, entry.plugin)
 
 
 def as_table(value: Any) -> dict[str, Any]:
