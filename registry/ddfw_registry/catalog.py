@@ -11,8 +11,10 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from ddfw_registry._types import fields
 from ddfw_registry._words import error_line, show
 from ddfw_registry.discovery import Discovery, PluginFailure
+from ddfw_registry.errors import RegistryError
 from ddfw_registry.offers import Offer, Offers, collect
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -99,6 +101,10 @@ class Catalog:
         """All kinds, in the order in which they are shown."""
         return tuple(self._kinds.values())
 
+    def failures_of(self, kind: str) -> tuple[PluginFailure, ...]:
+        """The failures that may be why a component of this kind is unknown: of its hook, and of whole plugins."""
+        return (*self._discovery.failures, *self._ask(kind).failures)
+
     @property
     def failures(self) -> tuple[PluginFailure, ...]:
         """The plugins and components that do not work; those of kinds whose hook was not called yet are missing."""
@@ -167,6 +173,8 @@ def _named(cls: object, base: type) -> tuple[str, type]:
     """
     try:
         wrong = _complaint(cls, base)
+    except RegistryError as error:
+        wrong = str(error)
     except Exception as error:  # a plugin's metaclass may raise anything
         wrong = error_line(error)
     if wrong or not isinstance(cls, type):
@@ -194,6 +202,7 @@ def _complaint(cls: object, base: type) -> str:
         return "it has no class attribute `name` that says what users type"
     if _NAME.fullmatch(name) is None:
         return f"its name {name!r} is not made of lower-case letters, digits, _ and - with a letter first"
+    fields(cls)  # raises for an annotation that cannot be resolved
     return ""
 
 

@@ -86,7 +86,30 @@ def failed(component: object, method: str, error: BaseException) -> PluginError:
         method: the method.
         error: what it raised.
     """
-    return PluginError(f"{_title(component)} failed in {method}: {_words(error)}{_place(component, error)}")
+    return PluginError(f"{_title(component)} failed in {method}: {_words(error)}{_place(_file(component), error)}")
+
+
+def watched_function(function: Callable[..., Any], owner: str, target: str) -> Callable[..., Any]:
+    """A function of a plugin that names the plugin in what it raises, and prints to standard error.
+
+    Args:
+        function: the function.
+        owner: identity of the plugin.
+        target: `module:function`, for the message.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                return function(*args, **kwargs)
+        except BaseException as error:
+            if _passes(error):
+                raise
+            place = _place(function.__code__.co_filename, error)
+            raise PluginError(f"plugin {owner} failed in {target}: {_words(error)}{place}") from error
+
+    return call
 
 
 @functools.cache
@@ -112,10 +135,13 @@ def _words(error: BaseException) -> str:
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 
-def _place(component: object, error: BaseException) -> str:
-    """The innermost line in the file of the component's class, as ` (mine.py:31)`; "" if none of it ran."""
-    module = sys.modules.get(type(component).__module__)
-    file = getattr(module, "__file__", None)
+def _file(component: object) -> str | None:
+    """The file that defines a component's class."""
+    return getattr(sys.modules.get(type(component).__module__), "__file__", None)
+
+
+def _place(file: str | None, error: BaseException) -> str:
+    """The innermost line of a file that ran, as ` (mine.py:31)`; "" if none did."""
     lines = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
     return f" ({os.path.basename(str(file))}:{lines[-1]})" if lines else ""
 
