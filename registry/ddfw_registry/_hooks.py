@@ -39,7 +39,10 @@ def check(manager: pluggy.PluginManager, obj: object) -> None:
     known = [name for name, caller in vars(manager.hook).items() if _is_specified(caller)]
     offered = list(implementations(manager, obj))
     if not offered:
-        raise Rejected("it offers no hook: nothing in it is marked as a hook implementation of this project")
+        wrong = "it offers no hook: nothing in it is marked as a hook implementation of this project"
+        hooks = [name for name in dir(obj) if name.startswith(f"{manager.project_name}_")]
+        forgotten = [name for name in hooks if callable(getattr(obj, name, None))]
+        raise Rejected(f"{wrong}; {forgotten[0]} lacks the decorator @hookimpl" if forgotten else wrong)
     for name, optional, function in offered:
         if name not in known:
             if optional:

@@ -20,8 +20,9 @@ _SHORT.maxlevel = 2
 def suggest(word: str, known: Iterable[str]) -> str | None:
     """Finds the known word that the user probably meant.
 
-    Of the known words that resemble the given one, the one reached with the fewest edits is chosen. Swapping two
-    neighbouring letters counts as one edit; upper and lower case are the same.
+    Of the known words that resemble the given one, the one reached with the fewest edits is chosen; a word of which
+    more than half would have to be edited is not. Swapping two neighbouring letters counts as one edit; upper and lower
+    case are the same.
 
     Args:
         word: the word that was typed.
@@ -34,7 +35,10 @@ def suggest(word: str, known: Iterable[str]) -> str | None:
         return None
     typed = word.casefold()
     near = [c for c in known if difflib.SequenceMatcher(None, c.casefold(), typed).ratio() >= 0.5]
-    return min(near, key=lambda c: (_edits(typed, c.casefold()), c), default=None)
+    best = min(near, key=lambda c: (_edits(typed, c.casefold()), c), default=None)
+    if best is None or 2 * _edits(typed, best.casefold()) > max(len(typed), len(best)):
+        return None
+    return best
 
 
 def closer(word: str, one: str, other: str) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 from attrs import frozen
 
+from ddfw_registry._types import fields
 from ddfw_registry._words import error_line, show
 from ddfw_registry.discovery import Discovery, PluginFailure
+from ddfw_registry.errors import RegistryError
 from ddfw_registry.offers import Offer, Offers, collect
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -74,16 +76,20 @@ class Catalog:
     Args:
         kinds: the kinds, in the order in which they are shown.
         discovery: the loaded plugins.
+        accepted: called once with each component, before it is handed out; None to call nothing.
 
     Raises:
         ValueError: two kinds have the same id, or the hook of a kind has no specification.
     """
 
-    def __init__(self, kinds: Sequence[KindInfo], discovery: Discovery) -> None:
+    def __init__(
+        self, kinds: Sequence[KindInfo], discovery: Discovery, accepted: Callable[[Entry], None] | None = None
+    ) -> None:
         self._kinds = {kind.id: kind for kind in kinds}
         if len(self._kinds) != len(kinds):
             raise ValueError("two kinds have the same id")
         self._discovery = discovery
+        self._accepted = accepted
         self._offers: dict[str, Offers[type]] = {}
         for kind in kinds:
             caller = getattr(discovery.manager.hook, kind.hook, None)
@@ -94,6 +100,10 @@ class Catalog:
     def kinds(self) -> tuple[KindInfo, ...]:
         """All kinds, in the order in which they are shown."""
         return tuple(self._kinds.values())
+
+    def failures_of(self, kind: str) -> tuple[PluginFailure, ...]:
+        """The failures that may be why a component of this kind is unknown: of its hook, and of whole plugins."""
+        return (*self._discovery.failures, *self._ask(kind).failures)
 
     @property
     def failures(self) -> tuple[PluginFailure, ...]:
@@ -146,6 +156,8 @@ class Catalog:
             self._offers[kind] = collect(
                 self._discovery, info.hook, kind, info.title, lambda cls: _named(cls, base), "classes"
             )
+            for offer in self._offers[kind].entries.values() if self._accepted is not None else ():
+                self._accepted(_entry(kind, offer))  # type: ignore[misc]
         return self._offers[kind]
 
 
@@ -161,6 +173,8 @@ def _named(cls: object, base: type) -> tuple[str, type]:
     """
     try:
         wrong = _complaint(cls, base)
+    except RegistryError as error:
+        wrong = str(error)
     except Exception as error:  # a plugin's metaclass may raise anything
         wrong = error_line(error)
     if wrong or not isinstance(cls, type):
@@ -188,6 +202,7 @@ def _complaint(cls: object, base: type) -> str:
         return "it has no class attribute `name` that says what users type"
     if _NAME.fullmatch(name) is None:
         return f"its name {name!r} is not made of lower-case letters, digits, _ and - with a letter first"
+    fields(cls)  # raises for an annotation that cannot be resolved
     return ""
 
 

@@ -6,8 +6,9 @@ same entry-point name, and does not report misspelt hooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from typing import Literal, TypeAlias, cast
 
@@ -49,10 +50,13 @@ class PluginFailure(Source):
     Args:
         stage: where it failed: `load`, `register`, `hook` or `component`.
         error: what happened, on one line of at most 300 characters.
+        kind: the kind of things that the hook offers; "" for a failure at `load` or `register`, which may hide
+            anything.
     """
 
     stage: Stage
     error: str = field(converter=one_line)
+    kind: str = ""
 
 
 @frozen
@@ -86,6 +90,7 @@ def discover(
     hookspecs: object,
     environ: Mapping[str, str],
     validate: Callable[[Plugin], None] | None = None,
+    harmful: Callable[[Sequence[Source]], Mapping[str, str]] | None = None,
 ) -> Discovery:
     """Finds, loads and registers all plugins.
 
@@ -98,6 +103,8 @@ def discover(
         hookspecs: module or class that holds the hook specifications.
         environ: the environment variables.
         validate: called with each loaded plugin before it is registered; an exception rejects the plugin.
+        harmful: called with all plugins that are about to be imported; returns, by identity, those that would end or
+            hang this process, each with what happened. They are not imported and count as failures.
 
     Returns:
         The plugins that work and those that do not. No exception of a plugin is passed on, except KeyboardInterrupt.
@@ -112,11 +119,16 @@ def discover(
     disabled: list[DisabledPlugin] = []
     loaded: list[Plugin] = []
     failures: list[PluginFailure] = []
+    chosen = [source for source in found if not any(is_named(word, source) for word in wanted)]
+    reasons = {} if harmful is None else harmful(chosen)
     for source in found:
         words = [word for word in wanted if is_named(word, source)]
         matched.update(words)
         if words:
             disabled.append(DisabledPlugin(*source.place))
+            continue
+        if source.identity in reasons:
+            failures.append(PluginFailure(*source.place, "load", reasons[source.identity]))
             continue
         with recorded(failures, source, "load"):  # a plugin may call sys.exit() while it is imported
             if any(source.identity == plugin.identity for plugin in loaded):
@@ -167,24 +179,30 @@ def watching(told: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(failures: list[PluginFailure], source: Source, stage: Stage, prefix: str = "") -> Iterator[None]:
+def recorded(
+    failures: list[PluginFailure], source: Source, stage: Stage, prefix: str = "", kind: str = ""
+) -> Iterator[None]:
     """Records any exception of a `with` block as a failure of a plugin, except KeyboardInterrupt.
+
+    What the plugin prints goes to standard error, because standard output belongs to what the user asked for.
 
     Args:
         failures: the list to which the failure is added.
         source: the plugin.
         stage: what the block does.
         prefix: start of the failure's text.
+        kind: the kind of things that the block asks for; "" for none.
     """
     if (told := _watcher.get()) is not None:
         told(source.identity)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         text = str(error) if isinstance(error, Rejected) else error_line(error)
-        failures.append(PluginFailure(*source.place, stage, f"{prefix}{text}"))
+        failures.append(PluginFailure(*source.place, stage, f"{prefix}{text}", kind))
 
 
 def _register(

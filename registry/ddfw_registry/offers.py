@@ -100,13 +100,13 @@ def collect(
     for implementation in sorted(caller.get_hookimpls(), key=lambda impl: impl.plugin_name):
         plugin = plugins[implementation.plugin_name]
         items: list[object] = []
-        with recorded(failures, plugin, "hook", f"{hook}: "):
+        with recorded(failures, plugin, "hook", f"{hook}: ", kind):
             items = _items(implementation, what)
         for item in items:
             try:
                 name, accepted = named(item)
             except ValueError as error:
-                failures.append(PluginFailure(*plugin.place, "component", f"{title} {error}"))
+                failures.append(PluginFailure(*plugin.place, "component", f"{title} {error}", kind))
                 continue
             offer = Offer(name, accepted, plugin.identity, plugin.distribution, plugin.version)
             if offer not in offered[name]:

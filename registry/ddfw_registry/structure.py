@@ -6,7 +6,9 @@ cattrs finds the hook for each type. All hooks are replaced by strict ones: thos
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +24,15 @@ from ddfw_registry._plain import plain
 from ddfw_registry._problems import Collector, Invalid, Issue, step
 from ddfw_registry._tables import build_table
 from ddfw_registry._types import TypeForm
-from ddfw_registry._words import got, hint, show, with_article
+from ddfw_registry._words import error_line, got, hint, show, with_article
 from ddfw_registry.catalog import Catalog, KindInfo
-from ddfw_registry.errors import ConfigError, ConfigProblem, DuplicateComponentError, UnknownComponentError
+from ddfw_registry.errors import (
+    ConfigError,
+    ConfigProblem,
+    DuplicateComponentError,
+    RegistryError,
+    UnknownComponentError,
+)
 
 T = TypeVar("T")
 
@@ -193,10 +201,18 @@ class Structurer:
         if not isinstance(name, str):
             raise Invalid.because(f"expected text, got {got(name)}", "name")
         try:
-            cls = self._catalog.get(kind.id, name).cls
+            entry = self._catalog.get(kind.id, name)
         except (UnknownComponentError, DuplicateComponentError) as error:
             raise Invalid([Issue("", error.message, error)]) from None
-        return build_table({k: item for k, item in value.items() if k != "name"}, cls, self._build, self._phrase)
+        options = {k: item for k, item in value.items() if k != "name"}
+        try:
+            with redirect_stdout(sys.stderr):
+                return build_table(options, entry.cls, self._build, self._phrase)
+        except (Invalid, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a default, a converter or a validator of a plugin may raise anything
+            words = str(error) if isinstance(error, RegistryError) else error_line(error)
+            raise RegistryError(f"plugin {entry.plugin} ({kind.id} {name}) cannot be built: {words}") from error
 
 
 def _scalar(value: object, form: TypeForm) -> object:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -23,7 +24,7 @@ from ddfw.contracts.command import Command
 from ddfw.errors import PluginError
 from ddfw.process import ranks
 from ddfw.process.allocator import keep_freed_memory
-from ddfw_registry import DuplicateComponentError, Offers
+from ddfw_registry import DuplicateComponentError, Offers, PluginFailure
 
 USAGE, PLUGIN, BUG, IO, TERMINATED, INTERRUPTED = 2, 3, 70, 74, 75, 130
 
@@ -213,6 +214,8 @@ def _known(error: Exception, arguments: list[str]) -> int:
     from ddfw import errors
 
     if isinstance(error, errors.DdfwError):
+        if isinstance(error, PluginError) and "--traceback" in arguments and ranks.speaks(PLUGIN):
+            traceback.print_exception(error)
         return _say(str(error), error.exit_code)
     if isinstance(error, errors.OptionError):  # of an executor, when its session is opened or at work
         return _say(str(error), USAGE)
@@ -222,29 +225,31 @@ def _known(error: Exception, arguments: list[str]) -> int:
     if any(isinstance(c, DuplicateComponentError) for c in causes):
         return _say(str(error), PLUGIN)
     missing = [c for c in causes if isinstance(c, errors.UnknownComponentError)]
-    code = _say(str(error), USAGE if missing or isinstance(error, errors.ConfigError) else PLUGIN)
-    if missing:
-        # Where another name was probably meant, a local plugin is unlikely; a file or a run may be one with a plugin.
-        run = any(os.path.isfile(word) or os.path.isfile(os.path.join(word, CONFIG)) for word in arguments)
-        local = (run or any(c.suggestion is None for c in missing)) and not plugins_are_named()
-        _say_what_is_missing(local)
+    if not missing:
+        return _say(str(error), USAGE if isinstance(error, errors.ConfigError) else PLUGIN)
+    kinds = {"", *(c.kind for c in missing)}
+    failures = [failure for failure in listing().failures if failure.kind in kinds]
+    code = _say(str(error), PLUGIN if failures else USAGE)
+    # Where another name was probably meant, a local plugin is unlikely; a file or a run may be one with a plugin.
+    run = any(os.path.isfile(word) or os.path.isfile(os.path.join(word, CONFIG)) for word in arguments)
+    local = (run or any(c.suggestion is None for c in missing)) and not plugins_are_named() and not failures
+    _say_what_is_missing(failures, local)
     return code
 
 
-def _say_what_is_missing(local: bool) -> None:
+def _say_what_is_missing(failures: Sequence[PluginFailure], local: bool) -> None:
     """Plugins that could have offered an unknown component, were they not disabled or broken.
 
     Args:
+        failures: the broken ones.
         local: whether to say how a plugin is named that is not installed.
     """
-    if not ranks.speaks(USAGE):
+    if not ranks.speaks(PLUGIN if failures else USAGE):
         return
-
-    found = listing().plugins
-    for plugin in (plugin for plugin in found if plugin.status == "disabled"):
-        click.echo(f"note: {plugin.identity} is disabled by DDFW_DISABLE_PLUGINS", err=True)
-    for failure in listing().failures[:3]:
+    for failure in failures[:3]:
         click.echo(f"note: plugin {failure.identity} does not work: {failure.error}", err=True)
+    for plugin in [plugin for plugin in listing().plugins if plugin.status == "disabled"][: 3 - len(failures[:3])]:
+        click.echo(f"note: {plugin.identity} is disabled by DDFW_DISABLE_PLUGINS", err=True)
     if local:
         click.echo("note: a component in a file of your own needs --plugin FILE.py with every command", err=True)
 
@@ -275,6 +280,9 @@ def _plugin_in(error: Exception) -> str | None:
         if offer.distribution != "ddfw":
             for target in (offer.item.reader, offer.item.writer):
                 owners[target.partition(":")[0]] = f"{offer.plugin} (format {offer.name})"
+    for command in commands().entries.values():
+        if command.distribution != "ddfw":
+            owners[command.item.target.partition(":")[0]] = f"{command.plugin} (command {command.name})"
     owner = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = owners.get(frame.f_globals.get("__name__", ""), owner)

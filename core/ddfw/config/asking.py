@@ -19,6 +19,8 @@ LIMIT_S = 60.0
 #: How long ddfw and torch may take to be imported, in seconds.
 _OWN_LIMIT_S = 600.0
 _DISABLED = "DDFW_DISABLE_PLUGINS"
+#: Set in the environment of the child process that asks.
+ASKING = "_DDFW_ASKING_PLUGINS"
 #: -P, and the parent's search path: the child imports what this process would.
 _CODE = (
     "import sys; sys.path[:] = sys.argv[4:]; from pathlib import Path; from ddfw.config.snapshot import write_answer; "
@@ -30,7 +32,7 @@ def ask_plugins(part: str, limit_s: float = LIMIT_S) -> dict[str, Any]:
     """What the plugins offer, as `write_answer` of the snapshot stores it; a plugin that does not return is left out.
 
     Args:
-        part: `outline`, or `components` for both.
+        part: `outline`; or `components` or `met`, each with the outline.
         limit_s: how long one plugin may take, in seconds.
 
     Raises:
@@ -59,7 +61,7 @@ def _ended(part: str, result: Path, progress: Path, left_out: tuple[str, ...], l
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, _DISABLED: disabled},
+        env={**os.environ, _DISABLED: disabled, ASKING: "1"},
         start_new_session=True,
     )
     try:
@@ -91,6 +93,7 @@ def _with_failures(record: dict[str, Any], left_out: dict[str, str]) -> dict[str
     found = [plugin for plugin in record["outline"]["plugins"] if plugin["identity"] in left_out]
     for plugin in found:
         plugin.update(status="failed", stage="load", error=left_out[plugin["identity"]])
-    if "components" in record:  # told here too: the outline may have been read before, when the plugin still worked
-        record["components"]["left_out"] = [dict(plugin) for plugin in found]
+    for part in {"components", "met"} & set(record):
+        # Told here too: the outline may have been read before, when the plugin still worked.
+        record[part]["left_out"] = [dict(plugin) for plugin in found]
     return record

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
 from ddfw import hookspecs
 from ddfw.config.toml import toml_text
+from ddfw.contracts.watch import watch
 from ddfw.kinds import KINDS
-from ddfw_registry import Catalog, Discovery, KindInfo, Plugin, discover
+from ddfw_registry import Catalog, Discovery, Entry, KindInfo, Plugin, Source, discover
 
 T = TypeVar("T")
 
@@ -21,8 +22,20 @@ T = TypeVar("T")
 def plugins() -> Discovery:
     """Every installed plugin, loaded once; no hook is called and no torch loaded."""
     return discover(
-        project="ddfw", group="ddfw.plugins", hookspecs=hookspecs, environ=os.environ, validate=_require_known_api
+        project="ddfw",
+        group="ddfw.plugins",
+        hookspecs=hookspecs,
+        environ=os.environ,
+        validate=_require_known_api,
+        harmful=_harmful,
     )
+
+
+def _harmful(sources: Sequence[Source]) -> Mapping[str, str]:
+    """Plugins of third parties that end or hang whatever process imports them, by identity, with what happened."""
+    from ddfw.config.listing_file import harmful_plugins  # imported here, since it asks the plugins by this module
+
+    return {} if all(source.distribution == "ddfw" for source in sources) else harmful_plugins()
 
 
 def _require_known_api(plugin: Plugin) -> None:
@@ -41,7 +54,13 @@ def _require_known_api(plugin: Plugin) -> None:
 def catalog() -> Catalog:
     """The components that the plugins offer."""
     kinds = [KindInfo(id=k.id, title=k.title, hook=k.hook, base=k.base) for k in KINDS]
-    return Catalog(kinds, plugins())
+    return Catalog(kinds, plugins(), _watch_third_party)
+
+
+def _watch_third_party(entry: Entry) -> None:
+    """Has a component watched that does not ship with ddfw."""
+    if entry.distribution != "ddfw":
+        watch(entry.cls, entry.kind, entry.plugin)
 
 
 def as_table(value: Any) -> dict[str, Any]:

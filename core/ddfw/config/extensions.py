@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pkgutil
+import sys
+from contextlib import redirect_stdout
 from functools import cache, partial
+from inspect import isfunction
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ddfw.config.catalog import catalog, plugins
 from ddfw.contracts.command import Command
 from ddfw.contracts.format import Format
+from ddfw.contracts.watch import watched_function
 from ddfw.errors import PluginError
 from ddfw_registry import Offers, collect
 
@@ -59,13 +63,21 @@ def imported(target: str, owner: str) -> Any:
 
     Raises:
         PluginError: the module fails to import, or has no such attribute.
+
+    A function of a third party's plugin is watched: what it prints goes to standard error, and what it raises becomes
+    a PluginError that names the plugin.
     """
     try:
-        return pkgutil.resolve_name(target)
-    except Exception as error:
+        with redirect_stdout(sys.stderr):
+            found = pkgutil.resolve_name(target)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may call sys.exit()
         raise PluginError(
             f"plugin {owner} names {target}, which cannot be loaded: {type(error).__name__}: {error}"
         ) from error
+    ours = owner.partition(":")[0] == "ddfw"
+    return found if ours or not isfunction(found) else watched_function(found, owner, target)
 
 
 def _named(cls: type[Extension], item: object) -> tuple[str, Extension]:

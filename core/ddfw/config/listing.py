@@ -32,9 +32,9 @@ class ListedPlugin:
         distribution: name of its distribution; `local` for one that DDFW_PLUGINS names.
         version: version of the distribution.
         value: what the entry point says: `module:attribute`, or a path.
-        status: `ok`, `failed` or `disabled`.
+        status: `ok`, `failed` or `disabled`. One that offers something that cannot be used has failed, too.
         error: what failed, "" otherwise.
-        stage: where it failed: `load` or `register`; "" otherwise.
+        stage: where it failed: `load`, `register`, `hook` or `component`; "" otherwise.
     """
 
     identity: str
@@ -133,7 +133,13 @@ class Listing:
     @cached_property
     def plugins(self) -> tuple[ListedPlugin, ...]:
         """Every plugin that was found, sorted by identity."""
-        found = (ListedPlugin(**plugin) for plugin in self._outline["plugins"])
+        failures = {failure.identity: failure for failure in reversed(self.failures)}
+        found = []
+        for plugin in self._outline["plugins"]:
+            failure = failures.get(plugin["identity"])
+            if failure is not None and plugin["status"] == "ok":
+                plugin = {**plugin, "status": "failed", "error": failure.error, "stage": failure.stage}
+            found.append(ListedPlugin(**plugin))
         return tuple(sorted(found, key=lambda plugin: plugin.identity))
 
     @property
@@ -241,4 +247,4 @@ def _offers(kind: str, title: str, record: Mapping[str, Any], made: Callable[[di
 
 def _failure(row: Mapping[str, Any]) -> PluginFailure:
     keys = ("identity", "name", "distribution", "version", "value", "stage", "error")
-    return PluginFailure(*(row[key] for key in keys))
+    return PluginFailure(*(row[key] for key in keys), row.get("kind", ""))

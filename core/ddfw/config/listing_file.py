@@ -15,11 +15,12 @@ from typing import Any
 
 from ddfw.artifacts.atomic import write_text
 from ddfw.artifacts.temporaries import tidy
-from ddfw.config.asking import LIMIT_S, ask_plugins
+from ddfw.config.asking import ASKING, LIMIT_S, ask_plugins
+from ddfw.errors import PluginError
 from ddfw_registry import Source, is_named, listed_in
 
 #: Grows when the meaning of the file changes.
-_SCHEMA = 1
+_SCHEMA = 2
 _PLUGINS, _DISABLED = "DDFW_PLUGINS", "DDFW_DISABLE_PLUGINS"
 #: Files of other environments that are kept, and how long a failure is believed, in seconds.
 _KEPT, _FAILURE_AGE_S = 40, 3600.0
@@ -31,7 +32,7 @@ def read_record(part: str, limit_s: float | None = None) -> Mapping[str, Any]:
     """What plugins offer: from the file, or from the plugins, which are asked in a child process and then stored.
 
     Args:
-        part: `outline`, or `components`.
+        part: `outline`, `components`, or `met` for plugins that end or hang a process alone.
         limit_s: how long one plugin may take to answer, in seconds; None for a minute.
 
     Raises:
@@ -48,6 +49,20 @@ def read_record(part: str, limit_s: float | None = None) -> Mapping[str, Any]:
             _store(file, name, asked[name], stamps, bool(_failing(asked)))
     record: Mapping[str, Any] = asked[part]
     return record
+
+
+def harmful_plugins() -> Mapping[str, str]:
+    """Plugins that end the process in which they are imported or asked, or never return, by identity, with the reason.
+
+    They were met in a child process: now, or before if nothing has changed since. Within that process there are none.
+    """
+    if ASKING in os.environ:
+        return {}
+    try:
+        record = stored_record("components") or read_record("met")
+    except PluginError:
+        return {}  # no child process can be started; the plugins are met in this one
+    return {row["identity"]: row["error"] for row in record.get("left_out", ())}
 
 
 @cache
@@ -124,7 +139,7 @@ def _store(file: Path, part: str, record: Mapping[str, Any], stamps: Mapping[str
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         tidy(file.parent)
         write_text(file, json.dumps({**held, "stamps": stamps, part: record}))
-        stored = [*file.parent.glob("outline-*.json"), *file.parent.glob("components-*.json")]
+        stored = [old for part in ("outline", "components", "met") for old in file.parent.glob(f"{part}-*.json")]
         for old in sorted(stored, key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
             old.unlink(missing_ok=True)
 

@@ -105,8 +105,8 @@ def write_answer(part: str, result: Path, progress: Path) -> None:
     """Asks every plugin, writes what was found to a file, and ends the process.
 
     Args:
-        part: `outline`, or `components` for both.
-        result: the JSON file to write: `outline`, `components`, `files` and the time `began` in ns.
+        part: `outline`; or `components` or `met`, each with the outline.
+        result: the JSON file to write: `outline`, the other part, `files` and the time `began` in ns.
         progress: a file that holds the identity of the plugin whose code runs, "" for none.
     """
     began = time.time_ns()
@@ -118,8 +118,11 @@ def write_answer(part: str, result: Path, progress: Path) -> None:
         progress.write_text(identity, encoding="utf-8")
 
     with watching(begun):
-        outline = outline_record()
-        parts = {"outline": outline, **({"components": components_record(begun)} if part == "components" else {})}
+        parts = {"outline": outline_record()}
+        if part == "components":
+            parts[part] = components_record(begun)
+        elif part == "met":
+            parts[part] = _meet(begun)
     files = recipe_files() | source_files(part == "components")
     record = {**parts, "files": sorted(str(path) for path in files), "began": began}
     temporary = result.with_suffix(".part")
@@ -128,12 +131,24 @@ def write_answer(part: str, result: Path, progress: Path) -> None:
     os._exit(0)  # what plugins have registered for the end, or their threads, could wait for ever
 
 
+def _meet(begun: Callable[[str], None]) -> Record:
+    """Calls every hook of plugins of third parties, so that one that never returns shows; the answers are not kept."""
+    third = {plugin.identity for plugin in plugins().plugins if plugin.distribution != "ddfw"}
+    for kind in KINDS:
+        for implementation in getattr(plugins().manager.hook, kind.hook).get_hookimpls():
+            if implementation.plugin_name in third:
+                begun(implementation.plugin_name)
+                with contextlib.suppress(BaseException):  # this shows where the answer is asked for
+                    list(implementation.function())
+    return {}
+
+
 def _source(plugin: Source) -> Record:
     return dict(zip(("identity", "name", "distribution", "version", "value"), plugin.place, strict=True))
 
 
 def _failure(failure: PluginFailure) -> Record:
-    return {**_source(failure), "stage": failure.stage, "error": failure.error}
+    return {**_source(failure), "stage": failure.stage, "error": failure.error, "kind": failure.kind}
 
 
 def _offers(offers: Offers[OfferedT], item: Callable[[OfferedT], Record]) -> Record:
