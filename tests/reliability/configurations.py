@@ -188,9 +188,8 @@ def case(number: int, known: Mapping[str, Any]) -> Case:
         text = as_toml(tables)
         if rng.random() < 0.1:  # a file that is no TOML any more, or another one
             at = rng.randrange(len(text))
-            text = rng.choice(
-                (text[:at], text[:at] + rng.choice(TEXTS) + text[at:], text + text, text[:at] + text[at + 1 :])
-            )
+            before, after = text[:at], text[at:]
+            text = rng.choice((before, before + rng.choice(TEXTS) + after, text + text, before + after[1:]))
     return Case(number=number, way=way, tables=tables, text=text, wrong=wrong)
 
 
@@ -322,7 +321,8 @@ def main(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGALRM, _over)
     known = options()
     for number in range(first, last):
-        print(json.dumps(watched(case(number, known), folder, call)), flush=True)
+        sys.stdout.write(json.dumps(watched(case(number, known), folder, call)) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

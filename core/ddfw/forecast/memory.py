@@ -46,8 +46,8 @@ SOURCE_COPIES = 2
 CHUNK = 1024
 #: A student is measured over at most so many steps; of each, so many passes through the network are made.
 MEASURED_STEPS, STUDENT_PASSES = 3, 6
-#: The most that measuring may take on a processor: bytes, floating-point operations of one student, images of a step. Where a run's
-#: batches are larger, smaller ones are measured.
+#: The most that measuring may take on a processor: bytes, floating-point operations of one student, images of a step.
+#: Where a run's batches are larger, smaller ones are measured.
 MEASURED_BYTES, MEASURED_WORK, MEASURED_IMAGES = 10**9, 5e10, 4096
 #: Vectors of P that measuring a student holds.
 MEASURED_COPIES = 12
