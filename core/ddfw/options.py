@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+#: No option means a larger number: tensors have sizes of 64 bits and values of float32.
+LARGEST_INT, LARGEST_FLOAT = 2**63 - 1, 3.4e38
+
 if TYPE_CHECKING:
     T = TypeVar("T")
     Validator = Callable[[Any, Any, Any], Any]
@@ -28,15 +31,23 @@ else:
             validator: an attrs validator (`attrs.validators.ge(1)`); its bounds are shown in the option table.
             help: one line about the option, shown by `ddfw describe` and in the docs.
         """
-        if isinstance(default, float):
-            given = validator if isinstance(validator, list | tuple) else [validator] if validator else []
-            validator = [*given, _finite]
-        return attrs.field(default=default, validator=validator, metadata={"help": help})
+        return attrs.field(default=default, validator=_with_limits(validator), metadata={"help": help})
 
-    def _finite(instance, attribute, value):
-        # TOML allows inf and nan, but no option of ddfw has a meaning for them.
-        if value is not None and not math.isfinite(value):
-            raise ValueError(f"must be a finite number, got {value}")
+    def _with_limits(validator):
+        given = validator if isinstance(validator, list | tuple) else [validator] if validator else []
+        return [*given, _within_limits]
+
+    def _within_limits(instance, attribute, value):
+        """Refuses numbers that no option of any component can mean, whatever its own range is."""
+        for number in value if isinstance(value, list | tuple) else (value,):
+            # TOML allows inf and nan, but no option of ddfw has a meaning for them.
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"must be a finite number, got {number}")
+            if isinstance(number, float) and abs(number) > LARGEST_FLOAT:
+                raise ValueError(f"must be at most {LARGEST_FLOAT:g}, the largest number of float32, got {number:g}")
+            if isinstance(number, int) and abs(number) > LARGEST_INT:
+                # The number itself is not shown: Python refuses to write one of thousands of digits.
+                raise ValueError(f"must be at most {LARGEST_INT}, the largest integer of 64 bits")
 
     def required_option(*, validator=None, help):
         """An option of a component that users have to give.
@@ -45,4 +56,4 @@ else:
             validator: an attrs validator (`attrs.validators.ge(1)`); its bounds are shown in the option table.
             help: one line about the option, shown by `ddfw describe` and in the docs.
         """
-        return attrs.field(validator=validator, metadata={"help": help})
+        return attrs.field(validator=_with_limits(validator), metadata={"help": help})

@@ -8,8 +8,7 @@ Shapes: b images of one batch, m classes, P parameters.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ddfw.engine.inner import StepGraph
+from ddfw.engine.machine import processor_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,65 +152,6 @@ def available_memory(device: torch.device) -> int | None:
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserved
     return processor_memory() if device.type == "cpu" else None
-
-
-def processor_memory(root: Path = Path("/")) -> int | None:
-    """Bytes available to this process, read from Linux' /proc and /sys/fs/cgroup; None on other systems.
-
-    Args:
-        root: the folder that holds `proc` and `sys`; tests use one of their own.
-    """
-    found = list(_control_groups(root))
-    for line in _lines(root / "proc/meminfo"):
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if name == "MemAvailable" and words and words[0].isdigit():
-            found.append(int(words[0]) * 1024)
-    return max(0, min(found)) if found else None
-
-
-def _control_groups(root: Path) -> Iterator[int]:
-    """Bytes left in each control group of this process and in its outer groups; groups without limit are skipped."""
-    top = root / "sys/fs/cgroup"
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers == "":
-            names = ("memory.max", "memory.current", "inactive_file")
-            mounts = [top, top / "unified"]
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            mounts = [top / "memory"]
-        else:
-            continue
-        group = Path(path.lstrip("/"))
-        # In a container the group's path may be the host's and not exist here; then the mount itself is the group.
-        for mount in mounts:
-            for folder in dict.fromkeys((mount / group, *(mount / parent for parent in group.parents), mount)):
-                left = _left(folder, *names)
-                if left is not None:
-                    yield left
-
-
-def _left(folder: Path, limit: str, use: str, cache: str) -> int | None:
-    """A control group's limit less its use, in bytes; cached files that Linux would drop do not count as use."""
-    most, used = _number(folder / limit), _number(folder / use)
-    if most is None or used is None or most >= 2**60:  # cgroups of version 1 write a huge number for "no limit"
-        return None
-    stat = dict(line.split(maxsplit=1) for line in _lines(folder / "memory.stat") if " " in line)
-    dropped = int(stat[cache]) if stat.get(cache, "").isdigit() else 0
-    return most - max(0, used - dropped)
-
-
-def _number(path: Path) -> int | None:
-    first = next(iter(_lines(path)), "").strip()
-    return int(first) if first.isdigit() else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
 
 
 class LiveBytes(TorchDispatchMode):

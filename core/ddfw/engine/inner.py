@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, log_softmax
 
 from ddfw.engine.norms import twice_differentiable
+from ddfw.engine.sizes import require_room_for, sizes_named
 from ddfw.errors import OptionError
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def build_module(model: AbstractModel, spec: ImageSpec) -> nn.Module:
     """Builds the model's module and checks that repeating an inner step on it gives the same result.
 
     Raises:
-        OptionError: the module has running statistics or active dropout.
+        OptionError: the module has running statistics or active dropout, or is too large for this machine.
     """
+    require_room_for(model, spec)
     # Constructors of torch.nn draw initial values from PyTorch's global generator. The values are not used, and the
     # generator's state is restored.
-    with _building, torch.random.fork_rng(devices=[]):
+    with _building, torch.random.fork_rng(devices=[]), sizes_named(model):
         module = model.build(spec)
     for name, layer in module.named_modules():
         if getattr(layer, "track_running_stats", False) and getattr(layer, "running_mean", None) is not None:

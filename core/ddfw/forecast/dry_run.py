@@ -10,9 +10,10 @@ import torch
 from ddfw.artifacts import atomic
 from ddfw.contracts.records import Forecast
 from ddfw.errors import ConfigError, option_errors_at
-from ddfw.forecast.memory import predicted_peak, process_bytes
+from ddfw.forecast.memory import predicted_peak, process_bytes, require_measurable
 from ddfw.forecast.time import CostClock, predicted_times
 from ddfw.pipeline.evaluation.evaluator import cross_contexts
+from ddfw.pipeline.limits import require_room_for_run
 from ddfw.pipeline.notes import notes
 from ddfw.pipeline.runner import Places, directory_for, finished, plan
 from ddfw.pipeline.warm_start import warm_start
@@ -107,7 +108,8 @@ def measured(made: Plan) -> Forecast:
         made: what was configured; its data are loaded.
 
     Raises:
-        ConfigError: the executor refuses its options here, as it would refuse the run.
+        ConfigError: the executor refuses its options here, as it would refuse the run, or the run asks for more memory
+            than there is.
     """
     executor, missing, loading_peak = made.config.executor, _missing_experts(made), process_bytes("VmHWM")
     found, reasons = dict[str, Any](), dict[str, str]()
@@ -116,6 +118,8 @@ def measured(made: Plan) -> Forecast:
             if crew.size > 1:
                 raise RuntimeError(f"a crew of {crew.size} processes is not measured")
             with executor.open(made.context()) as session:
+                require_room_for_run(made, session.device)
+                require_measurable(made, session.device)
                 for name, measure in (
                     ("seconds", lambda: predicted_times(made, session, missing, CostClock())),
                     ("peak_bytes", lambda: predicted_peak(made, session, missing, loading_peak)),
@@ -137,8 +141,8 @@ def _one_line(error: Exception) -> str:
 
 def _missing_experts(made: Plan) -> int:
     """How many experts the run would train."""
-    there = made.expert_set.store.index()
-    return sum(seed not in there for seed in made.expert_set.seeds)
+    seeds = made.expert_set.seeds
+    return len(seeds) - sum(seed in seeds for seed in made.expert_set.store.index())
 
 
 def forecast_record(forecast: Forecast) -> dict[str, Any]:

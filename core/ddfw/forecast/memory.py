@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from ddfw.contracts.executor import Problem, Schedule
 from ddfw.contracts.trajectory import AbstractTrajectory, Segment
 from ddfw.engine.budget import auto_memory, available_memory, graph_bytes, peak_bytes
 from ddfw.engine.distill import batch_sizes
 from ddfw.engine.inner import supervised_gradient
+from ddfw.engine.sizes import bytes_text, weightless
 
 if TYPE_CHECKING:
     from ddfw.contracts.dataset import Split
@@ -42,6 +44,13 @@ CHECKPOINT_COPIES = 2
 SOURCE_COPIES = 2
 #: Images that are classified at a time.
 CHUNK = 1024
+#: A student is measured over at most so many steps; of each, so many passes through the network are made.
+MEASURED_STEPS, STUDENT_PASSES = 3, 6
+#: The most that measuring may take on a processor: bytes, floating-point operations of one student, images of a step.
+#: Where a run's batches are larger, smaller ones are measured.
+MEASURED_BYTES, MEASURED_WORK, MEASURED_IMAGES = 10**9, 5e10, 4096
+#: Vectors of P that measuring a student holds.
+MEASURED_COPIES = 12
 #: Batches at which work is tried out; in between and beyond, its memory is a straight line.
 _FEW, _MORE = 2, 6
 
@@ -111,17 +120,61 @@ def stage_memory(plan: Plan, session: ExecutorSession, missing: int) -> dict[str
     return stages
 
 
-def sample_problem(plan: Plan, steps: int, device: torch.device) -> tuple[Problem, Segment]:
+def require_measurable(plan: Plan, device: torch.device) -> None:
+    """Refuses to measure short steps that would not be short, or would take much memory, on a processor.
+
+    Raises:
+        ValueError: they would; the text says why.
+    """
+    if device.type != "cpu":
+        return
+    batch, spec = measured_batch(plan, device), plan.layout.spec
+    rows = min(plan.layout.num_images, batch * plan.config.outer.syn_steps)
+    size = MEASURED_COPIES * plan.network.num_parameters * plan.dtype.itemsize + rows * spec.floats_per_image * 16
+    if size > MEASURED_BYTES:
+        raise ValueError(f"measuring would take {bytes_text(size)} of memory")
+    if (work := STUDENT_PASSES * MEASURED_STEPS * image_work(plan)) > 10 * MEASURED_WORK:
+        raise ValueError(f"measuring would take long: {work:.1e} floating-point operations for a single image")
+
+
+def image_work(plan: Plan) -> int:
+    """Floating-point operations of the network for one image, there; 0 if its module cannot be built without values."""
+    module = weightless(plan.config.model, plan.layout.spec)
+    if module is None:
+        return 0
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(torch.empty(1, *plan.layout.spec.shape, device="meta"))
+    return int(counter.get_total_flops())
+
+
+def measured_batch(plan: Plan, device: torch.device) -> int:
+    """Number of images of the batches on which steps are measured: the largest ones of the run, if that is quick."""
+    largest = largest_batch(plan)
+    if device.type != "cpu":
+        return largest
+    one = STUDENT_PASSES * MEASURED_STEPS * image_work(plan)
+    return max(1, min(largest, MEASURED_IMAGES, int(MEASURED_WORK / max(1, one))))
+
+
+def largest_batch(plan: Plan) -> int:
+    """Number of images of the largest batch that a student's steps see."""
+    n, wanted = plan.layout.num_images, plan.config.outer.batch_syn
+    pieces = -(-n // (wanted or n))  # a permutation's batches; later ones repeat their sizes
+    return max(batch_sizes(n, wanted, min(plan.config.outer.syn_steps, pieces)))
+
+
+def sample_problem(plan: Plan, steps: int, device: torch.device, batch: int | None = None) -> tuple[Problem, Segment]:
     """An inner problem of random images in a run's shapes, and a segment; the step size is too small to do harm.
 
     Args:
         plan: what was configured.
-        steps: of the student, each with the run's largest batch.
+        steps: of the student.
         device: where the session wants tensors.
+        batch: images of each step; None: those of the run's largest batch.
     """
     outer, spec, n = plan.config.outer, plan.layout.spec, plan.layout.num_images
     rng = torch.Generator().manual_seed(0)
-    size = max(batch_sizes(n, outer.batch_syn, outer.syn_steps))
+    size = batch or largest_batch(plan)
     rows = min(n, size * outer.syn_steps)
     batches = tuple(((torch.arange(size) + i * size) % rows).to(device) for i in range(steps))
     draws = tuple(plan.config.augment.draw((size, *spec.shape), rng).to(device) for _ in batches)
@@ -141,9 +194,11 @@ def sample_problem(plan: Plan, steps: int, device: torch.device) -> tuple[Proble
 def expected_hold(plan: Plan, session: ExecutorSession) -> tuple[int, int]:
     """How many step graphs the run will hold once its data are in memory, and the bytes of one."""
     device, settings = session.device, plan.config.gradient
-    problem, segment = sample_problem(plan, 1, device)
+    few = measured_batch(plan, device)
+    problem, segment = sample_problem(plan, 1, device, few)
     (batch,) = problem.schedules[0].batches
     one = max(1, graph_bytes(plan.network, segment.start, problem.images[batch], problem.targets[batch]))
+    one = one * largest_batch(plan) // few
     if session.describe().get("held_steps") == 0:  # as where steps are compiled
         return 0, one
     memory = settings.memory

@@ -17,7 +17,14 @@ from torch import Tensor
 from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.records import Baseline
 from ddfw.engine.distill import batch_sizes
-from ddfw.forecast.memory import expected_hold, sample_problem
+from ddfw.forecast.memory import (
+    MEASURED_STEPS,
+    expected_hold,
+    image_work,
+    largest_batch,
+    measured_batch,
+    sample_problem,
+)
 from ddfw.pipeline.evaluation.baselines import asked_baselines
 from ddfw.pipeline.evaluation.evaluator import cross_contexts
 
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
 ENOUGH_S, MOST_REPEATS = torch.tensor([2.0, 0.25]), 20
 #: Networks are timed on this many images, and on as many as a step of about so many seconds allows.
 FEW_IMAGES, LONG_STEP_S = 16, 0.5
+#: Floating-point operations for so few images, on a processor; fewer images are timed where they take more.
+FEW_WORK = 4e9
 #: Learning rate of networks that are only timed: too small to diverge.
 _LR = 1e-6
 
@@ -107,7 +116,7 @@ def num_baseline_images(plan: Plan, baseline: Baseline) -> int:
 def _outer_step(plan: Plan, session: ExecutorSession, clock: CostClock) -> tuple[Tensor, Tensor]:
     """Durations [2] of compiling, once in a run, and of one outer step."""
     outer, compiled = plan.config.outer, bool(session.describe().get("compiled"))
-    sizes = batch_sizes(plan.layout.num_images, outer.batch_syn, outer.syn_steps)
+    largest = largest_batch(plan)
     warm_up, fixed, step = _student(plan, session, clock)
     held, _ = expected_hold(plan, session)
     if 0 < held < outer.syn_steps:
@@ -115,15 +124,23 @@ def _outer_step(plan: Plan, session: ExecutorSession, clock: CostClock) -> tuple
             _, _, recomputed = _student(plan, without, clock)
         step = (held * step + (outer.syn_steps - held) * recomputed) / outer.syn_steps
     # Steps are timed on the largest batch; the last batch of a set may be smaller.
-    return compiled * warm_up, outer.segments_per_step * (fixed + sum(sizes) / max(sizes) * step)
+    return compiled * warm_up, outer.segments_per_step * (fixed + images_seen(plan) / largest * step)
+
+
+def images_seen(plan: Plan) -> int:
+    """How many images a student's N steps see in all."""
+    n, wanted, steps = plan.layout.num_images, plan.config.outer.batch_syn, plan.config.outer.syn_steps
+    rounds, rest = divmod(steps, -(-n // (wanted or n)))
+    return rounds * n + sum(batch_sizes(n, wanted, rest))
 
 
 def _student(plan: Plan, session: ExecutorSession, clock: CostClock) -> tuple[Tensor, Tensor, Tensor]:
     """Durations [2] of a first student, of a later one without its steps, and of an inner step, there and back."""
-    many = min(3, plan.config.outer.syn_steps)
+    many, batch = min(MEASURED_STEPS, plan.config.outer.syn_steps), measured_batch(plan, session.device)
+    larger = largest_batch(plan) / batch
 
     def student(steps: int) -> Callable[[], float]:
-        problem, segment = sample_problem(plan, steps, session.device)
+        problem, segment = sample_problem(plan, steps, session.device, batch)
         # Reading the loss waits for a device that works on its own.
         return lambda: float(session.meta_gradient(problem, [segment]).loss)
 
@@ -131,9 +148,9 @@ def _student(plan: Plan, session: ExecutorSession, clock: CostClock) -> tuple[Te
     student(many)()  # the longer one first: a session decides on its first problem how many graphs it holds
     warm_up, longer = clock.read() - began, duration_of(clock, student(many))
     if many == 1:
-        return warm_up, torch.zeros(2, dtype=torch.float64), longer
+        return warm_up, torch.zeros(2, dtype=torch.float64), larger * longer
     step = ((longer - duration_of(clock, student(1))) / (many - 1)).clamp(min=0)
-    return warm_up, (longer - many * step).clamp(min=0), step
+    return warm_up, (longer - many * step).clamp(min=0), larger * step
 
 
 def _network(plan: Plan, session: ExecutorSession, clock: CostClock) -> NetworkDuration:
@@ -152,6 +169,8 @@ def _network(plan: Plan, session: ExecutorSession, clock: CostClock) -> NetworkD
         return lambda: session.evaluate(training, *data, settings.seed, range(1), "select", lambda done: None)
 
     few = min(FEW_IMAGES, max(1, batch // 2))
+    if session.device.type == "cpu":
+        few = max(1, min(few, int(FEW_WORK / max(1, image_work(plan)))))
     network(few, 1, few, 1)()  # untimed: the first call loads and allocates
     one = duration_of(clock, network(few, 1, few, 1))
     affordable = int(few * LONG_STEP_S / max(float(one[0]), 1e-9))

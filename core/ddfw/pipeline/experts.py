@@ -16,6 +16,7 @@ from ddfw.contracts.executor import Crew, LabelledImages
 from ddfw.contracts.observer import ExpertReport
 from ddfw.engine.interruption import Interrupted
 from ddfw.errors import ConfigError, ConfigProblem, StoppedError, option_errors_at
+from ddfw.pipeline.limits import require_room_for_experts
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import ExpertSet, Setup, select_experts, set_up
 from ddfw.pipeline.stopping import Stopping
@@ -143,7 +144,7 @@ def train_experts(config: RunConfig, experts_dir: Path, data_root: Path | None, 
     """Trains the experts of a configuration that are not in their store yet.
 
     Raises:
-        ConfigError: `experts.store` names imported experts, or options do not fit the data or this machine.
+        ConfigError: `experts.store` names imported experts, or options do not fit the data or this machine's memory.
         DataError: the data set is missing or damaged.
         DivergedError: a loss or parameter of an expert is not finite.
     """
@@ -159,6 +160,7 @@ def train_experts(config: RunConfig, experts_dir: Path, data_root: Path | None, 
         stack.enter_context(announcer.opened(observers, experts_dir))
         with option_errors_at("executor"):
             session = stack.enter_context(config.executor.open(setup.context()))
+        require_room_for_experts(setup, session.device)
         real, held = (setup.encode(s, session.device) for s in (setup.splits.train, setup.splits.validation))
         ensure_experts(setup, expert_set, session, announcer, real, held, crew=crew)
     return expert_set.store

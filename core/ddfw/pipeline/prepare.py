@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -102,7 +103,7 @@ class ExpertSet:
     """
 
     store: ExpertStore
-    seeds: tuple[int, ...]
+    seeds: Sequence[int]
     epochs: int
     imported: bool = False
 
@@ -207,7 +208,7 @@ def select_experts(setup: Setup, experts_dir: Path) -> ExpertSet:
     key = expert_key(setup.run, setup.splits, setup.data_sha256)
     return ExpertSet(
         store=ExpertStore(experts_dir, key, f"{setup.config.data.name}-{setup.config.model.name}"),
-        seeds=tuple(range(settings.seed, settings.seed + settings.count)),
+        seeds=range(settings.seed, settings.seed + settings.count),
         epochs=settings.epochs,
     )
 

@@ -22,6 +22,7 @@ from ddfw.pipeline.evaluation.baselines import asked_baselines, distilled
 from ddfw.pipeline.evaluation.evaluator import Evaluator, FinalReports, cross_contexts, final
 from ddfw.pipeline.experts import ensure_experts
 from ddfw.pipeline.initial import initial_state
+from ddfw.pipeline.limits import require_room_for_run
 from ddfw.pipeline.notes import notes
 from ddfw.pipeline.outer_loop import OuterLoop
 from ddfw.pipeline.report.files import RunFiles
@@ -131,10 +132,12 @@ class Stages:
         """Trains experts, makes the outer steps, evaluates the best set and writes all files.
 
         Raises:
+            ConfigError: the options ask for more memory than there is.
             DivergedError: a loss, parameter or image is not finite; what was learned before is kept.
             StoppedError: the time limit is reached; the same command resumes the run.
         """
         plan = self.plan
+        require_room_for_run(plan, self.session.device)
         if self.extends and self._writes and self.resumed is not None:
             self.directory.archive(self.resumed.step)
         self._announce_start()

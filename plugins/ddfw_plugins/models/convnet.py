@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from attrs import frozen
-from attrs.validators import ge, in_
+from attrs.validators import ge, in_, le
 from torch import nn
 
 from ddfw import AbstractModel, ImageSpec, OptionError, option
@@ -32,7 +32,7 @@ class ConvNet(AbstractModel):
   year = {2018}
 }"""
 
-    depth: int = option(3, validator=ge(1), help="D, number of blocks; each pooling halves the image")
+    depth: int = option(3, validator=[ge(1), le(1000)], help="D, number of blocks; each pooling halves the image")
     width: int = option(128, validator=ge(1), help="W, channels of each block")
     norm: _layers.Norm = option("instance", validator=in_(_layers.NORMS), help=_layers.NORM_HELP)
     groups: int = option(4, validator=ge(1), help=_layers.GROUPS_HELP)

@@ -6,7 +6,7 @@ import math
 from typing import ClassVar, final
 
 from attrs import frozen
-from attrs.validators import ge, in_
+from attrs.validators import ge, in_, le
 from torch import nn
 
 from ddfw import AbstractModel, ImageSpec, option
@@ -29,7 +29,7 @@ class Mlp(AbstractModel):
   year = {2021}
 }"""
 
-    depth: int = option(2, validator=ge(1), help="number of hidden layers")
+    depth: int = option(2, validator=[ge(1), le(1000)], help="number of hidden layers")
     width: int = option(128, validator=ge(1), help="units of each hidden layer")
     activation: Activation = option("relu", validator=in_(tuple(ACTIVATIONS)), help="activation of each hidden layer")
 

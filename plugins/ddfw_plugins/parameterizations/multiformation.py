@@ -53,7 +53,8 @@ class MultiFormation(AbstractParameterization):
 
     def layout(self, spec: ImageSpec, budget: Budget, label_floats_per_image: int) -> Layout:
         """The layout with the most stored images that fits the budget; each decodes to f² images."""
-        usable = [f for f in range(1, self.factor) if _every_patch_has_pixels(f, spec)]
+        most = min(self.factor, max(spec.height, spec.width) + 1)
+        usable = [f for f in range(1, most) if _every_patch_has_pixels(f, spec)]
         if not _every_patch_has_pixels(self.factor, spec):
             raise OptionError(
                 f"{self.factor} × {self.factor} patches of {spec.height} × {spec.width} pixels would leave "
