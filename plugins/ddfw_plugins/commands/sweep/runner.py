@@ -95,8 +95,8 @@ def ended(trial: Trial) -> Outcome | None:
         return _without_figures("impossible", trial.reason)
     if (result := ddfw.finished(trial.config, trial.places)) is not None:
         return _finished(result.summary)
-    config, manifest = trial.directory / "config.toml", trial.directory / "manifest.json"
-    facts = ddfw.read_json(manifest) if config.is_file() and manifest.is_file() else {}
+    config = trial.directory / "config.toml"
+    facts = ddfw.read_run(trial.directory).manifest if config.is_file() else {}
     if facts.get("status") == "diverged" and config.read_text(encoding="utf-8") == ddfw.config_text(trial.config):
         return _without_figures("diverged", str(facts.get("reason", "")))  # another run of it would diverge again
     return None
