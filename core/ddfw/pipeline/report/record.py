@@ -9,14 +9,14 @@ import fcntl
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from attrs import field, frozen
 
-from ddfw.artifacts import atomic, run_seals
+from ddfw.artifacts import atomic, checkpoint, run_seals
 from ddfw.artifacts.run_seals import CONFIG, MANIFEST, METRICS, SUMMARY
 from ddfw.artifacts.snapshots import snapshot_steps
 from ddfw.contracts.records import Summary
@@ -83,7 +83,7 @@ class RunRecord:
             DataError: it is damaged or was edited.
         """
         path = self.path / CONFIG
-        run_seals.require_config(self.path)
+        self._check(run_seals.require_config)
         try:
             return tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -108,7 +108,7 @@ class RunRecord:
         path = self.path / SUMMARY
         if not path.is_file():
             return None
-        run_seals.require_file(self.path, SUMMARY)
+        self._check(run_seals.require_file, SUMMARY)
         try:
             return Summary.from_json(atomic.read_json(path))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -121,7 +121,7 @@ class RunRecord:
         Raises:
             DataError: what metrics.jsonl held when the run was finished, or its checkpoint written, was changed.
         """
-        run_seals.require_metrics(self.path)
+        self._check(run_seals.require_metrics)
         return _curves(_events(self.path / METRICS))
 
     @cached_property
@@ -230,7 +230,7 @@ class RunRecord:
         """The content of a JSON file of the run, {} where there is none."""
         if not (self.path / name).is_file():
             return {}
-        run_seals.require_file(self.path, name)
+        self._check(run_seals.require_file, name)
         return atomic.read_json(self.path / name)
 
     @property
@@ -240,6 +240,21 @@ class RunRecord:
         if not isinstance(found, list) or not all(isinstance(row, list) and len(row) == len(found) for row in found):
             return None
         return found if all(type(count) is int and count >= 0 for row in found for count in row) else None
+
+    def _check(self, check: Callable[..., None], *more: str) -> None:
+        """Checks a file, unless what it is checked against is damaged itself, which `problem` says."""
+        if not self._unsealed:
+            check(self.path, *more)
+
+    @cached_property
+    def _unsealed(self) -> bool:
+        """Whether the files that seal the others cannot be read."""
+        try:
+            run_seals.read_manifest(self.path)
+            checkpoint.latest(self.path / "checkpoints")
+        except DataError:
+            return True
+        return False
 
     def _locked(self) -> bool:
         """Whether a process holds the directory's lock."""
