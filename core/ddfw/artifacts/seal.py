@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from typing import Any
 from ddfw.artifacts import atomic
 from ddfw.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 #: Name of the last entry of a sealed JSON file.
 SEAL = "seal"
+#: The seal of a file in which nothing stands yet, as `part_of` makes it.
+NOTHING = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
 
 
 def digest(value: Mapping[str, Any]) -> str:
@@ -81,6 +86,20 @@ def read_sealed(path: Path, *, since: int, newest: int, entry: str = SEAL) -> di
     if type(schema) is not int or not 0 < schema <= newest:
         raise DataError(f"{path} has schema {schema}, expected {newest} at most; a newer version of ddfw reads it")
     return value
+
+
+def warn_if_damaged(path: Path, newest: int) -> None:
+    """Warns of a sealed JSON file that is about to be made again from other files, where it was damaged or edited.
+
+    Args:
+        path: the file, which may be missing; it is sealed since schema 2.
+        newest: the newest schema that is known.
+    """
+    try:
+        if path.is_file():
+            read_sealed(path, since=2, newest=newest)
+    except DataError as error:
+        logger.warning("%s; it is made again", error)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
