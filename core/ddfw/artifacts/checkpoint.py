@@ -153,12 +153,21 @@ def read_checkpoint(folder: Path, pointer: Pointer) -> Checkpoint:
 def begin_evaluation(folder: Path) -> int:
     """Records, before the test split is read, that a final evaluation begins; returns how many had begun before."""
     folder.mkdir(parents=True, exist_ok=True)
+    before = begun_evaluations(folder)
+    seal.write_sealed(folder / EVALUATION, {"schema": LATEST_SCHEMA, "begun": before + 1})
+    return before
+
+
+def begun_evaluations(folder: Path) -> int:
+    """How many final evaluations, which read the test split, were begun.
+
+    Raises:
+        DataError: the file that counts them is damaged or was edited.
+    """
     path = folder / EVALUATION
     with _way_out_of(path):
         begun = seal.read_sealed(path, since=2, newest=LATEST_SCHEMA).get("begun") if path.is_file() else 0
-    before = begun if isinstance(begun, int) and begun >= 0 else 0
-    seal.write_sealed(path, {"schema": LATEST_SCHEMA, "begun": before + 1})
-    return before
+    return begun if isinstance(begun, int) and begun >= 0 else 0
 
 
 def remove(folder: Path) -> None:

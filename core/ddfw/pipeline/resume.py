@@ -274,6 +274,7 @@ def _require_files(folder: Path, pointer: Pointer) -> None:
         for name in pointer.files:
             if name != run_seals.METRICS:
                 run_seals.require_file(run, name)
+        checkpoint.begun_evaluations(folder)
     except DataError as error:
         raise DataError(f"{error}; {checkpoint.way_out(folder)}") from error
 
