@@ -52,6 +52,22 @@ def official_files():
     return module
 
 
+@pytest.fixture
+def unsealed() -> Callable[[Path], None]:
+    """Makes a run's manifest what earlier versions wrote: it seals neither itself nor the files with figures."""
+
+    def unseal(run: Path) -> None:
+        path = run / "manifest.json"
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("seal", "metrics", "config_sha256"):
+            del manifest[key]
+        outputs = {k: v for k, v in manifest["outputs"].items() if k.startswith(("synthetic/", "images/", "steps/"))}
+        path.write_text(json.dumps({**manifest, "schema": 1, "outputs": outputs}, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+
+    return unseal
+
+
 #: A run of a fraction of a second; one thread, because tiny tensors are slower on several.
 TINY = [
     f"--set={setting}"

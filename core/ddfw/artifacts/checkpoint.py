@@ -1,7 +1,7 @@
 """Checkpoints of a run; only the newest is kept.
 
 checkpoints/  step-000500.safetensors (tensors; the rest as JSON in its metadata)
-              latest.json {schema, file, sha256, step}
+              latest.json {schema, file, sha256, step, configs, files, seal}
 
 The new checkpoint is written first, then latest.json, then the old checkpoint is removed. So latest.json names a
 complete file whenever the process dies.
@@ -17,15 +17,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import asdict, evolve, field, frozen
 
-from ddfw.artifacts import atomic
+from ddfw.artifacts import atomic, seal
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKPOINT_SCHEMA = 1
+#: Of the JSON files beside a checkpoint, which seal themselves since schema 2.
+LATEST_SCHEMA = 2
 LATEST = "latest.json"
 #: File in a run's folder that counts how often the final evaluation, which reads the test split, was begun.
 EVALUATION = "evaluation.json"
@@ -40,11 +42,15 @@ class Pointer:
         file: name of the checkpoint file.
         sha256: hash of the checkpoint file, in hexadecimal.
         step: number of outer steps that were done when it was written.
+        configs: hashes that the run's config.toml may have: two while a run is being made longer, () if unknown.
+        files: by their paths below the run directory, files that the run had written: their bytes and sha256 then.
     """
 
     file: str
     sha256: str
     step: int
+    configs: tuple[str, ...] = ()
+    files: Mapping[str, Mapping[str, Any]] = field(factory=dict)
 
 
 @frozen(kw_only=True)
@@ -62,7 +68,15 @@ class Checkpoint:
     record: Mapping[str, Any]
 
 
-def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+    *,
+    configs: tuple[str, ...] = (),
+    files: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Writes a checkpoint and removes the previous one.
 
     Args:
@@ -70,6 +84,8 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], rec
         step: number of outer steps that are done.
         tensors: named tensors on any device; their strides are kept, since the last bit of a sum can depend on them.
         record: JSON-able values to store with the tensors.
+        configs: hash of the run's config.toml.
+        files: seals of what the run has written so far, as `seal.part_of` makes them, by path below the run directory.
     """
     folder.mkdir(exist_ok=True)
     name = f"step-{step:06d}.safetensors"
@@ -78,8 +94,19 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], rec
     strides = {key: list(t.stride()) for key, t in sorted(tensors.items()) if not t.is_contiguous()}
     metadata = {"schema": CHECKPOINT_SCHEMA, "step": step, "strides": strides, "record": record}
     digest = atomic.write_tensors(folder / name, tensors, metadata)
-    atomic.write_json(folder / LATEST, {"schema": CHECKPOINT_SCHEMA, "file": name, "sha256": digest, "step": step})
+    _point(folder, Pointer(file=name, sha256=digest, step=step, configs=configs, files=files or {}))
     _tidy(folder, keep=name)
+
+
+def _point(folder: Path, pointer: Pointer) -> None:
+    content = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(pointer).items()}
+    seal.write_sealed(folder / LATEST, {"schema": LATEST_SCHEMA, **content})
+
+
+def allow_config(folder: Path, sha256: str) -> None:
+    """Records, before a run's config.toml is replaced by that of a longer run, which hash it will have."""
+    if (pointer := latest(folder)) is not None and pointer.configs and sha256 not in pointer.configs:
+        _point(folder, evolve(pointer, configs=(*pointer.configs, sha256)))
 
 
 def latest(folder: Path) -> Pointer | None:
@@ -92,10 +119,14 @@ def latest(folder: Path) -> Pointer | None:
     if not path.exists():
         return None
     with _way_out_of(path):
-        value = atomic.read_json(path)
-        if value.get("schema") != CHECKPOINT_SCHEMA:
-            raise DataError(f"{path} has schema {value.get('schema')}, expected {CHECKPOINT_SCHEMA}")
-        pointer = Pointer(file=value["file"], sha256=value["sha256"], step=value["step"])
+        value = seal.read_sealed(path, since=2, newest=LATEST_SCHEMA)
+        pointer = Pointer(
+            file=value["file"],
+            sha256=value["sha256"],
+            step=value["step"],
+            configs=tuple(value.get("configs", ())),
+            files=dict(value.get("files", {})),
+        )
         if type(pointer.step) is not int or not isinstance(pointer.sha256, str) or not _FILE.fullmatch(pointer.file):
             raise DataError(f"{path} names no checkpoint")
         return pointer
@@ -124,11 +155,21 @@ def read_checkpoint(folder: Path, pointer: Pointer) -> Checkpoint:
 def begin_evaluation(folder: Path) -> int:
     """Records, before the test split is read, that a final evaluation begins; returns how many had begun before."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / EVALUATION
-    begun = atomic.read_json(path).get("begun") if path.is_file() else 0
-    before = begun if isinstance(begun, int) and begun >= 0 else 0
-    atomic.write_json(path, {"schema": CHECKPOINT_SCHEMA, "begun": before + 1})
+    before = begun_evaluations(folder)
+    seal.write_sealed(folder / EVALUATION, {"schema": LATEST_SCHEMA, "begun": before + 1})
     return before
+
+
+def begun_evaluations(folder: Path) -> int:
+    """How many final evaluations, which read the test split, were begun.
+
+    Raises:
+        DataError: the file that counts them is damaged or was edited.
+    """
+    path = folder / EVALUATION
+    with _way_out_of(path):
+        begun = seal.read_sealed(path, since=2, newest=LATEST_SCHEMA).get("begun") if path.is_file() else 0
+    return begun if isinstance(begun, int) and begun >= 0 else 0
 
 
 def remove(folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve, frozen
 
-from ddfw.artifacts import atomic
+from ddfw.artifacts import atomic, seal
 from ddfw.artifacts.row_cache import ROWS
 from ddfw.artifacts.temporaries import tidy
 from ddfw.contracts.trajectory import CompactExpert
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from ddfw.contracts.executor import TrainedExpert
     from ddfw.contracts.model import ParameterTable
 
+#: Of an expert's file.
 STORE_SCHEMA = 1
+#: Of index.json, which seals itself since 2.
+INDEX_SCHEMA = 2
 _EXPERT_FILE = re.compile(r"expert-\d+\.safetensors")
 #: Everything that a store's folder may hold, unfinished files of a killed process included.
 _OUR_FILES = re.compile(rf"index\.json|\.lock|{_EXPERT_FILE.pattern}|.*\.tmp", re.DOTALL)
@@ -80,7 +83,7 @@ class ExpertStore:
             DataError: there is no such store, or its index is damaged.
         """
         folder = require_store(root, name)
-        key = atomic.read_json(folder / "index.json").get("key")
+        key = _read_index(folder).get("key")
         if not isinstance(key, dict):
             raise DataError(f"{folder / 'index.json'} has no key; {_removal(folder)} removes the store")
         store = cls(root, key, name.rpartition("-")[0])
@@ -100,11 +103,8 @@ class ExpertStore:
         path = self.folder / "index.json"
         if not path.exists():
             return {}
-        try:
-            value = atomic.read_json(path)
-        except DataError as error:
-            raise DataError(f"{error}; {_removal(self.folder)} removes the store") from error
-        if value.get("schema") != STORE_SCHEMA or value.get("key") != self.key:
+        value = _read_index(self.folder)
+        if value.get("key") != self.key:
             raise DataError(
                 f"{path} describes other experts than its folder's name says; remove it: {_removal(self.folder)}"
             )
@@ -140,10 +140,10 @@ class ExpertStore:
             digest = atomic.write_tensors(self.folder / name, tensors, metadata)
             stored = StoredExpert(seed=seed, file=name, sha256=digest, **curves)
             experts = {**self.index(), seed: stored}
-            atomic.write_json(
+            seal.write_sealed(
                 self.folder / "index.json",
                 {
-                    "schema": STORE_SCHEMA,
+                    "schema": INDEX_SCHEMA,
                     "key": self.key,
                     "tensors": _tensors(network),
                     "experts": {str(seed): experts[seed].as_json() for seed in sorted(experts)},
@@ -176,7 +176,7 @@ class ExpertStore:
         index = self.index()
         if absent := [seed for seed in seeds if seed not in index]:
             raise DataError(f"{self.folder} has no expert of seed {', '.join(map(str, absent))}")
-        recorded = atomic.read_json(self.folder / "index.json").get("tensors")
+        recorded = _read_index(self.folder).get("tensors")
         if recorded != _tensors(network):
             raise DataError(f"{self.folder} holds experts of another network; remove them: {_removal(self.folder)}")
         return StoredExperts([index[seed] for seed in seeds], self.folder, network, device, dtype)
@@ -324,12 +324,13 @@ def summarise_store(folder: Path) -> StoreSummary:
     path, experts, key, problem = folder / "index.json", dict[int, StoredExpert](), dict[str, Any](), ""
     epochs = 0
     try:
-        value = atomic.read_json(path)
+        value = _read_index(folder)
         experts, key = _experts(path, value), dict(value.get("key", {}))
         if experts:
             epochs = min(_expert_file(folder / e.file, None).num_epochs for e in experts.values())
     except (DataError, TypeError, ValueError) as error:
-        problem = f"{error}; {_removal(folder)} removes the store"
+        removal = f"{_removal(folder)} removes the store"
+        problem = str(error) if removal in str(error) else f"{error}; {removal}"
     last = [e.validation_accuracy[-1] for e in experts.values() if e.validation_accuracy]
     return StoreSummary(
         name=folder.name,
@@ -341,6 +342,18 @@ def summarise_store(folder: Path) -> StoreSummary:
         key=key,
         problem=problem,
     )
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """The content of a store's index.json.
+
+    Raises:
+        DataError: it is missing, damaged or was edited; with the way out.
+    """
+    try:
+        return seal.read_sealed(folder / "index.json", since=2, newest=INDEX_SCHEMA)
+    except DataError as error:
+        raise DataError(f"{error}; {_removal(folder)} removes the store") from error
 
 
 def require_store(root: Path, name: str) -> Path:

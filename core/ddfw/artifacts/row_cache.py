@@ -8,7 +8,6 @@ fit its `sha256` is damaged; it is passed over and written again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 from attrs import frozen
 
-from ddfw.artifacts import atomic
+from ddfw.artifacts import seal
 from ddfw.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ class RowFile:
 
 def row_path(experts: Path, key: Mapping[str, Any]) -> Path:
     """The file of a key; `experts` is the folder of expert stores."""
-    return experts / ROWS / f"{_digest(key)[:32]}.json"
+    return experts / ROWS / f"{seal.digest(key)[:32]}.json"
 
 
 def read_row(experts: Path, key: Mapping[str, Any]) -> CachedRow | None:
@@ -107,7 +106,7 @@ def write_row(experts: Path, key: Mapping[str, Any], row: CachedRow, about: Mapp
         "run": row.run,
     }
     content = {"schema": ROW_SCHEMA, "key": dict(key), "row": figures, "about": dict(about), "written": time.time()}
-    atomic.write_json(path, {**content, "sha256": _digest(content)})
+    seal.write_sealed(path, content, entry="sha256")
 
 
 def list_rows(experts: Path) -> list[RowFile]:
@@ -135,13 +134,7 @@ def clear_rows(experts: Path) -> int:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    content = atomic.read_json(path)
-    sha256 = content.pop("sha256", "")
-    if sha256 != _digest(content):
-        raise DataError(f"{path} does not fit its sha256")
-    if content["schema"] != ROW_SCHEMA:
-        raise DataError(f"{path} has schema {content['schema']}, expected {ROW_SCHEMA}")
-    return content
+    return seal.read_sealed(path, since=ROW_SCHEMA, newest=ROW_SCHEMA, entry="sha256")
 
 
 def _row(content: Mapping[str, Any]) -> CachedRow:
@@ -152,7 +145,3 @@ def _row(content: Mapping[str, Any]) -> CachedRow:
     return CachedRow(
         accuracies=accuracies, lr=float(row["lr"]), selected_by=str(row["selected_by"]), run=str(row["run"])
     )
-
-
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -7,6 +7,7 @@ runs/<name>/  config.toml  manifest.json  summary.json  metrics.jsonl  synthetic
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shlex
 import shutil
@@ -17,14 +18,14 @@ from typing import Any
 
 from attrs import frozen
 
-from ddfw.artifacts import atomic
+from ddfw.artifacts import atomic, checkpoint, run_seals, seal
 from ddfw.artifacts.differences import MISSING, differing_texts
 from ddfw.artifacts.temporaries import temporary_beside
 from ddfw.errors import DataError, DirectoryInUseError
 
 #: How many settings that differ a message names; an error has six lines at most.
 _SHOWN = 4
-CONFIG, MANIFEST, SUMMARY = "config.toml", "manifest.json", "summary.json"
+CONFIG, MANIFEST, SUMMARY = run_seals.CONFIG, run_seals.MANIFEST, run_seals.SUMMARY
 
 
 @frozen
@@ -55,18 +56,24 @@ class RunDirectory:
             config_text: the text of config.toml for the configuration that is asked for.
 
         Raises:
-            DataError: the run is finished, but a file of it was changed or is missing.
+            DataError: a file of the run was changed or is missing.
             DirectoryInUseError: the directory holds a run of another configuration, or other files.
         """
         self._refuse_strangers(config_text)
         if not (self.path / SUMMARY).exists():
             return None
-        try:
-            for name, sha256 in atomic.read_json(self.path / MANIFEST)["outputs"].items():
-                atomic.verify(self.path / name, sha256)
-        except (KeyError, AttributeError, TypeError) as error:
-            raise DataError(f"{self.path / MANIFEST} lacks or garbles {error}") from error
+        run_seals.require_whole(self.path)
         return atomic.read_json(self.path / SUMMARY)
+
+    def mend(self) -> None:
+        """Removes what a process that died after it had finished the run left of the last line of metrics.jsonl.
+
+        Raises:
+            DirectoryInUseError: another process holds the directory's lock.
+        """
+        if (self.path / SUMMARY).is_file():
+            with atomic.locked(self.path, "the run directory", wait=False):
+                run_seals.remove_cut_line(self.path)
 
     @contextlib.contextmanager
     def claimed(self, config_text: str) -> Iterator[None]:
@@ -128,12 +135,17 @@ class RunDirectory:
             config_text: the text of config.toml of the longer run.
         """
         # In this order: a summary of fewer steps than config.toml asks for is no summary of a finished run.
+        checkpoint.allow_config(self.checkpoints, hashlib.sha256(config_text.encode()).hexdigest())
         atomic.write_text(self.config, config_text)
         (self.path / SUMMARY).unlink(missing_ok=True)
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Writes a JSON file at the path `name` below the directory."""
-        atomic.write_json(self.path / name, value)
+    def write_json(self, name: str, value: Mapping[str, Any]) -> str:
+        """Writes a JSON file at the path `name` below the directory, and returns its sha256."""
+        return atomic.write_json(self.path / name, value)
+
+    def write_sealed(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a JSON file with its seal at the path `name` below the directory."""
+        seal.write_sealed(self.path / name, value)
 
     def _refuse_strangers(self, config_text: str) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -141,8 +153,14 @@ class RunDirectory:
         if not self.path.is_dir():
             return
         if self.config.exists():
-            there = self.config.read_text(encoding="utf-8")
-            if there != config_text and not self._abandoned():
+            if self._abandoned():
+                return
+            run_seals.require_config(self.path)
+            try:
+                there = self.config.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self.config} is damaged: it is no text in UTF-8 ({error.reason})") from error
+            if there != config_text:
                 raise DirectoryInUseError(self._other_configuration(there, config_text))
         elif any(e.name != ".lock" and not e.name.endswith(".tmp") for e in self.path.iterdir()):
             raise DirectoryInUseError(f"{self.path} is not empty and not a run of ddfw; choose another --out")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from ddfw.artifacts import atomic
+from ddfw.artifacts import atomic, run_seals
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -99,13 +99,15 @@ def read_snapshot(run: Path, step: int | None) -> Snapshot:
         step: the outer step; None for the real images.
 
     Raises:
-        DataError: the file is missing or is no snapshot.
+        DataError: the file is missing, was changed or is no snapshot.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = run / (f"{SNAPSHOTS}/{REAL}" if step is None else snapshot_name(step))
+    name = f"{SNAPSHOTS}/{REAL}" if step is None else snapshot_name(step)
+    path = run / name
     if not path.is_file():
         raise DataError(f"{path} is missing")
+    run_seals.require_file(run, name)
     try:
         with safe_open(path, framework="pt") as file:
             facts: Mapping[str, Any] = atomic.metadata_of(file.metadata())

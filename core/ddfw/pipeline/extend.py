@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from ddfw.artifacts import atomic, checkpoint
-from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
+from ddfw.artifacts import atomic, checkpoint, run_seals
+from ddfw.artifacts.run_dir import SUMMARY, RunDirectory
 from ddfw.config.load import configure
 from ddfw.errors import DataError, DirectoryInUseError, config_error
 from ddfw.pipeline.runner import Places, run
@@ -54,6 +54,7 @@ def extend(
     folder = RunDirectory(Path(directory))
     if not folder.config.is_file():
         raise DataError(f"{folder.path} is no run directory: it has no config.toml")
+    run_seals.require_figures(folder.path)
     config = configure(str(folder.config), {}, ()).config
     places = evolve(places or Places(), out=folder.path)
     longer = evolve(config, outer=evolve(config.outer, steps=steps))
@@ -84,5 +85,5 @@ def extend(
 
 def _origins(folder: RunDirectory) -> dict[str, str]:
     """Where the finished run's settings came from, as its manifest says."""
-    origins = atomic.read_json(folder.path / MANIFEST).get("origins", {})
+    origins = run_seals.read_manifest(folder.path).get("origins", {})
     return {str(key): str(value) for key, value in origins.items()} if isinstance(origins, dict) else {}

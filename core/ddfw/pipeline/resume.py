@@ -14,8 +14,9 @@ import attrs
 import torch
 from attrs import define, evolve, field, frozen
 
-from ddfw.artifacts import checkpoint
+from ddfw.artifacts import checkpoint, run_seals, seal, snapshots
 from ddfw.artifacts.checkpoint import Checkpoint, Pointer
+from ddfw.config.fingerprints import sha256_of
 from ddfw.config.load import resolve
 from ddfw.engine.distill import Learned, OuterState
 from ddfw.engine.saved_state import learned_from, learned_tensors, restored, state_tensors
@@ -176,6 +177,8 @@ def find(folder: Path, crew: Crew) -> Resumption | None:
         DataError: the checkpoint is damaged.
     """
     found = checkpoint.latest(folder) if crew.rank == 0 else None
+    if found is not None:
+        _require_files(folder, found)
     shared = crew.share(None if found is None else attrs.asdict(found))
     if shared is None:
         return None
@@ -256,8 +259,35 @@ class Checkpoints:
             if (regular := best.regular) is not None and regular.learned is not None:
                 tensors |= learned_tensors("regular", regular.learned)
                 record["regular"] = {"accuracy": regular.accuracy, "step": regular.step}
-            checkpoint.write_checkpoint(self.folder, state.step, tensors, record)
+            configs = tuple(str(c) for c in (facts.circumstances.get("configuration"),) if c)
+            checkpoint.write_checkpoint(
+                self.folder, state.step, tensors, record, configs=configs, files=_files(self.folder.parent)
+            )
         self.saved = state.step
+
+
+def _files(run: Path) -> dict[str, dict[str, Any]]:
+    """Seals of what an unfinished run has written so far: its events and the pictures of what its set looked like."""
+    names = [name for name in (run_seals.METRICS,) if (run / name).is_file()]
+    names += snapshots.snapshot_files(run)
+    return {name: seal.part_of(run / name) for name in names}
+
+
+def _require_files(folder: Path, pointer: Pointer) -> None:
+    """Checks what an unfinished run had written when its checkpoint was.
+
+    Raises:
+        DataError: a file is missing, damaged or was edited; with the way out.
+    """
+    run = folder.parent
+    try:
+        run_seals.require_metrics(run)
+        for name in pointer.files:
+            if name != run_seals.METRICS:
+                run_seals.require_file(run, name)
+        checkpoint.begun_evaluations(folder)
+    except DataError as error:
+        raise DataError(f"{error}; {checkpoint.way_out(folder)}") from error
 
 
 def circumstances(
@@ -299,20 +329,22 @@ def surroundings(session: ExecutorSession, crew: Crew) -> dict[str, Any]:
     }
 
 
-def materials(plan: Plan, init_from_sha256: str | None) -> dict[str, Any]:
+def materials(plan: Plan, init_from: Mapping[str, str]) -> dict[str, Any]:
     """Hashes of what a run learns from: its data, its experts, and the set that it starts from.
 
     Args:
         plan: the run; all of its experts are in their store.
-        init_from_sha256: hash of the set that `outer.init_from` names, None without one.
+        init_from: hashes of the set that `outer.init_from` names, {} without one.
     """
     expert_set = plan.expert_set
     index = expert_set.store.index()
     files = [expert_set.store.digest, [[seed, index[seed].sha256] for seed in expert_set.seeds]]
     return {
         "data": plan.data_sha256,
+        "test data": plan.splits.test.fingerprint(sha256_of),
         "experts": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
-        "outer.init_from": init_from_sha256,
+        "outer.init_from": init_from.get("init_from_sha256"),
+        "the whole set of outer.init_from": init_from.get("init_from_set_sha256"),
     }
 
 

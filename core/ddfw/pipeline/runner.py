@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 import attrs
 from attrs import evolve, frozen
 
-from ddfw.artifacts import atomic, checkpoint
-from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
+from ddfw.artifacts import atomic, checkpoint, run_seals
+from ddfw.artifacts.run_dir import SUMMARY, RunDirectory
 from ddfw.config.catalog import as_table, catalog
+from ddfw.config.fingerprints import sha256_of
 from ddfw.config.layers import gather, nested
 from ddfw.config.load import configure, resolve, structured_config
 from ddfw.config.run_config import COMPONENT_TABLES, RunConfig
@@ -26,6 +27,7 @@ from ddfw.errors import (
     DataError,
     DirectoryInUseError,
     DivergedError,
+    ResumeError,
     StoppedError,
     config_error,
     did_you_mean,
@@ -38,7 +40,7 @@ from ddfw.pipeline.report.page import write_page
 from ddfw.pipeline.resume import find
 from ddfw.pipeline.stages import RunResult, Stages
 from ddfw.pipeline.stopping import Stopping, now
-from ddfw.pipeline.warm_start import set_sha256
+from ddfw.pipeline.warm_start import set_hashes
 from ddfw.process.isolation import isolated
 
 if TYPE_CHECKING:
@@ -127,8 +129,9 @@ def finished(config: RunConfig, places: Places) -> RunResult | None:
         places: folders to read; `out` is the run directory.
 
     Raises:
-        DataError: the run is finished, but its files were changed afterwards.
+        DataError: the run is finished, but its files were changed afterwards, or the data set cannot be read.
         DirectoryInUseError: the directory holds another run, or something else.
+        ResumeError: the run is finished, but its data or the set that it started from were changed afterwards.
     """
     return _finished(resolve(config), places)
 
@@ -139,22 +142,42 @@ def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
     # A shorter run that is being extended leaves its summary for a moment.
     if record is None or record.get("outer_steps", run.config.outer.steps) != run.config.outer.steps:
         return None
-    manifest = atomic.read_json(directory.path / MANIFEST)
+    manifest = run_seals.read_manifest(directory.path)
     if manifest.get("sources", {}) != run.sources:
         raise DirectoryInUseError(
             f"{directory.path} is finished, but was made with other code of its plugins; "
             "put that code back, or choose another --out for a new run"
         )
-    start = run.config.outer.init_from
-    if start and manifest.get("init_from_sha256") != set_sha256(Path(start)):
-        raise DirectoryInUseError(
-            f"{directory.path} is finished, but started from another set than now lies at {start}; choose another --out"
-        )
+    _require_same_sources(run.config, places, directory.path, manifest)
     try:
         summary = Summary.from_json(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{directory.path / SUMMARY} lacks or garbles {error}") from error
     return RunResult(directory=directory.path, summary=summary, already_finished=True)
+
+
+def _require_same_sources(config: RunConfig, places: Places, run: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuses to call a run finished whose data, or whose set to start from, have changed since it was made.
+
+    Raises:
+        ResumeError: a hash differs from that in the run's manifest.
+        DataError: the data set or the set to start from cannot be read.
+    """
+    with option_errors_at("data"):
+        splits = config.data.splits(places.data_root)
+    here = {
+        "data_sha256": ("training or validation images or labels", sha256_of(splits.train, splits.validation)),
+        "test_sha256": ("test images or labels", splits.test.fingerprint(sha256_of)),
+    }
+    if start := config.outer.init_from:
+        here |= {key: (f"set to start from, at {start},", sha256) for key, sha256 in set_hashes(Path(start)).items()}
+    for key, (what, found) in here.items():
+        recorded = manifest.get(key, found)
+        if recorded != found:
+            raise ResumeError(
+                f"{run} is finished, but the {what} are others now: sha256 {found[:12]}…, the run had "
+                f"{str(recorded)[:12]}…; put the old ones back, or choose another --out for a new run"
+            )
 
 
 @isolated
@@ -223,6 +246,7 @@ def _run(
     """Runs on one rank of a crew; rank 0 checks the directory and locks it."""
     there = None
     if crew.rank == 0:
+        RunDirectory(directory_for(run, places)).mend()
         there = _finished(run if shorter is None else shorter, places)
         if shorter is not None:
             if there is None:

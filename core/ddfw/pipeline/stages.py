@@ -150,7 +150,7 @@ class Stages:
             experts = ensure_experts(
                 plan, plan.expert_set, self.session, self.announce, train, validation, self.stopping, self.crew
             )
-        self._require_materials(None if warm is None else warm.sha256)
+        self._require_materials({} if warm is None else warm.hashes)
         if self.extends and self._writes:  # from here on the run is an unfinished one
             self.directory.lengthen(plan.run.text)
         teachers = ExpertTeachers(plan.network, experts)
@@ -230,9 +230,9 @@ class Stages:
             *(f"note      {note}" for note in notes(self.plan)),
         )
 
-    def _require_materials(self, init_from_sha256: str | None) -> None:
+    def _require_materials(self, init_from: Mapping[str, str]) -> None:
         """Refuses to resume if the data, the experts or the set to start from have changed since the checkpoint."""
-        here = materials(self.plan, init_from_sha256)
+        here = materials(self.plan, init_from)
         if self.resumed is not None:
             self.resumed.require(self.resumed.facts.materials, here)
         self.checkpoints.facts = evolve(self.checkpoints.facts, materials=here)
@@ -311,7 +311,7 @@ class Stages:
             "experts": experts.num_experts,
             "checkpoint_bytes": checkpoints * plan.network.num_parameters * itemsize,
         }
-        facts: dict[str, Any] = {} if warm is None else {"init_from_sha256": warm.sha256}
+        facts: dict[str, Any] = {} if warm is None else dict(warm.hashes)
         facts["test_reads"] = reads_before + plan.splits.test.reads
         known = self.checkpoints.facts
         facts |= {key: steps for key in ("resumed_from", "extended_from") if (steps := getattr(known, key))}

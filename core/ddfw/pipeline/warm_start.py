@@ -10,6 +10,7 @@ import torch
 from attrs import evolve, frozen
 
 from ddfw.artifacts import synthetic
+from ddfw.artifacts.seal import digest
 from ddfw.config.fingerprints import sha256_of
 from ddfw.contracts.dataset import RealImages, Split
 from ddfw.contracts.space import same_space
@@ -32,14 +33,14 @@ class WarmStart:
         params: its stored parameters, {} if it was not learned with this run's parameterisation and training space.
         label_params: its stored label parameters, {} if it was not learned with this run's label strategy.
         step_size: its learned step size, None if it was not learned with this run's parameterisation.
-        sha256: hash of its images and targets.
+        hashes: of it as a whole and of its images and targets, as `set_hashes` gives them.
     """
 
     images: RealImages
     params: Params
     label_params: Params
     step_size: float | None
-    sha256: str
+    hashes: Mapping[str, str]
 
     def to(self, device: torch.device) -> WarmStart:
         """A copy with all tensors on a device."""
@@ -56,17 +57,27 @@ class WarmStart:
         return bool(self.params) and _alike(self.params, params)
 
 
-def set_sha256(path: Path) -> str:
-    """The hash of the images and targets of the set at a path, as it stands in a run's manifest.
+def set_hashes(path: Path) -> dict[str, str]:
+    """The hashes of the set at a path, as they stand in the manifest of a run that starts from it.
 
     Raises:
         DataError: there is no readable set at the path.
     """
-    return _sha256(read_images(path))
+    return _hashes(read_images(path))
 
 
-def _sha256(found: ImageSet) -> str:
-    return sha256_of(Split(images=found.images, labels=found.targets))
+def _hashes(found: ImageSet) -> dict[str, str]:
+    """Hashes of a set: of its images and targets, and of everything that a run can take from it."""
+    images = sha256_of(Split(images=found.images, labels=found.targets))
+    whole = {
+        "images": images,
+        "step_size": found.step_size,
+        "class_names": found.class_names,
+        "space": None if found.space is None else found.space.record(),
+        "files": dict(found.card.hashes) if found.card else {},  # stored parameters among them
+        "components": [found.card.component(kind) for kind in ("param", "labels")],
+    }
+    return {"init_from_sha256": images, "init_from_set_sha256": digest(whole)}
 
 
 def _decodes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -99,13 +110,13 @@ def warm_start(plan: Plan) -> WarmStart | None:
         ]:
             raise OptionError(f"{found.origin} has no image of class {', '.join(missing[:5])}")
     images = RealImages(images=data.images, labels=labels, num_classes=m)
-    digest = _sha256(found)
+    hashes = _hashes(found)
     # Parameters mean the same images only in the same space; options such as ranks show in the shapes.
     same = found.space is not None and same_space(found.space, plan.space) and not found.card.format
     same = same and found.class_names == plan.splits.class_names
     if not same or not _decodes_alike(found.card.component("param") or {}, plan.run.component_key("param")):
-        return WarmStart(images=images, params={}, label_params={}, step_size=None, sha256=digest)
+        return WarmStart(images=images, params={}, label_params={}, step_size=None, hashes=hashes)
     params, label_params = synthetic.read_learned(path)
     strategy = found.card.component("labels") or {}
     kept = label_params if strategy.get("name") == config.labels.name else {}
-    return WarmStart(images=images, params=params, label_params=kept, step_size=found.step_size, sha256=digest)
+    return WarmStart(images=images, params=params, label_params=kept, step_size=found.step_size, hashes=hashes)

@@ -46,7 +46,10 @@ def diff_command(paths: tuple[Path, ...], as_json: bool, csv_file: str | None) -
         raise click.UsageError(f"expected two or more runs, got {len(paths)}; `ddfw runs` lists them")
     if as_json and csv_file == "-":
         raise click.UsageError("--json and --csv - both print on standard output; give --csv a file")
-    record = compared([ddfw.read_run(path) for path in paths])
+    runs = [ddfw.read_run(path) for path in paths]
+    if problem := next((run.problem for run in runs if run.problem), ""):
+        raise ddfw.DataError(problem)
+    record = compared(runs)
     if csv_file == "-":
         click.echo(_csv(record), nl=False)
         return

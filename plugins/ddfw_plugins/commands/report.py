@@ -40,3 +40,6 @@ def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
     else:
         path = ddfw.write_joint_page(runs, Path("report.html") if out is None else out)
     click.echo(str(path))
+    for run in runs:
+        if problem := ddfw.read_run(run).problem:
+            click.echo(f"warning: {problem}", err=True)

@@ -61,7 +61,7 @@ def _facts(run: ddfw.RunRecord) -> dict[str, Any]:
         "steps": {"done": 0, "of": None},
         "modified": run.modified,
         "bytes": run.bytes,
-        "problem": "",
+        "problem": run.problem,
     }
     try:
         steps = run.setting("outer", "steps")
@@ -74,7 +74,7 @@ def _facts(run: ddfw.RunRecord) -> dict[str, Any]:
         elif points := run.curves.validation:
             facts["validation"] = max(point.mean for point in points)
     except ddfw.DataError as error:
-        facts["problem"] = str(error)
+        facts["problem"] = facts["problem"] or str(error)
     return facts
 
 

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, final
 from attrs import frozen
 
 from ddfw import AbstractObserver, ObserverSession
+from ddfw.artifacts.seal import sealed
 from ddfw.contracts.observer import (
     EvaluationReport,
     EventLines,
     ExpertReport,
+    Report,
     RunFinished,
     RunStarted,
     StepReport,
@@ -78,8 +80,22 @@ class MetricsSession(ObserverSession):
             size, seconds = _kept(self._path, first_step, void_selection)
             file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
             file.truncate(size)
-            self._opened = EventLines(file, seconds)
+            self._opened = _Lines(file, seconds)
         return self._opened
+
+
+class _Lines(EventLines):
+    """Writes reports as lines, the last one with a seal: the run's manifest, which seals the others, was there before.
+
+    Args:
+        stream: as for `EventLines`.
+        seconds: as for `EventLines`.
+    """
+
+    def event(self, report: Report) -> dict[str, Any]:
+        """What the line of a report holds."""
+        event = super().event(report)
+        return sealed(event) if isinstance(report, RunFinished) else event
 
 
 def _kept(path: Path, first_step: int, void_selection: int | None = None) -> tuple[int, float]:

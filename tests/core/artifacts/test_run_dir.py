@@ -91,10 +91,10 @@ def test_a_garbled_summary_is_a_data_error(tmp_path):
     """Broken: a damaged summary would be printed as a finished run, or crash."""
     (tmp_path / "config.toml").write_text("x = 1\n")
     (tmp_path / "summary.json").write_text("{")
-    (tmp_path / "manifest.json").write_text('{"outputs": {}}')
+    (tmp_path / "manifest.json").write_text('{"schema": 1, "outputs": {}}')
     with pytest.raises(DataError, match=r"summary\.json"):
         RunDirectory(tmp_path).finished("x = 1\n")
-    for garbled in ("[]", '{"outputs": 3}', "{}", "{"):
+    for garbled in ("[]", '{"schema": 1, "outputs": 3}', '{"outputs": {}}', "{}", "{"):
         (tmp_path / "manifest.json").write_text(garbled)
         with pytest.raises(DataError, match=r"manifest\.json"):
             RunDirectory(tmp_path).finished("x = 1\n")

@@ -16,6 +16,7 @@ import torch
 
 from ddfw import AbstractExecutor, AbstractObserver, AbstractParameterization, Crew, ObserverSession, ParamGroup
 from ddfw.artifacts import atomic
+from ddfw.artifacts.seal import write_sealed
 from ddfw.config.layers import gather
 from ddfw.config.load import structured_config
 from ddfw.errors import DataError, DirectoryInUseError, DivergedError, ResumeError, StoppedError
@@ -168,7 +169,7 @@ def test_a_run_that_is_stopped_twice_ends_with_the_bytes_of_one_that_was_not(tmp
     assert go(config, out, experts).already_finished
 
 
-def test_a_finished_run_whose_config_has_a_preset_by_its_former_name_is_recognised(tmp_path, experts):
+def test_a_finished_run_whose_config_has_a_preset_by_its_former_name_is_recognised(tmp_path, experts, unsealed):
     """Broken: a run that version 0.1 finished with `waypoints = "paper"` would be refused, or be made once more."""
     config, out = config_of({"outer": {**SGD["outer"], "steps": 1}}), tmp_path / "run"
     go(config, out, experts)
@@ -177,6 +178,7 @@ def test_a_finished_run_whose_config_has_a_preset_by_its_former_name_is_recognis
     assert 'waypoints = "two-point"' in text
     former = text.replace('"two-point"', '"paper"')
     path.write_text(former)
+    unsealed(out)
     assert go(config, out, experts).already_finished and path.read_text() == former
     assert go(structured_config(gather(str(path), {}, ())), out, experts).already_finished
     with pytest.raises(DirectoryInUseError, match="holds a run with another configuration"):
@@ -298,7 +300,8 @@ def test_other_experts_are_refused(stopped, experts, tmp_path):
             tensors = atomic.read_tensors(folder / expert["file"], expert["sha256"])
             about = {"schema": 1, "seed": seed, "key_sha256": "", "moved": True}
             expert["sha256"] = atomic.write_tensors(folder / expert["file"], tensors, about)
-        atomic.write_json(folder / "index.json", index)
+        del index["seal"]
+        write_sealed(folder / "index.json", index)
     with pytest.raises(ResumeError, match=r"with experts \w{12}…, not \w{12}…"):
         go(config, out, other)
     go(config, out, experts)

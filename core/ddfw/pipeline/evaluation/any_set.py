@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
-from ddfw.artifacts import atomic
+from ddfw.artifacts import run_seals
 from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.run_dir import CONFIG, MANIFEST
 from ddfw.config.fingerprints import sha256_of
@@ -150,6 +150,7 @@ def _resolved(
     if start is not None and (Path(start) / CONFIG).is_file():
         start = str(Path(start) / CONFIG)
     if run is not None:
+        run_seals.require_figures(run)
         _require_readable(run / CONFIG)
     if not word and isinstance(subject, str) and not path.exists() and "/" not in subject:
         hint = did_you_mean(subject, WORDS)
@@ -353,7 +354,7 @@ def _require_same_data(run: Path, key: str, found: str) -> None:
     Raises:
         DataError: the data set is not the one that the run's manifest names.
     """
-    expected = atomic.read_json(run / MANIFEST).get(key)
+    expected = run_seals.read_manifest(run).get(key)
     if expected is not None and expected != found:
         what = "test images or labels" if key == "test_sha256" else "training images or labels"
         raise DataError(f"the {what} are not those of {run} (sha256 {found[:12]}…, there {str(expected)[:12]}…)")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from ddfw.artifacts import atomic
+from ddfw.artifacts import seal
+from ddfw.artifacts.run_seals import EVAL_FILE_SCHEMA
 from ddfw.pipeline.report.summary import eval_record
 
 if TYPE_CHECKING:
@@ -67,5 +68,5 @@ def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
         rate += f"-{hashlib.sha256(asked.encode()).hexdigest()[:6]}"
     path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}{rate}.json"
     path.parent.mkdir(exist_ok=True)
-    atomic.write_json(path, record)
+    seal.write_sealed(path, {**record, "schema": EVAL_FILE_SCHEMA})
     return path, record

@@ -9,9 +9,9 @@ import torch
 from attrs import frozen
 from torch.nn.functional import one_hot
 
-from ddfw.artifacts import pictures, snapshots, synthetic
+from ddfw.artifacts import pictures, seal, snapshots, synthetic
 from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
-from ddfw.config.fingerprints import sha256_of
+from ddfw.artifacts.run_seals import METRICS
 from ddfw.pipeline.evaluation.baselines import select_real
 from ddfw.pipeline.report.card import card_of
 from ddfw.pipeline.report.manifest import manifest_of
@@ -63,18 +63,18 @@ class RunFiles:
         reports = (*final.own, *final.across)
         outputs = self.write_set(distillation, best.learned, best.step, reports, summary.trajectories, "finished")
         outputs |= snapshots.snapshot_files(self.directory.path)
-        for report in final.own:
-            self.directory.write_json(f"eval/{report.subject}.json", eval_record(report))
-        for report in final.across:
-            self.directory.write_json(f"eval/{report.subject}-{report.net}.json", eval_record(report))
+        evaluations = {f"eval/{report.subject}.json": eval_record(report) for report in final.own}
+        evaluations |= {f"eval/{report.subject}-{report.net}.json": eval_record(report) for report in final.across}
+        outputs |= {name: self.directory.write_json(name, record) for name, record in evaluations.items()}
+        outputs[SUMMARY] = seal.json_sha256(summary.to_json())
+        metrics = self.directory.path / METRICS
         self._write_manifest(
             status="finished",
-            data_sha256=plan.data_sha256,
-            test_sha256=plan.splits.test.fingerprint(sha256_of),
             experts=str(plan.expert_set.store.folder),
             device=summary.device,
             outputs=outputs,
             selected_step=best.step,
+            **({"metrics": seal.part_of(metrics)} if metrics.is_file() else {}),
             **facts,
         )
         self.directory.write_json(SUMMARY, summary.to_json())
@@ -171,4 +171,4 @@ class RunFiles:
         )
 
     def _write_manifest(self, **facts: Any) -> None:
-        self.directory.write_json(MANIFEST, manifest_of(self.plan, **facts))
+        self.directory.write_sealed(MANIFEST, manifest_of(self.plan, **facts))

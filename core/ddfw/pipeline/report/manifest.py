@@ -6,7 +6,9 @@ import importlib.metadata
 import platform
 from typing import TYPE_CHECKING, Any
 
+from ddfw.artifacts import run_seals
 from ddfw.config.catalog import catalog, plugins
+from ddfw.config.fingerprints import sha256_of
 from ddfw.config.run_config import COMPONENT_TABLES
 
 if TYPE_CHECKING:
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from ddfw.pipeline.prepare import Plan
 
 
-MANIFEST_SCHEMA = 1
+#: Grows with what the file has to hold; since 2 it seals itself and all other files of a finished run.
+MANIFEST_SCHEMA = run_seals.MANIFEST_SCHEMA
 
 
 def manifest_of(plan: Plan, **facts: Any) -> dict[str, Any]:
@@ -25,6 +28,9 @@ def manifest_of(plan: Plan, **facts: Any) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("ddfw", "torch", "numpy", "safetensors")},
         },
+        "config_sha256": plan.run.sha256,
+        "data_sha256": plan.data_sha256,
+        "test_sha256": plan.splits.test.fingerprint(sha256_of),
         "machine": {"system": platform.system(), "processor": platform.machine()},
         "sources": plan.run.sources,
         "components": _components(plan.config),

@@ -94,26 +94,26 @@ def read_source(run: Path) -> PageSource:
         DataError: it is none.
     """
     record = read_run(run.resolve())
-    problems: list[str] = []
+    problems = dict.fromkeys([record.problem] if record.problem else [])
 
-    def read(name: str, content: Callable[[], Any]) -> Any:
+    def read(content: Callable[[], Any]) -> Any:
         try:
             return content()
-        except (DataError, OSError):
-            problems.append(f"{name} cannot be read: it is damaged.")
+        except (DataError, OSError) as error:
+            problems[str(error)] = None
             return None
 
-    summary = read("summary.json", lambda: record.summary)
-    manifest = part(read("manifest.json", lambda: record.manifest))
+    summary = read(lambda: record.summary)
+    manifest = part(read(lambda: record.manifest))
     ended = manifest.get("status") in ("diverged", "failed")  # as the run itself says, which holds the lock till then
     return PageSource(
         record=record,
-        config=part(read("config.toml", lambda: record.tables)),
+        config=part(read(lambda: record.tables)),
         manifest=manifest,
         summary=summary.to_json() if summary is not None else {},
-        card=part(read("synthetic/card.json", lambda: record.card)),
-        confusion=read("eval/distilled.json", lambda: record.confusion) or None,
-        curves=record.curves,
+        card=part(read(lambda: record.card)),
+        confusion=read(lambda: record.confusion) or None,
+        curves=read(lambda: record.curves) or Curves(),
         state=str(manifest["status"]) if ended and summary is None else record.state,
-        problems=tuple(problems),
+        problems=tuple(f"{problem.removeprefix(f'{record.path}/')}." for problem in problems),
     )

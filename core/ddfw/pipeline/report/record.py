@@ -9,21 +9,19 @@ import fcntl
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from attrs import field, frozen
 
-from ddfw.artifacts import atomic
-from ddfw.artifacts.run_dir import CONFIG, MANIFEST, SUMMARY
+from ddfw.artifacts import atomic, checkpoint, run_seals
+from ddfw.artifacts.run_seals import CONFIG, MANIFEST, METRICS, SUMMARY
 from ddfw.artifacts.snapshots import snapshot_steps
 from ddfw.contracts.records import Summary
 from ddfw.errors import DataError
 
-#: The file that holds a run's events.
-METRICS = "metrics.jsonl"
 State = Literal["finished", "running", "unfinished", "diverged", "failed", "damaged"]
 
 
@@ -63,7 +61,7 @@ class Curves:
 
 @frozen(kw_only=True, slots=False)
 class RunRecord:
-    """One run directory; each file is read when it is first asked for.
+    """One run directory; each file is read, and checked against the run's seals, when it is first asked for.
 
     Args:
         path: the directory.
@@ -82,9 +80,10 @@ class RunRecord:
         """The tables of config.toml.
 
         Raises:
-            DataError: it is damaged.
+            DataError: it is damaged or was edited.
         """
         path = self.path / CONFIG
+        self._check(run_seals.require_config)
         try:
             return tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -95,21 +94,21 @@ class RunRecord:
         """The content of manifest.json, {} where there is none yet.
 
         Raises:
-            DataError: it is damaged.
+            DataError: it is damaged or was edited, or it is missing though the run is finished.
         """
-        path = self.path / MANIFEST
-        return atomic.read_json(path) if path.is_file() else {}
+        return run_seals.read_manifest(self.path)
 
     @cached_property
     def summary(self) -> Summary | None:
         """What a finished run found, None for others.
 
         Raises:
-            DataError: summary.json is damaged.
+            DataError: summary.json is damaged or was edited.
         """
         path = self.path / SUMMARY
         if not path.is_file():
             return None
+        self._check(run_seals.require_file, SUMMARY)
         try:
             return Summary.from_json(atomic.read_json(path))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -117,7 +116,12 @@ class RunRecord:
 
     @cached_property
     def curves(self) -> Curves:
-        """How the run went; lines of metrics.jsonl that are damaged or were cut are passed over."""
+        """How the run went; lines of an unfinished run that were cut are passed over.
+
+        Raises:
+            DataError: what metrics.jsonl held when the run was finished, or its checkpoint written, was changed.
+        """
+        self._check(run_seals.require_metrics)
         return _curves(_events(self.path / METRICS))
 
     @cached_property
@@ -125,10 +129,9 @@ class RunRecord:
         """The content of synthetic/card.json, {} where there is none.
 
         Raises:
-            DataError: it is damaged.
+            DataError: it is damaged or was edited.
         """
-        path = self.path / "synthetic" / "card.json"
-        return atomic.read_json(path) if path.is_file() else {}
+        return self._json("synthetic/card.json")
 
     @property
     def stored_steps(self) -> list[int]:
@@ -143,6 +146,8 @@ class RunRecord:
     @cached_property
     def state(self) -> State:
         """What became of the run."""
+        if self.problem:
+            return "damaged"
         try:
             if self.summary is not None and self.summary.outer_steps == self.setting("outer", "steps"):
                 return "finished"
@@ -152,6 +157,15 @@ class RunRecord:
             return status if status in ("diverged", "failed") else "unfinished"
         except DataError:
             return "damaged"
+
+    @cached_property
+    def problem(self) -> str:
+        """What is wrong with the files that the run's figures stand in, "" where nothing is."""
+        try:
+            run_seals.require_figures(self.path)
+        except DataError as error:
+            return str(error)
+        return ""
 
     @property
     def reason(self) -> str:
@@ -208,10 +222,16 @@ class RunRecord:
             name: the file's name without its suffix.
 
         Raises:
-            DataError: it is damaged.
+            DataError: it is damaged or was edited.
         """
-        path = self.path / "eval" / f"{name}.json"
-        return atomic.read_json(path) if path.is_file() else {}
+        return self._json(f"eval/{name}.json")
+
+    def _json(self, name: str) -> Mapping[str, Any]:
+        """The content of a JSON file of the run, {} where there is none."""
+        if not (self.path / name).is_file():
+            return {}
+        self._check(run_seals.require_file, name)
+        return atomic.read_json(self.path / name)
 
     @property
     def confusion(self) -> list[list[int]] | None:
@@ -220,6 +240,21 @@ class RunRecord:
         if not isinstance(found, list) or not all(isinstance(row, list) and len(row) == len(found) for row in found):
             return None
         return found if all(type(count) is int and count >= 0 for row in found for count in row) else None
+
+    def _check(self, check: Callable[..., None], *more: str) -> None:
+        """Checks a file, unless what it is checked against is damaged itself, which `problem` says."""
+        if not self._unsealed:
+            check(self.path, *more)
+
+    @cached_property
+    def _unsealed(self) -> bool:
+        """Whether the files that seal the others cannot be read."""
+        try:
+            run_seals.read_manifest(self.path)
+            checkpoint.latest(self.path / "checkpoints")
+        except DataError:
+            return True
+        return False
 
     def _locked(self) -> bool:
         """Whether a process holds the directory's lock."""

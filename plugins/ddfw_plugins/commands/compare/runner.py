@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 from attrs import evolve, frozen
 
 import ddfw
-from ddfw import ConfigError, DataError, DirectoryInUseError, config_error, errors_in
+from ddfw import ConfigError, DirectoryInUseError, config_error, errors_in
+from ddfw.artifacts import seal
 from ddfw_plugins.commands.compare.files import Comparison, Variant
 from ddfw_plugins.commands.compare.tables import markdown
 
@@ -89,6 +90,10 @@ def image_gradients_per_step(config: ddfw.RunConfig, num_images: int) -> int:
     return outer.segments_per_step * sum(ddfw.batch_sizes(num_images, outer.batch_syn, outer.syn_steps))
 
 
+#: Of comparison.json, which seals itself since 2.
+RECORD_SCHEMA = 2
+
+
 @frozen(kw_only=True)
 class Job:
     """One run of a comparison.
@@ -148,7 +153,7 @@ def _finished_before(comparison: Comparison, places: ddfw.Places) -> Finished:
             config = variant_config(comparison, variant, places)
             for seed in seeds:
                 job = _job(comparison, variant, config, seed, places)
-                with contextlib.suppress(DataError, DirectoryInUseError):
+                with contextlib.suppress(DirectoryInUseError):  # a run with other settings
                     if (result := ddfw.finished(job.config, job.places)) is not None:
                         found[variant.name, seed] = (job, result)
     return found
@@ -179,10 +184,12 @@ def run(
     Raises:
         ConfigError: settings of a variant are wrong, or do not fit its data.
         DataError: the data set, or a file of a run, is missing or damaged.
+        ResumeError: a finished run was made of other data.
         StoppedError: the time limit is reached; the same call continues the comparison.
     """
     began, root, record, first = monotonic(), folder_of(whole, places), dict[str, Any](), True
     planned = jobs(comparison, places)
+    seal.warn_if_damaged(root / "comparison.json", RECORD_SCHEMA)
     finished = _finished_before(whole, places)
     for number, job in enumerate(planned, start=1):
         say(f"\n── {number}/{len(planned)}  {job.variant.title}, seed {job.config.run.seed}")
@@ -192,7 +199,7 @@ def run(
         result = ddfw.run(job.config, job.places, quiet=quiet, max_seconds=left)
         first = first and result.already_finished
         finished[job.variant.name, job.config.run.seed] = (job, result)
-        record = _record(whole, finished)
+        record = seal.sealed(_record(whole, finished))
         ddfw.write_json(root / "comparison.json", record)
         ddfw.write_text(root / "comparison.md", markdown(record))
     return root, record
@@ -221,7 +228,7 @@ def _record(comparison: Comparison, finished: Finished) -> dict[str, Any]:
         )
     settings = comparison.settings
     return {
-        "schema": 1,
+        "schema": RECORD_SCHEMA,
         "comparison": comparison.name,
         "summary": settings.summary,
         "source": settings.source,

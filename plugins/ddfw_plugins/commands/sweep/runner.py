@@ -17,6 +17,7 @@ from attrs import field, frozen
 
 import ddfw
 from ddfw import ConfigError, DivergedError, OptionError, ResumeError, UnknownComponentError, config_error
+from ddfw.artifacts import seal
 from ddfw_plugins.commands.sweep import files
 from ddfw_plugins.commands.sweep.files import Sweep, words
 from ddfw_plugins.commands.sweep.study import Study, require_optuna
@@ -27,6 +28,9 @@ from ddfw_plugins.commands.sweep.trials import Trial, folder_of, grid, probe
 TASK = "ddfw_plugins.commands.sweep.runner:run_trial"
 #: The fields of `ddfw.Places` that are sent with a trial.
 _PLACES = ("out", "experts", "data_root")
+
+#: Of sweep.json, which seals itself since 2.
+RECORD_SCHEMA = 2
 
 #: How a trial ended, as it stands in sweep.json: `status`, accuracies, seconds, and a `reason` if it did not finish.
 Outcome = Mapping[str, Any]
@@ -95,8 +99,8 @@ def ended(trial: Trial) -> Outcome | None:
         return _without_figures("impossible", trial.reason)
     if (result := ddfw.finished(trial.config, trial.places)) is not None:
         return _finished(result.summary)
-    config, manifest = trial.directory / "config.toml", trial.directory / "manifest.json"
-    facts = ddfw.read_json(manifest) if config.is_file() and manifest.is_file() else {}
+    config = trial.directory / "config.toml"
+    facts = ddfw.read_run(trial.directory).manifest if config.is_file() else {}
     if facts.get("status") == "diverged" and config.read_text(encoding="utf-8") == ddfw.config_text(trial.config):
         return _without_figures("diverged", str(facts.get("reason", "")))  # another run of it would diverge again
     return None
@@ -143,6 +147,7 @@ def run(
         probe(sweep, places)
     root.mkdir(parents=True, exist_ok=True)
     with ddfw.locked(root, "the sweep's folder", wait=False):
+        seal.warn_if_damaged(root / "sweep.json", RECORD_SCHEMA)
         study = Study(sweep, places, root / "study.journal") if sweep.method == "optuna" else None
         running = _Running(sweep=sweep, root=root, study=study, executor=executor, say=say, quiet=quiet)
         return root, running.run(trials if study is None else study.trials(), workers)
@@ -244,7 +249,7 @@ class _Running:
         rows = [self.rows[number] for number in sorted(self.rows)]
         best = ranked(rows)[:1]
         record = {
-            "schema": 1,
+            "schema": RECORD_SCHEMA,
             "sweep": sweep.name,
             "summary": settings.summary,
             "method": sweep.method,
@@ -257,6 +262,7 @@ class _Running:
             "best": best[0]["number"] if best and best[0]["status"] == "finished" else None,
             "trials": rows,
         }
+        record = seal.sealed(record)
         ddfw.write_json(self.root / "sweep.json", record)
         ddfw.write_text(self.root / "sweep.md", markdown(record))
         return record

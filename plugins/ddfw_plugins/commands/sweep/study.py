@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import ddfw
-from ddfw import DirectoryInUseError, config_error
+from ddfw import DataError, DirectoryInUseError, config_error
+from ddfw.artifacts import seal
 from ddfw_plugins.commands.sweep.files import Choice, Range, Sweep
 from ddfw_plugins.commands.sweep.trials import Trial, probe, trial_if_possible
 
@@ -18,6 +19,10 @@ from ddfw_plugins.commands.sweep.trials import Trial, probe, trial_if_possible
 STARTUP = 10
 #: Name of the attribute in which a study keeps its space, seed and sampler.
 _IDENTITY = "ddfw"
+#: Name of the attribute that says that a study has a seal.
+_SEALED = "ddfw_sealed"
+#: The file beside the journal that seals it as far as it was written, and its schema.
+SEAL_FILE, SEAL_SCHEMA = "study.json", 1
 
 Axes = Mapping[str, Choice | Range]
 
@@ -121,15 +126,17 @@ class Study:
 
     Raises:
         ConfigError: optuna is not installed.
+        DataError: the journal was damaged or edited, or its seal was.
         DirectoryInUseError: the journal holds another study.
     """
 
     def __init__(self, sweep: Sweep, places: ddfw.Places, journal: Path) -> None:
-        self._sweep, self._places = sweep, places
+        self._sweep, self._places, self._journal = sweep, places, journal
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
         with _quietly() as optuna:
+            self._require_seal()
             storage = JournalStorage(JournalFileBackend(str(journal)))
             self._study = optuna.create_study(
                 study_name=sweep.name, storage=storage, direction="maximize", load_if_exists=True
@@ -137,10 +144,29 @@ class Study:
             there = self._study.user_attrs.get(_IDENTITY)
             if there is None:
                 self._study.set_user_attr(_IDENTITY, _identity(sweep))
+                self._study.set_user_attr(_SEALED, True)
+            if self._study.user_attrs.get(_SEALED) and not self._seal.is_file():
+                raise DataError(f"{self._seal} is missing, by which {journal} is checked; remove both to start over")
+            self._put_seal()
         if there is not None and there != _identity(sweep):
             raise DirectoryInUseError(
                 f"{journal} holds a study of another [space], seed or sampler; choose another --out, or remove it"
             )
+
+    @property
+    def _seal(self) -> Path:
+        return self._journal.with_name(SEAL_FILE)
+
+    def _require_seal(self) -> None:
+        """Checks the journal as far as it was sealed; a process that died may have written more."""
+        if not self._journal.exists():
+            seal.write_sealed(self._seal, {"schema": SEAL_SCHEMA, "journal": seal.NOTHING})
+        elif self._seal.exists():
+            part = seal.read_sealed(self._seal, since=SEAL_SCHEMA, newest=SEAL_SCHEMA)["journal"]
+            seal.require_part(self._journal, part, whole=False)
+
+    def _put_seal(self) -> None:
+        seal.write_sealed(self._seal, {"schema": SEAL_SCHEMA, "journal": seal.part_of(self._journal)})
 
     def _history(self) -> list[Any]:
         return list(self._study.get_trials(deepcopy=False))
@@ -159,6 +185,7 @@ class Study:
         with _quietly() as optuna:
             for _ in range(min(count, self._sweep.count - len(self._history()))):
                 self._study.add_trial(_next_trial(optuna, self._sweep, self._history()))
+                self._put_seal()
                 made.append(self._trial(self._history()[-1]))
         return made
 
@@ -179,6 +206,7 @@ class Study:
                 self._study.tell(number, outcome["validation_accuracy"])
             else:
                 self._study.tell(number, state=states.PRUNED)
+            self._put_seal()
 
 
 def _identity(sweep: Sweep) -> dict[str, Any]:

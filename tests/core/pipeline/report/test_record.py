@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ddfw.artifacts import atomic
+from ddfw.artifacts import atomic, run_seals
+from ddfw.artifacts.seal import write_sealed
 from ddfw.errors import DataError
 from ddfw.pipeline.report.record import RunRecord, read_run, runs_below
 
@@ -52,8 +53,9 @@ def test_a_finished_run_says_what_its_files_say(finished):
     assert right == pytest.approx(summary["rows"][0]["mean"], abs=1e-12)
 
 
-def test_steps_that_were_done_again_stand_once_and_a_void_selection_is_gone(copied):
+def test_steps_that_were_done_again_stand_once_and_a_void_selection_is_gone(copied, unsealed):
     """Broken: a curve of a resumed run would jump back, one of an extended run would have a point too many."""
+    unsealed(copied)
     (copied / "metrics.jsonl").write_text(
         events(
             {"event": "run_started", "first_step": 0},
@@ -81,13 +83,19 @@ def test_steps_that_were_done_again_stand_once_and_a_void_selection_is_gone(copi
         ("summary.json", '{"rows": 3}', "damaged"),
         ("config.toml", "= 3", "damaged"),
         ("config.toml", b"\xff\xfe", "damaged"),
-        ("metrics.jsonl", "\x00\xff not json\n[1]\n{}\n", "finished"),
-        ("metrics.jsonl", None, "finished"),
+        ("metrics.jsonl", "\x00\xff not json\n[1]\n{}\n", "damaged"),
+        ("metrics.jsonl", None, "damaged"),
+        ("old metrics.jsonl", "\x00\xff not json\n[1]\n{}\n", "finished"),
+        ("old metrics.jsonl", None, "finished"),
+        ("eval/full_data.json", None, "damaged"),
+        ("manifest.json", None, "damaged"),
     ],
 )
-def test_a_damaged_or_missing_file_is_told_by_the_state_and_never_by_a_crash(copied, name, content, state):
+def test_a_damaged_or_missing_file_is_told_by_the_state_and_never_by_a_crash(copied, name, content, state, unsealed):
     """Broken: one bad run would hide a whole folder."""
-    path = copied / name
+    if name.startswith("old "):
+        unsealed(copied)
+    path = copied / name.removeprefix("old ")
     path.unlink()
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -102,14 +110,15 @@ def test_a_run_whose_directory_is_locked_is_running_and_one_that_failed_says_why
     (copied / "summary.json").unlink()
     with atomic.locked(copied, "the run directory", wait=False):
         assert read_run(copied).state == "running"
-    manifest = json.loads((copied / "manifest.json").read_text())
-    (copied / "manifest.json").write_text(json.dumps({**manifest, "status": "failed", "reason": "the disk is full"}))
+    manifest = run_seals.read_manifest(copied)
+    write_sealed(copied / "manifest.json", {**manifest, "status": "failed", "reason": "the disk is full"})
     assert read_run(copied).state == "failed" and read_run(copied).reason == "the disk is full"
 
 
 @pytest.mark.parametrize("matrix", [[[1, 2]], [[1, "2"], [0, 1]], [[1, -2], [0, 1]], [[True, 0], [0, 1]], 3, None])
-def test_a_matrix_that_is_none_is_no_matrix(copied, matrix):
+def test_a_matrix_that_is_none_is_no_matrix(copied, matrix, unsealed):
     """Broken: a page would show nonsense as a measurement."""
+    unsealed(copied)
     path = copied / "eval" / "distilled.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "confusion": matrix}))
     assert read_run(copied).confusion is None
