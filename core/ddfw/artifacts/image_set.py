@@ -88,6 +88,7 @@ def checked_image_set(found: ImageSet, path: Path) -> ImageSet:
     require(targets.ndim == 2 or int(targets.min()) >= 0, f"a label is {int(targets.min())}; classes count from 0")
     require(rate is None or 0 < rate < math.inf, f"its step size is {rate}, expected a positive number")
     names = found.class_names
+    require(found.step is None or found.step >= 0, f"its outer step is {found.step}")
     require(all(isinstance(n, str) for n in names or ()), "its class names are not all texts")
     if names is not None:
         columns = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
@@ -105,7 +106,7 @@ def _check_space(found: ImageSet, require: Callable[[bool, str], None]) -> None:
     require(0 < space.max_value < math.inf, f"its brightest pixel is {space.max_value}, expected a positive number")
     if isinstance(space, AffineSpace):
         good = len(space.mean) == len(space.std) == images.shape[1] and all(map(math.isfinite, space.mean))
-        require(good and all(0 < v < math.inf for v in space.std), "its training space is none of such images")
+        require(good and all(1e-9 < v < math.inf for v in space.std), "its training space is none of such images")
         largest = 1.0 if found.pixels else float(images.abs().max())
         pixel = largest * max(space.std) + max(map(abs, space.mean))
         require(pixel * space.max_value < 3e38, f"its pixels are up to {pixel:.2g} times the brightest one")

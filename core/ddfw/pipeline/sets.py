@@ -13,6 +13,7 @@ from ddfw.artifacts.image_set import ImageSet, checked_image_set
 from ddfw.artifacts.opening import require_honest
 from ddfw.artifacts.run_dir import CONFIG
 from ddfw.artifacts.synthetic import SyntheticSet, read_card, read_synthetic
+from ddfw.artifacts.tensor_file import require_finite
 from ddfw.config.catalog import from_table
 from ddfw.config.extensions import formats, imported
 from ddfw.contracts.augmentation import AbstractAugmentation
@@ -49,8 +50,10 @@ def load(run: str | Path) -> SyntheticSet:
         packed = found.images.nbytes + found.targets.nbytes
         require_honest(path, packed, 8 * len(found.images) * len(names), "export it with soft labels")
     targets = one_hot(found.targets, len(names)) if found.targets.ndim == 1 else found.targets
+    images = found.space.encode(found.images * found.space.max_value, dtype) if found.pixels else found.images
+    require_finite(path, {"its images in training space": images})
     return SyntheticSet(
-        images=found.space.encode(found.images * found.space.max_value, dtype) if found.pixels else found.images,
+        images=images,
         targets=targets.to(dtype),
         step_size=found.step_size,
         step=found.step,
