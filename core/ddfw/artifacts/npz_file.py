@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MAGIC = b"\x93NUMPY"
 #: The kinds of NumPy's dtypes that are plain values: truth values, integers, floats, complex numbers, and texts.
 _PLAIN = "buifcSU"
-_MAX_ELEMENTS = 1 << 48
+_MAX_ELEMENTS, _PIECE = 1 << 48, 1 << 20
 _PACKED = "save it by numpy.savez, which does not compress"
 
 
@@ -53,7 +53,7 @@ def read_arrays(path: Path, names: Sequence[Sequence[str]], limit: int | None = 
         except DataError:
             raise
         except Exception as error:
-            # A damaged archive can make zipfile and its decoders raise anything: BadZipFile, struct.error, zlib.error, …
+            # A damaged archive can make zipfile and its decoders raise anything: BadZipFile, struct.error, …
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path} is not a readable .npz archive of plain numbers: {reason}") from error
 
@@ -96,10 +96,11 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         flat = np.empty(count, dtype)
         view, done = memoryview(flat.view(np.uint8)), 0  # type: ignore[arg-type]
         while done < view.nbytes:
-            piece = file.readinto(view[done : done + (1 << 20)])
+            piece = file.read(min(_PIECE, view.nbytes - done))
             if not piece:
                 raise ValueError(f"{what} ends too early")
-            done += piece
+            view[done : done + len(piece)] = piece
+            done += len(piece)
         if file.read(1):  # reads to the end, where the checksum is compared
             raise ValueError(f"{what} is longer than it says")
     return flat.reshape(shape, order="F" if fortran else "C")

@@ -71,7 +71,9 @@ def read_header(path: Path) -> TensorHeader:
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path} is not a readable safetensors file: {' '.join(str(error).split())[:200]}") from error
+            raise DataError(
+                f"{path} is not a readable safetensors file: {' '.join(str(error).split())[:200]}"
+            ) from error
     return TensorHeader(
         metadata=metadata if isinstance(metadata, dict) else {},
         shapes={name: tuple(entry["shape"]) for name, entry in entries.items()},

@@ -45,4 +45,6 @@ def read_npz(path: Path, card: Mapping[str, Any]) -> ImageSet:
     try:
         return ImageSet(images=torch.from_numpy(images), targets=torch.from_numpy(targets))
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path / _FILE} holds images {images.dtype} and targets {targets.dtype}, no numbers") from error
+        raise DataError(
+            f"{path / _FILE} holds images {images.dtype} and targets {targets.dtype}, no numbers"
+        ) from error
