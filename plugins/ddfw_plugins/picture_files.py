@@ -54,7 +54,8 @@ def read_picture(path: Path, size: tuple[int, int] | None, colour: Colour) -> np
         with _quietly(), Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"it has {image.width}×{image.height} pixels, at most {MAX_PIXELS:,} are read")
-            require_honest("it", len(content), 3 * image.width * image.height, "make it smaller")
+            # Decoding, turning and converting hold it several times.
+            require_honest("it", len(content), 3 * image.width * image.height, "make it smaller", times=2)
             image.load()
             plain = _in_bytes(ImageOps.exif_transpose(image))
             if colour == "grey":

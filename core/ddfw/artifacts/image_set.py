@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from ddfw.contracts.records import Card, as_card
-from ddfw.contracts.space import AffineSpace
+from ddfw.contracts.space import AffineSpace, WhitenedSpace
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Largest size in bytes of one file of a set, and of its images: that of 200 images of each class of TinyImageNet.
 MAX_SET = 1 << 32
+#: Largest pixel, a little below what 32 bits can hold.
+_LARGEST_PIXEL = 3e38
 _FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
 _INTEGERS = ("torch.uint8", "torch.int8", "torch.int16", "torch.int32", "torch.int64")
 
@@ -109,7 +111,10 @@ def _check_space(found: ImageSet, require: Callable[[bool, str], None]) -> None:
         require(good and all(1e-9 < v < math.inf for v in space.std), "its training space is none of such images")
         largest = 1.0 if found.pixels else float(images.abs().max())
         pixel = largest * max(space.std) + max(map(abs, space.mean))
-        require(pixel * space.max_value < 3e38, f"its pixels are up to {pixel:.2g} times the brightest one")
+        require(pixel * space.max_value < _LARGEST_PIXEL, f"its pixels are up to {pixel:.2g} times the brightest one")
     else:
         (size,) = space.tensors()["mean"].shape
         require(size == images[0].numel(), f"its training space is of {size} values, its images have others")
+        if not found.pixels and isinstance(space, WhitenedSpace):
+            pixel = float(images.abs().max()) * float(space.inverse.abs().sum(dim=1).max()) + float(space.mean.abs().max())
+            require(pixel * space.max_value < _LARGEST_PIXEL, f"its pixels are up to {pixel:.2g} times the brightest one")

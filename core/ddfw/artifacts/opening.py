@@ -108,7 +108,7 @@ def read_whole(path: Path, limit: int) -> bytes:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def require_honest(where: object, packed: int, unpacked: int, way_out: str) -> None:
+def require_honest(where: object, packed: int, unpacked: int, way_out: str, *, times: int = 1) -> None:
     """Refuses what takes far more memory than its own bytes can mean.
 
     Args:
@@ -116,11 +116,12 @@ def require_honest(where: object, packed: int, unpacked: int, way_out: str) -> N
         packed: bytes that the file or its part has on the disk.
         unpacked: bytes of memory that it asks for.
         way_out: what to do about a file that is right all the same.
+        times: by how many bytes of memory each unpacked byte is replaced afterwards, 4 for pixels that become floats.
 
     Raises:
         DataError: it asks for more than `FREE` bytes and more than `RATIO` times its own.
     """
-    if unpacked > max(FREE, RATIO * packed):
+    if times * unpacked > FREE and unpacked > RATIO * packed:
         raise DataError(
             f"{where} has {packed:,} bytes and unpacks to {unpacked:,}; more than {RATIO} times its own size is read "
             f"up to {FREE >> 20} MiB only; if the file is right, {way_out}"

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = 30
+#: The dtypes of tensors that all of torch's functions know.
+_DTYPES = (
+    *("bool", "uint8", "int8", "int16", "int32", "int64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+)
 #: Largest size in bytes of what says how the tensors lie in lists: for any file, and for each of its members.
 _PROGRAM, _PROGRAM_PER_MEMBER = 1 << 16, 512
 
@@ -124,6 +129,7 @@ def read_torch_tensor(path: Path) -> Tensor:
         or found.layout != torch.strided
         or found.is_quantized
         or found.device.type != "cpu"
+        or str(found.dtype).removeprefix("torch.") not in _DTYPES
         # A few bytes can be told to stand for any number of elements.
         or found.numel() * found.element_size() > min(found.untyped_storage().nbytes(), path.stat().st_size)
     ):

@@ -263,11 +263,11 @@ def unpack(archive: Path, root: Path, members: Collection[str]) -> None:
                 if name not in missing:
                     continue
                 if not member.isreg() or member.size > FILES[name].limit:
-                    raise DataError(f"its member {name!a} is not the official file")
+                    raise DataError(f"its member {name[:80]!a} is not the official file")
                 # extractfile gives None only for members that are not regular files.
                 content = tar.extractfile(member).read()  # type: ignore[union-attr]
                 if md5_of(content) != FILES[name].md5:
-                    raise DataError(f"its member {name!a} is not the official file")
+                    raise DataError(f"its member {name[:80]!a} is not the official file")
                 _write(root / name, content)
                 missing.discard(name)
     except _WriteError:
@@ -308,9 +308,9 @@ def _checked_name(member: tarfile.TarInfo) -> str:
     """The path of a member; an error unless it is a plain file or folder below the place of unpacking."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"its member {member.name!a} leads out of the data root")
+        raise DataError(f"its member {member.name[:80]!a} leads out of the data root")
     if not (member.isreg() or member.isdir()) or member.issparse():
-        raise DataError(f"its member {member.name!a} is a link or a device, not a plain file")
+        raise DataError(f"its member {member.name[:80]!a} is a link or a device, not a plain file")
     return str(path)
 
 
