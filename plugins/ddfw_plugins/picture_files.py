@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import stat
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ddfw import DataError
+from ddfw.artifacts.opening import opened, read_whole, require_honest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +54,8 @@ def read_picture(path: Path, size: tuple[int, int] | None, colour: Colour) -> np
         with _quietly(), Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"it has {image.width}×{image.height} pixels, at most {MAX_PIXELS:,} are read")
+            # Decoding, turning and converting hold it several times.
+            require_honest("it", len(content), 3 * image.width * image.height, "make it smaller", times=2)
             image.load()
             plain = _in_bytes(ImageOps.exif_transpose(image))
             if colour == "grey":
@@ -68,19 +71,10 @@ def read_picture(path: Path, size: tuple[int, int] | None, colour: Colour) -> np
 
 
 def _content(path: Path) -> bytes:
-    try:
-        found = path.stat()
-        # Opening a named pipe would block for ever.
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"{path} is not a plain file; take it out")
-        if found.st_size > MAX_BYTES:
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise DataError(f"{path} was refused: a picture of more than {MAX_BYTES >> 20} MiB; take it out")
-        with path.open("rb") as file:
-            return file.read(found.st_size)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return read_whole(path, MAX_BYTES)
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddfw.artifacts.opening import MAX_JSON, opened, parse_json, read_whole
 from ddfw.artifacts.temporaries import temporary_beside, tidy, tidy_below
+from ddfw.artifacts.tensor_file import METADATA_KEY, load_tensors
 from ddfw.errors import DataError, DirectoryInUseError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: The only metadata key of our safetensors files, because several keys would be written in a random order.
-METADATA_KEY = "ddfw"
 #: Name of the file in a folder that its lock is on.
 LOCK = ".lock"
 #: What safetensors calls the dtypes of tensors, narrow ones first.
@@ -134,57 +134,42 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify(path: Path, sha256: str) -> None:
+def verify(path: Path, sha256: str, limit: int | None = None) -> None:
     """Checks a file against the sha256 that was recorded when it was written.
 
+    Args:
+        path: the file.
+        sha256: its hash, in hexadecimal.
+        limit: largest size in bytes, None: any.
+
     Raises:
-        DataError: the file is missing or was changed.
+        DataError: the file is missing, was changed or is too large.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
-    found = file_sha256(path)
+    with opened(path, limit) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise DataError(f"{path} is damaged: its sha256 is {found[:12]}…, expected {sha256[:12]}…")
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Reads all tensors of a safetensors file after checking its sha256.
+    """Reads all tensors of a safetensors file after checking its header and its sha256.
 
     Raises:
         DataError: the file is missing, was changed or is not a safetensors file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     verify(path, sha256)
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise DataError(f"{path} is not a readable safetensors file: {error}") from error
-
-
-def metadata_of(header: Mapping[str, str] | None) -> dict[str, Any]:
-    """The JSON-able values that `write_tensors` stored in a safetensors header.
-
-    Raises:
-        KeyError, TypeError, ValueError: the header holds none, or garbled ones.
-    """
-    return dict(json.loads((header or {})[METADATA_KEY]))
+    return load_tensors(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object from a file.
 
     Raises:
-        DataError: the file is missing, is not JSON, or holds something other than an object.
+        DataError: the file is missing, is not JSON, is too large, or holds something other than an object.
     """
     try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder, expected a file") from error
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        value = parse_json(read_whole(path, MAX_JSON))
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, expected a JSON object")

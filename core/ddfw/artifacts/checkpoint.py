@@ -10,7 +10,6 @@ complete file whenever the process dies.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, evolve, field, frozen
 
 from ddfw.artifacts import atomic, seal
+from ddfw.artifacts.tensor_file import read_header
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -138,13 +138,10 @@ def read_checkpoint(folder: Path, pointer: Pointer) -> Checkpoint:
     Raises:
         DataError: the checkpoint is missing or damaged.
     """
-    from safetensors import safe_open
-
     path = folder / pointer.file
     with _way_out_of(path):
         tensors = atomic.read_tensors(path, pointer.sha256)
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()[atomic.METADATA_KEY])
+        metadata = read_header(path).metadata
         if (metadata["schema"], metadata["step"]) != (CHECKPOINT_SCHEMA, pointer.step):
             raise DataError(f"{path} is not the checkpoint that {LATEST} describes")
         for key, strides in metadata["strides"].items():
@@ -194,20 +191,25 @@ def way_out(folder: Path) -> str:
 @contextlib.contextmanager
 def _way_out_of(path: Path) -> Iterator[None]:
     """Turns errors about a file of checkpoints into DataErrors that also say how to start over."""
-    from safetensors import SafetensorError
-
     try:
         yield
     except DataError as error:
         raise DataError(f"{error}; {way_out(path.parent)}") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         text = f"{path} is no checkpoint: {type(error).__name__} {error}"
         raise DataError(f"{text}; {way_out(path.parent)}") from error
 
 
 def _strided(tensor: Tensor, strides: list[int]) -> Tensor:
+    """The tensor with other strides, which say how its elements lie in memory without gaps.
+
+    Raises:
+        TypeError, ValueError: strides of another number of elements.
+    """
     import torch
 
+    if sum((n - 1) * stride for n, stride in zip(tensor.shape, strides, strict=True)) >= max(1, tensor.numel()):
+        raise ValueError(f"strides {strides} for a tensor {list(tensor.shape)}")
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 

@@ -18,6 +18,7 @@ from attrs import asdict, evolve, frozen
 from ddfw.artifacts import atomic, seal
 from ddfw.artifacts.row_cache import ROWS
 from ddfw.artifacts.temporaries import tidy
+from ddfw.artifacts.tensor_file import load_rows, load_tensors, read_header, require_finite
 from ddfw.contracts.trajectory import CompactExpert
 from ddfw.errors import DataError, OptionError, did_you_mean
 
@@ -226,9 +227,6 @@ class StoredExperts:
         Raises:
             OptionError: the store keeps only way-points, and one of the epochs is not a way-point.
         """
-        import torch
-        from safetensors import safe_open
-
         about = self._abouts[expert]
         if not about.source:
             tensor, rows = "snapshots", list(epochs)
@@ -240,21 +238,16 @@ class StoredExperts:
             )
         else:
             tensor, rows = "points", [about.rows[epoch] for epoch in epochs]
-        with safe_open(self._files[expert], framework="pt") as file:
-            stored = file.get_slice(tensor)
-            found = [stored[row : row + 1] for row in rows]
-        return torch.cat(found).to(self._device, self._dtype)
+        return load_rows(self._files[expert], tensor, rows).to(self._device, self._dtype)
 
     def compact(self, expert: int) -> CompactExpert | None:
         """The way-points kept of expert number `expert`; None if all its checkpoints are kept."""
-        from safetensors import safe_open
-
         about = self._abouts[expert]
         if not about.source:
             return None
-        with safe_open(self._files[expert], framework="pt") as file:
-            tensors = {key: file.get_tensor(key).to(self._device, self._dtype) for key in file.keys()}  # noqa: SIM118
-        return evolve(about, tensors=tensors)
+        found = load_tensors(self._files[expert])
+        require_finite(self._files[expert], found)
+        return evolve(about, tensors={key: tensor.to(self._device, self._dtype) for key, tensor in found.items()})
 
 
 def _expert_file(path: Path, num_parameters: int | None) -> CompactExpert:
@@ -263,12 +256,13 @@ def _expert_file(path: Path, num_parameters: int | None) -> CompactExpert:
     Raises:
         DataError: it is no expert's file, or that of another network.
     """
-    from safetensors import SafetensorError, safe_open
-
+    header = read_header(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()[atomic.METADATA_KEY]).get("compact")
-            count, columns = (int(n) for n in file.get_slice("snapshots" if about is None else "points").get_shape())
+        about = header.metadata.get("compact")
+        name = "snapshots" if about is None else "points"
+        count, columns = header.shapes[name]
+        if not count or not columns or header.dtypes[name] not in ("F32", "F64"):
+            raise ValueError(f"{name} {count} × {columns} {header.dtypes[name]}")
         if about is None:
             about = {"source": "", "options": {}, "num_epochs": count - 1, "rows": {}}
         rows = {int(epoch): int(row) for epoch, row in about["rows"].items()}
@@ -276,7 +270,7 @@ def _expert_file(path: Path, num_parameters: int | None) -> CompactExpert:
             raise ValueError(f"rows {list(rows.values())} of {count} points")
         source, options, num_epochs = str(about["source"]), dict(about["options"]), int(about["num_epochs"])
         found = CompactExpert(source=source, options=options, num_epochs=num_epochs, tensors={}, rows=rows)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not an expert file: {type(error).__name__} {error}") from error
     if num_parameters is not None and columns != num_parameters:
         raise DataError(f"{path} holds {columns} parameters, the network has {num_parameters}")
@@ -408,7 +402,7 @@ def _experts(path: Path, value: Mapping[str, Any]) -> dict[int, StoredExpert]:
             )
             for seed, e in value["experts"].items()
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not an expert index: {type(error).__name__} {error}") from error
     if any(not _EXPERT_FILE.fullmatch(e.file) for e in experts.values()):
         raise DataError(f"{path} names files that are not expert files")

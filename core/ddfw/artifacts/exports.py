@@ -15,7 +15,7 @@ from typing import Any
 from attrs import evolve
 
 from ddfw.artifacts import atomic
-from ddfw.artifacts.image_set import ImageSet
+from ddfw.artifacts.image_set import MAX_SET, ImageSet
 from ddfw.artifacts.synthetic import SyntheticSet, sealed_card, space_of
 from ddfw.artifacts.temporaries import temporary_beside, tidy
 from ddfw.contracts.records import Card, as_card
@@ -152,12 +152,15 @@ def read_with_card(folder: Path, card: Mapping[str, Any], read: SetReader) -> Im
     where, card = folder / "card.json", as_card(card)
     try:
         for name, sha256 in card.hashes.items():
+            # A link that leads to itself makes a RuntimeError.
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise DataError(f"{where} names {name!r}, which lies outside of its folder")
-            atomic.verify(folder / name, sha256)
+            atomic.verify(folder / name, sha256, MAX_SET)
         for part in ("floats", "experts", "components", "selected"):
             if not isinstance(card.get(part, {}), Mapping):
                 raise DataError(f"{where} garbles {part!r}")
+        if not isinstance(card["source_data"]["class_names"], list):
+            raise DataError(f"{where} garbles 'class_names'")
         form = f", exported as {card.format} to" if card.format else " in"
         return evolve(
             read(folder, card),
@@ -169,5 +172,5 @@ def read_with_card(folder: Path, card: Mapping[str, Any], read: SetReader) -> Im
             floats=card.floats,
             card=card,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, RuntimeError) as error:
         raise DataError(f"{where} lacks or garbles {' '.join(str(error).split())[:200]}") from error

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddfw.artifacts import atomic
-from ddfw.artifacts.torch_file import check_archive, identity, opened, plain, read_torch_file
+from ddfw.artifacts.opening import opened
+from ddfw.artifacts.torch_file import check_archive, identity, plain, read_torch_file
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -162,6 +163,9 @@ class _Structure:
         for e, expert in enumerate(experts):
             for s, snapshot in enumerate(expert):
                 self._check_snapshot(e, s, snapshot, experts)
+        needed = 4 * len(experts) * len(experts[0]) * self._network.num_parameters
+        if needed > self._path.stat().st_size:  # a few values can be told to stand for any number of them
+            raise DataError(f"{self._path} has fewer bytes than the {needed:,} of its snapshots; {_COPY}")
         return len(experts), len(experts[0]) - 1
 
     def _check_snapshot(self, e: int, s: int, snapshot: object, experts: Sequence[Sequence[object]]) -> None:

@@ -10,13 +10,13 @@ Shapes: k images of each class, C channels, H rows, W columns, m classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from ddfw.artifacts import atomic, run_seals
+from ddfw.artifacts.tensor_file import load_tensors, read_header, require_finite
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -101,20 +101,22 @@ def read_snapshot(run: Path, step: int | None) -> Snapshot:
     Raises:
         DataError: the file is missing, was changed or is no snapshot.
     """
-    from safetensors import SafetensorError, safe_open
+    import torch
 
     name = f"{SNAPSHOTS}/{REAL}" if step is None else snapshot_name(step)
     path = run / name
     if not path.is_file():
         raise DataError(f"{path} is missing")
     run_seals.require_file(run, name)
+    facts, tensors = read_header(path).metadata, load_tensors(path)
+    require_finite(path, tensors)
     try:
-        with safe_open(path, framework="pt") as file:
-            facts: Mapping[str, Any] = atomic.metadata_of(file.metadata())
-            pixels, targets = file.get_tensor("pixels"), file.get_tensor("targets")
+        pixels, targets = tensors["pixels"], tensors["targets"]
         per_class, of_per_class = int(facts["per_class"]), int(facts["of_per_class"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is no snapshot: {type(error).__name__} {error}") from error
     if pixels.ndim != 4 or targets.ndim != 2 or not len(pixels) == len(targets) == per_class * targets.shape[1]:
         raise DataError(f"{path} is no snapshot: it has {list(pixels.shape)} pixels for {list(targets.shape)} labels")
+    if pixels.dtype != torch.float32 or targets.dtype != torch.float32 or pixels.numel() == 0:
+        raise DataError(f"{path} is no snapshot: its pixels are {pixels.dtype}, its targets {targets.dtype}")
     return Snapshot(pixels=pixels, targets=targets, per_class=per_class, of_per_class=of_per_class, step=step)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
+from ddfw.artifacts.tensor_file import require_finite
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError
@@ -184,11 +185,13 @@ def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     """Reads the stored tensors of a run: those of its parameterisation and those of its labels, by name.
 
     Raises:
-        DataError: a file is missing or damaged.
+        DataError: a file is missing or damaged, or holds values that are not finite.
     """
     folder = place if (place := Path(run) / "synthetic").is_dir() else Path(run)
     hashes = read_card(folder).hashes
-    stored = atomic.read_tensors(folder / "params.safetensors", hashes.get("params.safetensors", ""))
+    path = folder / "params.safetensors"
+    stored = atomic.read_tensors(path, hashes.get("params.safetensors", ""))
+    require_finite(path, stored)
     params = {k.removeprefix("param."): v for k, v in stored.items() if k.startswith("param.")}
     return params, {k.removeprefix("labels."): v for k, v in stored.items() if k.startswith("labels.")}
 
@@ -224,5 +227,11 @@ def space_of(card: Card, folder: Path) -> TrainingSpace:
 
     matrices: Mapping[str, Tensor] = {}
     if "space.safetensors" in card.hashes:
-        matrices = atomic.read_tensors(folder / "space.safetensors", card.hashes["space.safetensors"])
+        path = folder / "space.safetensors"
+        matrices = atomic.read_tensors(path, card.hashes["space.safetensors"])
+        require_finite(path, matrices)
+        # A long vector of means alone would be taken for a matrix of its square's size.
+        mean, upper = matrices["mean"], matrices["transform_upper"]
+        if mean.ndim != 1 or upper.ndim != 1 or 2 * len(upper) != len(mean) * (len(mean) + 1):
+            raise DataError(f"{path} holds matrices {tuple(mean.shape)} and {tuple(upper.shape)} that do not fit")
     return space_from_record(card["training_space"], matrices)

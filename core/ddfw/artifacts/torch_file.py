@@ -7,8 +7,9 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
+from ddfw.artifacts.opening import MAX_PIECE, PlainFile, opened
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 _MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = 30
+#: The dtypes of tensors that all of torch's functions know.
+_DTYPES = (
+    *("bool", "uint8", "int8", "int16", "int32", "int64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+)
+#: Largest size in bytes of what says how the tensors lie in lists: for any file, and for each of its members.
+_PROGRAM, _PROGRAM_PER_MEMBER = 1 << 16, 512
 
 
 def check_archive(path: Path) -> tuple[int, ...]:
@@ -38,6 +46,8 @@ def check_archive(path: Path) -> tuple[int, ...]:
         try:
             with zipfile.ZipFile(file) as archive:
                 reason = _fault(archive)
+        except DataError:
+            raise
         except Exception as error:
             # A damaged file can make zipfile raise anything: BadZipFile, struct.error, ValueError, …
             raise DataError(
@@ -59,6 +69,16 @@ def _fault(archive: zipfile.ZipFile) -> str:
             return f"has the compressed or encrypted member {name}; torch.save writes none; write the file again"
         if member.header_offset + _LOCAL_HEADER + len(member.filename) + member.compress_size > end:
             return f"has overlapping members, among them {name}; torch.save writes none; write the file again"
+    # torch finds the program by its name in any case. Its steps are single bytes, each of which can take a hundred.
+    programs = [member for member in members if member.filename.lower().endswith(".pkl")]
+    limit = min(_PROGRAM + _PROGRAM_PER_MEMBER * len(members), MAX_PIECE)
+    if sum(member.file_size for member in programs) > limit:
+        return f"describes its {len(members)} members in more than {limit:,} bytes; write it as lists of tensors"
+    for member in programs:
+        with archive.open(member) as file:
+            # The reader's one call that takes memory of any size, which no tensor needs.
+            if b"bytearray" in file.read(limit):
+                return "holds objects other than tensors (bytearray); nothing in it was executed; write tensors only"
     damaged = archive.testzip()
     if damaged is not None:
         return f"is damaged: member {damaged!a} does not have the checksum it was written with; copy it again"
@@ -109,29 +129,15 @@ def read_torch_tensor(path: Path) -> Tensor:
         or found.layout != torch.strided
         or found.is_quantized
         or found.device.type != "cpu"
+        or str(found.dtype).removeprefix("torch.") not in _DTYPES
         # A few bytes can be told to stand for any number of elements.
-        or found.numel() * found.element_size() > found.untyped_storage().nbytes()
+        or found.numel() * found.element_size() > min(found.untyped_storage().nbytes(), path.stat().st_size)
     ):
         raise DataError(f"{path} holds a {type(found).__name__} of some kind, expected one ordinary tensor with values")
     return plain(found).clone()
 
 
-def opened(path: Path) -> IO[bytes]:
-    """Opens a file for reading.
-
-    Raises:
-        DataError: the path does not exist, is not a file, or cannot be read.
-    """
-    try:
-        if path.is_file():
-            return path.open("rb")
-        present = path.exists()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    raise DataError(f"{path} is not a file" if present else f"{path} is missing")
-
-
-def identity(file: IO[bytes]) -> tuple[int, ...]:
+def identity(file: PlainFile) -> tuple[int, ...]:
     """Numbers that change when a file is replaced or written to: device, inode, bytes and modification time in ns."""
     found = os.fstat(file.fileno())
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

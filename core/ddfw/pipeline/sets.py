@@ -10,8 +10,10 @@ from torch.nn.functional import one_hot
 
 from ddfw.artifacts.exports import SetReader, read_with_card, write_export
 from ddfw.artifacts.image_set import ImageSet, checked_image_set
+from ddfw.artifacts.opening import require_honest
 from ddfw.artifacts.run_dir import CONFIG
 from ddfw.artifacts.synthetic import SyntheticSet, read_card, read_synthetic
+from ddfw.artifacts.tensor_file import require_finite
 from ddfw.config.catalog import from_table
 from ddfw.config.extensions import formats, imported
 from ddfw.contracts.augmentation import AbstractAugmentation
@@ -35,7 +37,7 @@ def load(run: str | Path) -> SyntheticSet:
         and card; every file is verified against the card.
 
     Raises:
-        DataError: missing or damaged files.
+        DataError: missing or damaged files, or tensors of wrong shapes, dtypes or values.
         PluginError: an export in a format that no installed plugin reads.
     """
     path = Path(run)
@@ -43,12 +45,17 @@ def load(run: str | Path) -> SyntheticSet:
     if folder is None:
         there = "no run and no export" if path.exists() else "missing"
         raise DataError(f"{path} is {there}; expected a run directory or an export")
-    found = _read_folder(folder)
+    found = checked_image_set(_read_folder(folder), path)
     assert found.space is not None and found.step_size is not None and found.step is not None  # its card says so
     names, dtype = found.class_names or (), found.images.dtype
+    if found.targets.ndim == 1:  # long lists of images and of names would make a table of both
+        packed = found.images.nbytes + found.targets.nbytes
+        require_honest(path, packed, 8 * len(found.images) * len(names), "export it with soft labels")
     targets = one_hot(found.targets, len(names)) if found.targets.ndim == 1 else found.targets
+    images = found.space.encode(found.images * found.space.max_value, dtype) if found.pixels else found.images
+    require_finite(path, {"its images in training space": images})
     return SyntheticSet(
-        images=found.space.encode(found.images * found.space.max_value, dtype) if found.pixels else found.images,
+        images=images,
         targets=targets.to(dtype),
         step_size=found.step_size,
         step=found.step,

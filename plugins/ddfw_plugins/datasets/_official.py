@@ -18,13 +18,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
 from ddfw import DataError
 from ddfw.artifacts import atomic
+from ddfw.artifacts.opening import opened, read_whole
 
 _TIMEOUT_S = 30.0
 _PIECE = 1 << 20
@@ -172,8 +173,7 @@ def read(path: Path, official: OfficialFile, way_out: str) -> bytes:
             raise DataError(
                 f"{path} has {found.st_size:,} bytes, the official file is smaller; delete it and {way_out}"
             )
-        with path.open("rb") as file:
-            content = file.read(found.st_size)
+        content = read_whole(path, official.limit)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path} is missing; {way_out}") from error
     except OSError as error:
@@ -257,17 +257,17 @@ def unpack(archive: Path, root: Path, members: Collection[str]) -> None:
     missing = set(members)
     limit = sum(FILES[name].limit for name in members) + _SLACK
     try:
-        with gzip.open(archive) as plain, _opened(_Capped(plain, limit)) as tar:
+        with opened(archive) as file, gzip.GzipFile(fileobj=file) as plain, _opened(_Capped(plain, limit)) as tar:
             for member in tar:
                 name = _checked_name(member)
                 if name not in missing:
                     continue
                 if not member.isreg() or member.size > FILES[name].limit:
-                    raise DataError(f"its member {name!a} is not the official file")
+                    raise DataError(f"its member {name[:80]!a} is not the official file")
                 # extractfile gives None only for members that are not regular files.
                 content = tar.extractfile(member).read()  # type: ignore[union-attr]
                 if md5_of(content) != FILES[name].md5:
-                    raise DataError(f"its member {name!a} is not the official file")
+                    raise DataError(f"its member {name[:80]!a} is not the official file")
                 _write(root / name, content)
                 missing.discard(name)
     except _WriteError:
@@ -281,7 +281,23 @@ def unpack(archive: Path, root: Path, members: Collection[str]) -> None:
 
 def _opened(stream: Any) -> tarfile.TarFile:
     """Opens an archive as a stream, which is read once from start to end."""
-    return tarfile.open(fileobj=stream, mode="r|")
+    return tarfile.open(fileobj=stream, mode="r|", tarinfo=_ShortHeader)
+
+
+class _ShortHeader(tarfile.TarInfo):
+    """The header of a member; long names and other additions to it are read whole, so they have to be short."""
+
+    @classmethod
+    def frombuf(cls, *args: Any, **options: Any) -> Self:
+        """Reads a header.
+
+        Raises:
+            DataError: it announces an addition of more than `_SLACK` bytes.
+        """
+        found = super().frombuf(*args, **options)
+        if found.size > _SLACK and found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise DataError(f"it unpacks to far more than the official archive: a header of {found.size:,} bytes")
+        return found
 
 
 class _WriteError(DataError):
@@ -292,9 +308,9 @@ def _checked_name(member: tarfile.TarInfo) -> str:
     """The path of a member; an error unless it is a plain file or folder below the place of unpacking."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"its member {member.name!a} leads out of the data root")
+        raise DataError(f"its member {member.name[:80]!a} leads out of the data root")
     if not (member.isreg() or member.isdir()) or member.issparse():
-        raise DataError(f"its member {member.name!a} is a link or a device, not a plain file")
+        raise DataError(f"its member {member.name[:80]!a} is a link or a device, not a plain file")
     return str(path)
 
 

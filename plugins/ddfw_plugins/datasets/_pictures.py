@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ddfw import DataError, Split
+from ddfw.artifacts.opening import require_honest, require_memory
 from ddfw_plugins.datasets._official import Ticker
 from ddfw_plugins.picture_files import Colour, read_picture
 
@@ -47,6 +48,9 @@ def read_all(
         height, width = image.shape[:2]
         if out is None:
             out = _allocate(len(rows), 3 if image.ndim == 3 or colour == "rgb" else 1, size or (height, width))
+            if not resize:  # what is scaled to a size may be of any size; the user has chosen that one
+                packed = sum(file.stat().st_size for file, _ in rows if file.is_file())
+                require_honest(f"{path} and the pictures beside it", packed, out.nbytes, "set data.size")
         if (height, width) != out.shape[2:]:
             raise DataError(f"{path} has {height}×{width} pixels, expected {out.shape[2]}×{out.shape[3]}; {way_out}")
         if image.ndim == 3 and out.shape[1] == 1:
@@ -66,4 +70,5 @@ def _allocate(count: int, channels: int, size: tuple[int, int]) -> np.ndarray:
             f"{count:,} images of {size[0]}×{size[1]} pixels would take {total / 2**30:.1f} GiB, at most "
             f"{MAX_TOTAL / 2**30:.1f} GiB are read; choose a smaller data.size"
         )
+    require_memory(f"what {count:,} images of {size[0]}×{size[1]} pixels become", total, "choose a smaller data.size")
     return np.empty((count, channels, *size), np.uint8)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -15,6 +11,7 @@ from attrs import frozen
 from attrs.validators import gt, optional
 
 from ddfw import AbstractDataset, DataError, Split, Splits, option, required_option
+from ddfw.artifacts.npz_file import read_arrays
 from ddfw_plugins.datasets import _official
 
 #: For each of the four arrays its possible names in the archive; the first that exists is used.
@@ -24,10 +21,6 @@ ALIASES = {
     "test_images": ("test_images", "x_test"),
     "test_labels": ("test_labels", "y_test"),
 }
-
-
-#: Exceptions besides ValueError and OSError that reading a damaged archive can raise.
-DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error, MemoryError)
 
 
 @final
@@ -86,26 +79,7 @@ class Npz(AbstractDataset):
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The four arrays of the archive; anything other than a .npz file of plain numbers is an error."""
-    try:
-        # The file is opened here, because numpy does not close a file that it opened itself if the archive is damaged.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array; expected an .npz archive with {', '.join(ALIASES)}")
-            with archive:
-                return {key: _member(archive, names, path) for key, names in ALIASES.items()}
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, *DAMAGED) as error:
-        # numpy's error text is dropped where it recommends a way of loading that would run code.
-        reason = "" if "unsafe" in str(error) else f": {error}"
-        raise DataError(f"{path} is not a readable .npz archive of plain numbers{reason}") from error
-
-
-def _member(archive: np.lib.npyio.NpzFile, names: tuple[str, ...], path: Path) -> np.ndarray:
-    present = [name for name in names if name in archive.files]
-    if not present:
-        there = ", ".join(archive.files[:8]) or "nothing"
-        raise DataError(f"{path} has no array {' or '.join(names)}; it holds {there}")
-    return archive[present[0]]
+    return dict(zip(ALIASES, read_arrays(path, list(ALIASES.values())), strict=True))
 
 
 def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:

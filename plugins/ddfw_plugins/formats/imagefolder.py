@@ -17,13 +17,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ddfw import DataError, ImageSet, OptionError, SyntheticSet
+from ddfw import DataError, ImageSet, OptionError, SyntheticSet, read_json
+from ddfw.artifacts.opening import require_honest
 from ddfw_plugins.picture_files import read_picture
 
 #: Beside the folders, where labels are no classes: {"class_names": […], "targets": {picture: [probabilities]}}.
 LABELS = "labels.json"
 #: Values of all pictures of a folder together.
 _LARGEST = 2**28
+#: Values of one picture: they become floating-point numbers, of four times the bytes.
+_LARGEST_PICTURE = 2**24
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -92,7 +95,7 @@ def read_imagefolder(path: Path, card: Mapping[str, Any]) -> ImageSet:
         raise DataError(f"{path / 'card.json'} lists no images")
     _ = [card["sha256"][row["file"]] for row in rows]  # only files that the card vouches for
     return ImageSet(
-        images=torch.stack([_picture(path / row["file"], None) for row in rows]).to(dtype),
+        images=_pictures([path / row["file"] for row in rows], path).to(dtype),
         targets=torch.tensor([row["target"] for row in rows], dtype=torch.float64).to(dtype),
         pixels=True,
         notes=("8-bit pixels: rounded and clipped, see the card of the export",),
@@ -102,25 +105,22 @@ def read_imagefolder(path: Path, card: Mapping[str, Any]) -> ImageSet:
 def _class_folders(folder: Path) -> ImageSet:
     """Pictures whose class is the folder that they lie in, classes in the order of their names; or with labels.json."""
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    images: list[Tensor] = []
-    labels, names = [], []
+    files: list[Path] = []
+    labels = []
     for label, place in enumerate(classes):
-        files = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
-        if not files:
+        found = sorted(p for p in place.iterdir() if not p.is_dir() and not p.name.startswith("."))
+        if not found:
             raise DataError(f"{place} holds no images")
-        for file in files:
-            images.append(_picture(file, images[0] if images else None))
-            labels.append(label)
-            names.append(f"{place.name}/{file.name}")
-            if len(images) * images[0].numel() > _LARGEST:
-                raise DataError(f"{folder} holds more pictures than a set is taken to have; name a data set instead")
-    if not images:
+        files += found
+        labels += [label] * len(found)
+    if not files:
         raise DataError(f"{folder} holds no class folders with pictures")
+    images, names = _pictures(files, folder), [f"{file.parent.name}/{file.name}" for file in files]
     targets, class_names = torch.tensor(labels), [p.name for p in classes]
     if (folder / LABELS).is_file():
         targets, class_names = _soft_labels(folder / LABELS, names)
     return ImageSet(
-        images=torch.stack(images),
+        images=images,
         targets=targets,
         origin=f"pictures in {folder}",
         pixels=True,
@@ -135,9 +135,7 @@ def _soft_labels(path: Path, pictures: Sequence[str]) -> tuple[Tensor, list[str]
         DataError: not such a file, or one that names other pictures.
     """
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("it is too large")
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         names, rows = record["class_names"], record["targets"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("class_names are not texts")
@@ -147,12 +145,30 @@ def _soft_labels(path: Path, pictures: Sequence[str]) -> tuple[Tensor, list[str]
         targets = torch.tensor([rows[name] for name in pictures], dtype=torch.float64)
         if targets.shape != (len(pictures), len(names)):
             raise ValueError(f"targets are {tuple(targets.shape)}, expected {(len(pictures), len(names))}")
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, DataError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise DataError(
             f"{path} does not hold the labels of the pictures beside it: {said}; mend or remove it"
         ) from error
     return targets.to(torch.float32), names
+
+
+def _pictures(files: Sequence[Path], folder: Path) -> Tensor:
+    """Pictures of one size as [n, C, H, W] in [0, 1].
+
+    Raises:
+        DataError: as `_picture` does, or pictures that hold more values than a set has, or than their files can mean.
+    """
+    images: list[Tensor] = []
+    packed = 0
+    for file in files:
+        images.append(_picture(file, images[0] if images else None))
+        packed += file.stat().st_size
+        values = len(images) * images[0].numel()
+        if values > _LARGEST:
+            raise DataError(f"{folder} holds more pictures than a set is taken to have; name a data set instead")
+        require_honest(f"{folder} up to {file.name}", packed, values, "name a data set instead", times=4)
+    return torch.stack(images)
 
 
 def _picture(path: Path, like: Tensor | None) -> Tensor:
@@ -168,6 +184,10 @@ def _picture(path: Path, like: Tensor | None) -> Tensor:
     found = read_picture(path, None, "grey" if like is not None and len(like) == 1 else "auto")
     if found.ndim == 2 and like is not None and len(like) == 3:
         found = np.stack([found] * 3, axis=2)
+    if found.size > _LARGEST_PICTURE:
+        raise DataError(
+            f"{path} has {found.size:,} values, at most {_LARGEST_PICTURE:,} in a set; name a data set instead"
+        )
     array = np.array(found, dtype=np.float32) / 255
     tensor = torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
     if like is not None and tensor.shape != like.shape:

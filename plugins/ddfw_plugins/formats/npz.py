@@ -6,7 +6,6 @@ It holds `images` [n, C, H, W] in training space, `targets` [n, m], `labels` [n]
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ import numpy as np
 import torch
 
 from ddfw import DataError, ImageSet, SyntheticSet
+from ddfw.artifacts.image_set import MAX_SET
+from ddfw.artifacts.npz_file import read_arrays
 
 _FILE = "set.npz"
-#: Bytes that an archive may unpack to; a few bytes can be told to become any number of them.
-_LARGEST = 2**30
 
 
 def write_npz(learned: SyntheticSet, folder: Path) -> dict[str, Any]:
@@ -39,16 +38,13 @@ def read_npz(path: Path, card: Mapping[str, Any]) -> ImageSet:
     """Reads an export; nothing in it is unpickled.
 
     Raises:
-        DataError: no archive of images and targets, or one that unpacks to more than 1 GiB.
+        DataError: no archive of images and targets, or one that would unpack to far more than its size.
     """
     _ = card["sha256"][_FILE]  # only a file that the card vouches for
-    file = path / _FILE
+    images, targets = read_arrays(path / _FILE, [["images"], ["targets"]], MAX_SET)
     try:
-        with zipfile.ZipFile(file) as members:
-            if sum(member.file_size for member in members.infolist()) > _LARGEST:
-                raise DataError(f"{file} unpacks to more than a set is taken to hold")
-        with np.load(file, allow_pickle=False) as archive:
-            images, targets = torch.from_numpy(archive["images"]), torch.from_numpy(archive["targets"])
-    except (OSError, KeyError, ValueError, EOFError, MemoryError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file} is not a readable archive of images and targets") from error
-    return ImageSet(images=images, targets=targets)
+        return ImageSet(images=torch.from_numpy(images), targets=torch.from_numpy(targets))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{path / _FILE} holds images {images.dtype} and targets {targets.dtype}, no numbers"
+        ) from error
