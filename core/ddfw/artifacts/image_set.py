@@ -32,6 +32,7 @@ class ImageSet:
         origin: what it is and where it lies, in words.
         pixels: whether the images are pixels.
         step_size: the learning rate that it was learned for, None if nobody says.
+        step_size_origin: what and where that is, in words.
         step: the outer step, where there is one.
         space: the training space that it was learned in, None if nobody says.
         class_names: in the order of the classes, None if nobody says.
@@ -45,6 +46,7 @@ class ImageSet:
     origin: str = "a set of images"
     pixels: bool = False
     step_size: float | None = None
+    step_size_origin: str = "its step size"
     step: int | None = None
     space: TrainingSpace | None = None
     class_names: tuple[str, ...] | None = None
@@ -78,7 +80,8 @@ def checked_image_set(found: ImageSet, path: Path) -> ImageSet:
     rows = bool((targets >= 0).all()) and bool(((targets.double().sum(dim=-1) - 1).abs() < 1e-3).all())
     require(targets.ndim == 1 or rows, "a row of targets is not probabilities")
     require(targets.ndim == 2 or int(targets.min()) >= 0, f"a label is {int(targets.min())}; classes count from 0")
-    require(rate is None or 0 < rate < math.inf, f"its step size is {rate}, expected a positive number")
+    words = f"{found.step_size_origin} is {rate}, expected one positive number; `ddfw eval` takes another by --lr"
+    require(rate is None or 0 < rate < math.inf, words)
     require(all(isinstance(n, str) for n in found.class_names or ()), "its class names are not all texts")
     space = found.space
     if isinstance(space, AffineSpace):

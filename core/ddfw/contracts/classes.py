@@ -36,7 +36,8 @@ def class_order(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
         names: different names, in any order.
 
     Returns:
-        The names in order, and a note if the other of the two orders is another one, otherwise "".
+        The names in order, and a note if the other of the two orders is another one, otherwise "". Whole numbers from 0
+        are the labels themselves, which needs no note.
 
     Raises:
         DataError: two names hold the same number, as `1` and `01` do.
@@ -51,7 +52,17 @@ def class_order(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
         if numbers[one] == numbers[other]:
             raise DataError(f"class folders {one!a} and {other!a} hold the same number; rename or join them")
     note = "class folders are in the order of their numbers ({}; {} as text)"
-    return tuple(by_number), _order_note(note, by_number, text)
+    return tuple(by_number), "" if _are_labels(by_number) else _order_note(note, by_number, text)
+
+
+def _are_labels(names: Sequence[str]) -> bool:
+    """Whether names are the whole numbers from 0 to m - 1, in that order; zeros before them do not matter."""
+    return all(_is_number(name, number) for number, name in enumerate(names))
+
+
+def _is_number(name: str, number: int) -> bool:
+    """Whether a name is a whole number, written in ASCII digits alone."""
+    return name.isascii() and name.isdigit() and (name.lstrip("0") or "0") == str(number)
 
 
 def _order_note(words: str, taken: Sequence[str], other: Sequence[str]) -> str:
@@ -93,7 +104,7 @@ def class_number(wanted: str | int, names: Sequence[str]) -> int:
         OptionError: there is no such class, or the number is also the name of another class.
     """
     if isinstance(wanted, int) and 0 <= wanted < len(names):
-        named = [name for name in names if name.isascii() and name.isdigit() and _plain(name) == str(wanted)]
+        named = [name for name in names if _is_number(name, wanted)]
         if named and names[wanted] not in named:
             raise OptionError(
                 f"{wanted} may be the class named {named[0]!a}, or class number {wanted} (from 0), which is named "
@@ -126,11 +137,11 @@ def match_classes(there: Sequence[str], names: Sequence[str]) -> tuple[list[int]
         return list(range(len(names))), ""
     if set(there) == set(names):
         return [there.index(name) for name in names], "its classes were matched by their names"
-    if set(there) == set(map(str, range(len(names)))):
-        found = [there.index(str(number)) for number in range(len(names))]
-        _require_agreement([there[number] for number in found], names)
-        pairs = _pairs([there[number] for number in found], names)
-        return found, f"its class names are whole numbers from 0, which were taken as the labels ({pairs})"
+    ordered = sorted(there, key=_natural)
+    if _are_labels(ordered):
+        _require_agreement(ordered, names)
+        words = f"its class names are whole numbers from 0, which were taken as the labels ({_pairs(ordered, names)})"
+        return [there.index(name) for name in ordered], words
     for form, words in _FORMS:
         mine, theirs = [form(name) for name in there], [form(name) for name in names]
         if set(mine) == set(theirs) and len(set(mine)) == len(names):
