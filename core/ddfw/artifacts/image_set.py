@@ -39,6 +39,7 @@ class ImageSet:
         origin: what it is and where it lies, in words.
         pixels: whether the images are pixels.
         step_size: the learning rate that it was learned for, None if nobody says.
+        step_size_origin: what and where that is, in words.
         step: the outer step, where there is one.
         space: the training space that it was learned in, None if nobody says.
         class_names: in the order of the classes, None if nobody says.
@@ -52,6 +53,7 @@ class ImageSet:
     origin: str = "a set of images"
     pixels: bool = False
     step_size: float | None = None
+    step_size_origin: str = "its step size"
     step: int | None = None
     space: TrainingSpace | None = None
     class_names: tuple[str, ...] | None = None
@@ -88,7 +90,8 @@ def checked_image_set(found: ImageSet, path: Path) -> ImageSet:
     rows = bool((targets >= 0).all()) and bool(((targets.double().sum(dim=-1) - 1).abs() < 1e-3).all())
     require(targets.ndim == 1 or rows, "a row of targets is not probabilities")
     require(targets.ndim == 2 or int(targets.min()) >= 0, f"a label is {int(targets.min())}; classes count from 0")
-    require(rate is None or 0 < rate < math.inf, f"its step size is {rate}, expected a positive number")
+    words = f"{found.step_size_origin} is {rate}, expected one positive number; `ddfw eval` takes another by --lr"
+    require(rate is None or 0 < rate < math.inf, words)
     names = found.class_names
     require(found.step is None or found.step >= 0, f"its outer step is {found.step}")
     require(all(isinstance(n, str) for n in names or ()), "its class names are not all texts")
@@ -116,9 +119,7 @@ def _check_space(found: ImageSet, require: Callable[[bool, str], None]) -> None:
         (size,) = space.tensors()["mean"].shape
         require(size == images[0].numel(), f"its training space is of {size} values, its images have others")
         if not found.pixels and isinstance(space, WhitenedSpace):
-            pixel = float(images.abs().max()) * float(space.inverse.abs().sum(dim=1).max()) + float(
-                space.mean.abs().max()
-            )
-            require(
-                pixel * space.max_value < _LARGEST_PIXEL, f"its pixels are up to {pixel:.2g} times the brightest one"
-            )
+            largest = float(images.abs().max()) * float(space.inverse.abs().sum(dim=1).max())
+            pixel = largest + float(space.mean.abs().max())
+            words = f"its pixels are up to {pixel:.2g} times the brightest one"
+            require(pixel * space.max_value < _LARGEST_PIXEL, words)

@@ -22,6 +22,20 @@ _MAX_ELEMENTS, _PIECE = 1 << 48, 1 << 20
 _PACKED = "save it by numpy.savez, which does not compress"
 
 
+def array_names(path: Path) -> list[str]:
+    """The names of the arrays in an archive; none of it is read, and [] where it is no archive.
+
+    Raises:
+        DataError: missing, or no plain file.
+    """
+    with opened(path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return [info.filename.removesuffix(".npy") for info in archive.infolist()]
+        except Exception:  # `read_arrays` says what is wrong with a damaged archive
+            return []
+
+
 def read_arrays(path: Path, names: Sequence[Sequence[str]], limit: int | None = None) -> list[np.ndarray]:
     """Reads arrays of plain numbers from an archive; nothing in it is executed, and no other members are read.
 

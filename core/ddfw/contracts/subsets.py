@@ -5,15 +5,14 @@ Shapes: n images, m classes, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ddfw.errors import DataError, OptionError, did_you_mean
+from ddfw.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddfw.contracts.dataset import Split
+    from ddfw.contracts.splits import Split
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -63,9 +62,19 @@ def check_split(name: str, split: Split, num_classes: int, max_value: float) -> 
             f"{name}: expected images [n, C, H, W] and labels [n], none of them empty, "
             f"got {tuple(images.shape)} and {tuple(labels.shape)}"
         )
-    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+    if str(labels.dtype) != "torch.int64" or not (str(images.dtype) == "torch.uint8" or images.is_floating_point()):
         raise DataError(
-            f"{name}: labels lie in [{int(labels.min())}, {int(labels.max())}], expected [0, {num_classes - 1}]"
+            f"{name}: images are {images.dtype} and labels {labels.dtype}, expected uint8 or floating images and int64 "
+            "labels"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        hint = f"; labels count from 0: save them as labels - {low}" if low > 0 else ""
+        raise DataError(f"{name}: labels lie in [{low}, {high}], expected [0, {num_classes - 1}]{hint}")
+    if name == "train" and low > 0:
+        raise DataError(
+            f"{name}: labels lie in [{low}, {high}], but count from 0: save them as labels - {low}, or take class 0 "
+            "out of the class names"
         )
     # NaN fails both comparisons, so this catches it too.
     if not (float(images.min()) >= 0 and float(images.max()) <= max_value):
@@ -73,18 +82,3 @@ def check_split(name: str, split: Split, num_classes: int, max_value: float) -> 
             f"{name}: pixels lie in [{float(images.min())}, {float(images.max())}], "
             f"expected [0, {max_value}] and no NaN"
         )
-
-
-def class_number(wanted: str | int, names: Sequence[str]) -> int:
-    """The number of a class that a user gave by its name or its number.
-
-    Raises:
-        OptionError: there is no such class.
-    """
-    if isinstance(wanted, int) and 0 <= wanted < len(names):
-        return wanted
-    if wanted in names:
-        return names.index(str(wanted))
-    hint = did_you_mean(str(wanted), names)
-    known = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-    raise OptionError(f"unknown class {wanted!r}.{hint} Known: {known} (or their numbers from 0)", "classes")

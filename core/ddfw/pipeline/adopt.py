@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import one_hot
 
+from ddfw.contracts.classes import match_classes
 from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.space import same_space
 from ddfw.errors import DataError
@@ -63,23 +64,57 @@ def require_shape(setup: Setup, found: ImageSet) -> None:
         )
 
 
+def matching_notes(setup: Setup, found: ImageSet) -> tuple[str, ...]:
+    """How the classes of a set belong to those of the data set, where that is not plain from equal names.
+
+    Args:
+        setup: the run's data.
+        found: the set as it was read.
+
+    Raises:
+        DataError: the classes are others than those of the data set.
+    """
+    _, words = _matched(setup, found)
+    return (words,) if words else ()
+
+
+def _matched(setup: Setup, found: ImageSet) -> tuple[list[int], str]:
+    """The number in the set of each class of the data set, and how they were matched, in words.
+
+    Raises:
+        DataError: the classes are others than those of the data set.
+    """
+    names, there, data = setup.splits.class_names, found.class_names, setup.config.data.name
+    if there is None:
+        return list(range(len(names))), ""
+    if len(there) != len(names):
+        raise DataError(f"{found.origin}: it has {len(there)} classes, {data} has {len(names)}")
+    if found.card and set(there) != set(names):
+        strange = ", ".join(sorted(set(there) - set(names))[:3])
+        raise DataError(f"{found.origin}: its classes ({strange}, …) are not those of {data}")
+    try:
+        return match_classes(there, names)
+    except DataError as error:
+        raise DataError(f"{found.origin}: {error}") from error
+
+
 def _targets(setup: Setup, found: ImageSet) -> Tensor:
-    names, m = setup.splits.class_names, setup.splits.spec.num_classes
-    targets = found.targets
+    """Probabilities [n, m] in the order of the data set's classes.
+
+    Raises:
+        DataError: labels or classes that are not those of the data set.
+    """
+    m, targets, data = setup.splits.spec.num_classes, found.targets, setup.config.data.name
     if targets.ndim == 1:
-        if int(targets.max()) >= m:
-            raise DataError(f"{found.origin}: a label is {int(targets.max())}, but there are {m} classes, from 0")
+        first, last = int(targets.min()), int(targets.max())
+        if last >= m or (first > 0 and not found.card):
+            way_out = f"save them as labels - {first}, or" if first > 0 else "name its own data set, or"
+            raise DataError(
+                f"{found.origin}: its labels are {first} … {last}, those of {data} 0 … {m - 1}; {way_out} save "
+                f"probabilities [n, {m}]"
+            )
         targets = one_hot(targets, m)
     if targets.shape[1] != m:
-        raise DataError(f"{found.origin}: targets of {targets.shape[1]} classes, {setup.config.data.name} has {m}")
-    there = found.class_names
-    if there is None or there == names:
-        return targets
-    if len(there) != m:
-        raise DataError(f"{found.origin}: it has {len(there)} classes, {setup.config.data.name} has {m}")
-    if set(there) != set(names):
-        if found.card:
-            strange = ", ".join(sorted(set(there) - set(names))[:3])
-            raise DataError(f"{found.origin}: its classes ({strange}, …) are not those of {setup.config.data.name}")
-        return targets  # folders of pictures may have any names: the order of the names decides
-    return targets[:, torch.tensor([there.index(name) for name in names])]
+        raise DataError(f"{found.origin}: targets of {targets.shape[1]} classes, {data} has {m}")
+    order, _ = _matched(setup, found)
+    return targets if order == list(range(m)) else targets[:, torch.tensor(order)]

@@ -1,4 +1,4 @@
-"""What has to be said before a run starts: settings that were cut, and splits too small for their figures to mean much.
+"""What has to be said before a run starts: settings that were cut, classes that were matched, splits that are small.
 
 `ddfw run` and `--dry-run` say the same.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 
+from ddfw.pipeline.adopt import matching_notes
 from ddfw.pipeline.prepare import Plan
+from ddfw.pipeline.sets import read_images
 
 #: Splits with fewer images are called small: their accuracies have a standard error of more than five points.
 SMALL_SPLIT = 100
@@ -23,7 +25,21 @@ def notes(plan: Plan) -> tuple[str, ...]:
         )
     splits = {"validation": len(plan.splits.validation.labels), "test": len(plan.splits.test)}
     ways = {"validation": "raise data.validation", "test": "test on more images"}
+    found += [f"data: {note}" for note in plan.splits.notes]
+    found += [f"outer.init_from: {note}" for note in _start_notes(plan)]
     return *found, *(f"{small_split(name, n)}; {ways[name]}" for name, n in splits.items() if n < SMALL_SPLIT)
+
+
+def _start_notes(plan: Plan) -> tuple[str, ...]:
+    """How the classes of the set that a run starts from were matched, and what its reader remarked."""
+    start = plan.config.outer.init_from
+    if not start:
+        return ()
+    found = read_images(start)
+    how = "its classes have the names and the order of the data set's"
+    if found.class_names is None:
+        how = f"it names no classes: its class 0 is {plan.splits.class_names[0]}, and so on"
+    return *found.notes, *(matching_notes(plan, found) or (how,))
 
 
 def small_split(name: str, images: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from torch.nn.functional import one_hot
 
 from ddfw.artifacts.exports import SetReader, read_with_card, write_export
@@ -103,11 +104,12 @@ def export(learned: SyntheticSet | str | Path, form: str, out: str | Path, *, fo
 
 
 @isolated
-def read_images(path: str | Path) -> ImageSet:
+def read_images(path: str | Path, *, lr: float | None = None) -> ImageSet:
     """Reads labelled images from a run directory, an export, or files that a format knows without a card.
 
     Args:
         path: what to read. A card says in which format a folder is; without one, the names of the files do.
+        lr: the learning rate that is used instead of the set's step size, which may then be no positive number.
 
     Raises:
         DataError: nothing that can be read, or damaged, or hostile.
@@ -115,7 +117,8 @@ def read_images(path: str | Path) -> ImageSet:
     """
     path = Path(path)
     folder = None if path.is_file() and _recognised(path) else _folder_with_card(path)
-    return checked_image_set(_read_files(path) if folder is None else _read_folder(folder), path)
+    found = _read_files(path) if folder is None else _read_folder(folder)
+    return checked_image_set(found if lr is None else evolve(found, step_size=lr), path)
 
 
 def _read_folder(folder: Path) -> ImageSet:

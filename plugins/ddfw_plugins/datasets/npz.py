@@ -11,7 +11,7 @@ from attrs import frozen
 from attrs.validators import gt, optional
 
 from ddfw import AbstractDataset, DataError, Split, Splits, option, required_option
-from ddfw.artifacts.npz_file import read_arrays
+from ddfw.artifacts.npz_file import array_names, read_arrays
 from ddfw_plugins.datasets import _official
 
 #: For each of the four arrays its possible names in the archive; the first that exists is used.
@@ -21,6 +21,12 @@ ALIASES = {
     "test_images": ("test_images", "x_test"),
     "test_labels": ("test_labels", "y_test"),
 }
+#: The same for the two arrays of a validation split, which an archive may have.
+_VALIDATION = ("val", "valid", "validation", "dev")
+OPTIONAL = {
+    "validation_images": tuple(name for v in _VALIDATION for name in (f"{v}_images", f"x_{v}")),
+    "validation_labels": tuple(name for v in _VALIDATION for name in (f"{v}_labels", f"y_{v}")),
+}
 
 
 @final
@@ -28,7 +34,8 @@ ALIASES = {
 class Npz(AbstractDataset):
     """Your own images from a NumPy .npz file.
 
-    Its arrays are train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test).
+    Its arrays are train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test), and, if it
+    has a validation split of its own, val_images and val_labels (or x_val and y_val).
     Images are [n, H, W], [n, H, W, C] or [n, C, H, W] with C = 1 or 3, uint8 or floating point; labels are integers
     from 0. Nothing in the file is executed; arrays of Python objects are an error.
     """
@@ -42,15 +49,23 @@ class Npz(AbstractDataset):
     class_names: tuple[str, ...] | None = option(None, help="one name per class; default: 0, 1, 2, …")
 
     def load(self, root: Path | None) -> Splits:
-        """Reads the four arrays of the archive."""
+        """Reads the arrays of the archive."""
         path = _official.find(root, self.path, Path.is_file, "data file", "set data.path")
-        arrays = _read(path)
+        arrays, other = _read(path)
         train, test = _split(arrays, "train", path), _split(arrays, "test", path)
-        if self.max_value is None and train.images.dtype != test.images.dtype:
+        validation = _split(arrays, "validation", path) if "validation_images" in arrays else None
+        for name, split in (("validation", validation), ("test", test)):
+            if self.max_value is None and split is not None and train.images.dtype != split.images.dtype:
+                raise DataError(
+                    f"{path}: train images are {arrays['train_images'].dtype}, {name} images "
+                    f"{arrays[f'{name}_images'].dtype}, and the brightest pixel of one is not that of the other; save "
+                    "both in one dtype, or say by data.max_value what the brightest pixel of both is"
+                )
+        brightest = self.max_value or (255.0 if train.images.dtype == torch.uint8 else 1.0)
+        if self.max_value is None and (most := float(train.images.max())) > brightest:
             raise DataError(
-                f"{path}: train images are {arrays['train_images'].dtype}, test images {arrays['test_images'].dtype}, "
-                "and the brightest pixel of one is not that of the other; save both in one dtype, or say by "
-                "data.max_value what the brightest pixel of both is"
+                f"{path}: train pixels are floats up to {most:g}, expected 0 … 1; save pixels / {most:g}, or say by "
+                "data.max_value what the brightest pixel is"
             )
         first = int(train.labels.min())
         if first > 0:
@@ -65,36 +80,53 @@ class Npz(AbstractDataset):
             )
         if self.class_names is not None and len(self.class_names) < classes:
             raise DataError(f"{path} has {classes} classes, but class_names names {len(self.class_names)}")
+        notes = [f"{path.name} has a validation split, which is used; data.validation is not"] if validation else []
+        notes += [f"other arrays of {path.name} are passed over: {', '.join(map(ascii, other[:5]))}"] if other else []
         return Splits.carve(
             train,
             test,
+            validation=validation,
             validation_fraction=self.validation,
             split_seed=self.split_seed,
-            max_value=self.max_value or (255.0 if train.images.dtype == torch.uint8 else 1.0),
+            max_value=brightest,
             class_names=self.class_names or [str(i) for i in range(classes)],
-            source=f"the user's file {path.name}",
+            source=f"the user's file {path.name}{', with its own validation split' if validation else ''}",
             licence="not stated",
+            notes=notes,
         )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The four arrays of the archive; anything other than a .npz file of plain numbers is an error."""
-    return dict(zip(ALIASES, read_arrays(path, list(ALIASES.values())), strict=True))
+def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of the archive, and the names of others; anything but a .npz file of plain numbers is an error."""
+    there = array_names(path)
+    own = any(name in there for names in OPTIONAL.values() for name in names)
+    wanted = ALIASES | (OPTIONAL if own else {})
+    arrays = dict(zip(wanted, read_arrays(path, list(wanted.values())), strict=True))
+    used = [next((name for name in names if name in there), "") for names in wanted.values()]
+    return arrays, [name for name in there if name not in used]
 
 
 def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:
     images, labels = arrays[f"{which}_images"], arrays[f"{which}_labels"]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    if labels.ndim == 2 and len(labels) == len(images):
+        raise DataError(
+            f"{path}: {which} labels are {labels.shape}, expected [n] class numbers; save labels.argmax(axis=1) of rows "
+            "that hold a one for the class"
+        )
     if labels.ndim != 1 or images.ndim not in (3, 4) or len(labels) != len(images) or images.size == 0:
         raise DataError(
             f"{path}: {which}: expected images [n, C, H, W] and labels [n] (or images [n, H, W], [n, H, W, C]) with "
             f"1 or 3 channels, none of them empty; got {images.shape} and {labels.shape}"
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{path}: {which} labels are {labels.dtype}, expected integers")
+        raise DataError(f"{path}: {which} labels are {labels.dtype}, expected integers, class numbers from 0")
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
-        raise DataError(f"{path}: {which} images are {images.dtype}, expected uint8 or floats")
+        raise DataError(
+            f"{path}: {which} images are {images.dtype}, expected uint8 or floats; save pixels / the brightest value as "
+            "floats"
+        )
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):

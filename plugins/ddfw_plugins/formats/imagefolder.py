@@ -19,6 +19,7 @@ from torch.nn.functional import one_hot
 
 from ddfw import DataError, ImageSet, OptionError, SyntheticSet, read_json
 from ddfw.artifacts.opening import require_honest
+from ddfw.contracts.classes import class_order, split_of
 from ddfw_plugins.picture_files import read_picture
 
 #: Beside the folders, where labels are no classes: {"class_names": […], "targets": {picture: [probabilities]}}.
@@ -103,8 +104,11 @@ def read_imagefolder(path: Path, card: Mapping[str, Any]) -> ImageSet:
 
 
 def _class_folders(folder: Path) -> ImageSet:
-    """Pictures whose class is the folder that they lie in, classes in the order of their names; or with labels.json."""
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """Pictures whose class is the folder that they lie in, or with the probabilities in labels.json."""
+    order, said = class_order([p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")])
+    if order and all(map(split_of, order)):
+        raise DataError(f"{folder} holds the splits {', '.join(order)}, not class folders; name one of them")
+    classes = [folder / name for name in order]
     files: list[Path] = []
     labels = []
     for label, place in enumerate(classes):
@@ -116,15 +120,16 @@ def _class_folders(folder: Path) -> ImageSet:
     if not files:
         raise DataError(f"{folder} holds no class folders with pictures")
     images, names = _pictures(files, folder), [f"{file.parent.name}/{file.name}" for file in files]
-    targets, class_names = torch.tensor(labels), [p.name for p in classes]
+    targets, class_names = torch.tensor(labels), list(order)
     if (folder / LABELS).is_file():
-        targets, class_names = _soft_labels(folder / LABELS, names)
+        (targets, class_names), said = _soft_labels(folder / LABELS, names), ""
     return ImageSet(
         images=images,
         targets=targets,
         origin=f"pictures in {folder}",
         pixels=True,
         class_names=tuple(class_names),
+        notes=(said,) if said else (),
     )
 
 

@@ -7,6 +7,7 @@ Labels are classes [n] where every target is one, else probabilities [n, m]. Set
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,16 +54,19 @@ def read_mtt(path: Path, card: Mapping[str, Any]) -> ImageSet:
     if labels.is_complex() or not bool(labels.isfinite().all()):
         raise DataError(f"{path}: labels are not all finite real numbers")
     notes: tuple[str, ...] = ()
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.ndim == 2 and not _probabilities(labels.double()):
         labels, notes = labels.double().softmax(dim=1), ("labels were logits; their softmax is taken",)
     elif labels.ndim == 1 and not bool((labels == labels.double().round()).all()):
-        raise DataError(f"{path}: labels [n] have to be whole numbers")
+        raise DataError(f"{path}: labels [n] or [n, 1] have to be whole numbers")
     rate = path.with_name(f"lr{rest}")
     return ImageSet(
         images=images,
         targets=labels.long() if labels.ndim == 1 else labels.to(images.dtype),
         origin=f"images and labels in {path.parent}",
         step_size=_rate(rate) if rate.is_file() else None,
+        step_size_origin=f"the learning rate in {rate.name}",
         notes=notes,
     )
 
@@ -78,7 +82,6 @@ def _probabilities(rows: Tensor) -> bool:
 
 
 def _rate(path: Path) -> float:
+    """The number in a file, NaN for several; whoever takes the set checks it, since another may be named instead."""
     found = read_torch_tensor(path)
-    if found.numel() != 1 or not 0 < float(found) < float("inf"):
-        raise DataError(f"{path} holds no positive learning rate")
-    return float(found)
+    return math.nan if found.numel() != 1 or found.is_complex() else float(found)

@@ -23,7 +23,7 @@ from ddfw.contracts.executor import LabelledImages
 from ddfw.contracts.records import QUICK_NOTE, ResolvedRun
 from ddfw.engine.experts import ExpertTeachers
 from ddfw.errors import ConfigError, ConfigProblem, DataError, did_you_mean
-from ddfw.pipeline.adopt import given, require_shape
+from ddfw.pipeline.adopt import given, matching_notes, require_shape
 from ddfw.pipeline.evaluation.baselines import BASELINES, Size, Subject, asked_baselines, full_data, real_baseline
 from ddfw.pipeline.evaluation.evaluator import Evaluator, final
 from ddfw.pipeline.evaluation.known_rows import known_rows
@@ -78,7 +78,7 @@ def evaluate(
         DataError: nothing that can be read there, damaged files, or other data than the run had.
     """
     data_root, experts_dir = None if data_root is None else Path(data_root), Path(experts_dir)
-    asked = _resolved(subject, like, configure_with=(flags or {}, assignments), data_root=data_root)
+    asked = _resolved(subject, like, configure_with=(flags or {}, assignments), data_root=data_root, lr=lr)
     setup, config = asked.setup, asked.setup.config
     announcer, shown = Announcer(), observers_for_people(config, quiet)
     with announcer.opened(shown, Path(subject).parent), config.executor.open(setup.context()) as session:
@@ -130,6 +130,7 @@ def _resolved(
     like: str | None,
     configure_with: tuple[Mapping[str, Any], Sequence[str]],
     data_root: Path | None,
+    lr: float | None,
 ) -> _Asked:
     """Reads the set, and the configuration that its networks are trained by.
 
@@ -138,6 +139,7 @@ def _resolved(
         like: whose configuration, None for the set's own.
         configure_with: tables of flags, and texts of --set.
         data_root: where data sets look for their files.
+        lr: the learning rate that the user named, None for the set's own.
 
     Raises:
         ConfigError: options that do not fit.
@@ -157,7 +159,7 @@ def _resolved(
         raise DataError(
             f"{subject} is missing.{hint} Expected a run, an export, a set of images, or {', '.join(WORDS)}"
         )
-    found = None if word else read_images(path)
+    found = None if word else read_images(path, lr=lr)
     base = None if found is None or start is not None else _settings_of(found)
     made = configure(start if base is None else base, *configure_with)
     said = _said(made)
@@ -198,6 +200,7 @@ def _trained_on(
             subject = evolve(subject, notes=(*subject.notes, words))
         if lr is None and asked.found.step_size is None:
             subject = evaluator.with_best_lr(subject, validation)
+    subject = evolve(subject, notes=(*subject.notes, *setup.splits.notes))
     return subject if lr is None else evolve(subject, lr=lr, selected_by="nothing")
 
 
@@ -327,8 +330,7 @@ def _of_set(setup: Setup, found: ImageSet, lr: float | None, device: torch.devic
         notes.append("how this set was selected is not known")
     if found.space is None and not found.pixels:
         notes.append(f"it names no training space; it was taken to live in data.space = {setup.config.data.space!r}")
-    if found.class_names and set(found.class_names) != set(setup.splits.class_names):
-        notes.append("its class folders have other names; they were matched in sorted order")
+    notes.extend(matching_notes(setup, found))
     there = data.targets.argmax(dim=1).unique()
     if len(there) < setup.splits.spec.num_classes:
         notes.append(f"it has images of {len(there)} of the {setup.splits.spec.num_classes} classes")

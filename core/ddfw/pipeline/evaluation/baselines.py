@@ -104,7 +104,7 @@ def distilled(plan: Plan, images: Tensor, targets: Tensor, step_size: float, ste
         lr=step_size,
         floats={"strict": layout.strict_floats, "pixels": layout.parameter_floats},
         step=step,
-        notes=tuple(notes),
+        notes=(*notes, *plan.splits.notes),
     )
 
 
