@@ -19,6 +19,7 @@ from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
 from ddfw.config.catalog import as_table, catalog
 from ddfw.config.layers import gather, nested
 from ddfw.config.load import configure, resolve, structured_config
+from ddfw.config.own_runs import remember_run
 from ddfw.config.run_config import COMPONENT_TABLES, RunConfig
 from ddfw.contracts.records import ResolvedRun, Summary
 from ddfw.errors import (
@@ -219,6 +220,7 @@ def _run(
     """Runs on one rank of a crew; rank 0 checks the directory and locks it."""
     there = None
     if crew.rank == 0:
+        remember_run(run.text)
         there = _finished(run if shorter is None else shorter, places)
         if shorter is not None:
             if there is None:
