@@ -39,6 +39,8 @@ BOUNDS = {
     "budget.ipc": 1000,
 }
 _MOST_RATES = 16
+#: Largest config.toml of a run directory.
+_MOST_BYTES = 1_000_000
 #: Tables of a configuration in which texts can lead out of this machine or to other files.
 _REACHING = ("data", "executor", "observers", "experts", "outer", "model", "augment", "cross")
 #: Texts of a configuration's own tables that lead nowhere.
@@ -68,8 +70,10 @@ def read_run_file(path: Path, *, trust: bool) -> RunFile:
         trust: whether the user has said that it is to be trusted.
 
     Raises:
-        DataError: it is not TOML. The file is ddfw's, so that this is no slip of the user's.
+        DataError: it is not TOML, or too large. The file is ddfw's, so that this is no slip of the user's.
     """
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise DataError(f"{path} has {size:,} bytes, expected {_MOST_BYTES:,} at most; it is no run's configuration")
     try:
         tables = read_toml(path)
     except ConfigError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from ddfw.artifacts import atomic
+from ddfw.errors import DataError
 from ddfw.pipeline.report.summary import eval_record
 
 if TYPE_CHECKING:
@@ -59,7 +60,11 @@ class Evaluation:
 
 
 def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
-    """Writes a later evaluation of a run's set into the run's folder eval/; returns the path and the content."""
+    """Writes a later evaluation of a run's set into the run's folder eval/; returns the path and the content.
+
+    Raises:
+        DataError: the folder is a link that leads out of the run.
+    """
     report, record = found.reports[0], found.record()
     rate = "" if found.lr is None else f"-lr{found.lr:g}"
     if not found.own_protocol or found.request:  # other figures, or more of them, stand beside the first ones
@@ -67,5 +72,7 @@ def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
         rate += f"-{hashlib.sha256(asked.encode()).hexdigest()[:6]}"
     path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}{rate}.json"
     path.parent.mkdir(exist_ok=True)
+    if not path.parent.resolve().is_relative_to(run.resolve()):
+        raise DataError(f"{path.parent} is a link that leads out of the run; write the figures by --out")
     atomic.write_json(path, record)
     return path, record

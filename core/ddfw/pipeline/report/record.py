@@ -87,7 +87,7 @@ class RunRecord:
         path = self.path / CONFIG
         try:
             return tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not readable TOML: {error}") from error
 
     @cached_property
@@ -224,6 +224,8 @@ class RunRecord:
     def _locked(self) -> bool:
         """Whether a process holds the directory's lock."""
         try:
+            if not (self.path / ".lock").is_file():
+                return False
             with (self.path / ".lock").open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -269,6 +271,8 @@ def runs_below(folder: Path) -> Iterator[RunRecord]:
 
 def _events(path: Path) -> Iterator[Mapping[str, Any]]:
     """The events of a file, without lines that are damaged or were cut."""
+    if not path.is_file():
+        return
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
