@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import tomllib
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -353,6 +354,10 @@ VALUES = (
 DEAR = ("components", "protocol", "training_space", "source_data", "step_size", "selected", "floats")
 
 
+#: Tables that no card says anything of.
+NOTHING = ("data", "executor", "eval", "budget", "experts", "outer", "param", "traj", "observers", "cross")
+
+
 def places(table, path=()):
     """Every place of nested tables and lists."""
     inside = table.items() if isinstance(table, dict) else enumerate(table[:3]) if isinstance(table, list) else ()
@@ -375,9 +380,9 @@ def mutated(card, draw):
         if change < 0.15:
             del table[last]
         elif change < 0.3 and isinstance(table, dict):
-            table[draw.choice(("path", "address", "name", "weights", "executor", "x"))] = draw.choice(VALUES)
+            table[draw.choice(("path", "address", "name", "weights", "executor", "x"))] = deepcopy(draw.choice(VALUES))
         else:
-            table[last] = draw.choice(VALUES)
+            table[last] = deepcopy(draw.choice(VALUES))
     return card
 
 
@@ -404,18 +409,7 @@ def test_no_mutated_card_chooses_more_than_network_and_augmentation(world, here,
                 refused += 1
                 continue
             taken += 1
-            for table in (
-                "data",
-                "executor",
-                "eval",
-                "budget",
-                "experts",
-                "outer",
-                "param",
-                "traj",
-                "observers",
-                "cross",
-            ):
+            for table in NOTHING:
                 assert getattr(config, table) == getattr(plain, table), (number, table, text)
             numbers = [v for v in vars_of(config.model) + vars_of(config.augment) if isinstance(v, int | float)]
             assert all(abs(v) <= LARGEST for v in numbers), (number, text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from attrs import field, frozen
 from ddfw.artifacts import atomic
 from ddfw.artifacts.run_dir import CONFIG, MANIFEST, SUMMARY
 from ddfw.artifacts.snapshots import snapshot_steps
+from ddfw.config.toml import read_tables
 from ddfw.contracts.records import Summary
 from ddfw.errors import DataError
 
@@ -86,7 +86,7 @@ class RunRecord:
         """
         path = self.path / CONFIG
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            return read_tables(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not readable TOML: {error}") from error
 
