@@ -24,6 +24,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Nothing is written to the developer's own cache; processes that tests start, and all workers, share this one.
 os.environ["XDG_CACHE_HOME"] = _CACHE = os.environ.get("DDFW_TESTS_CACHE") or tempfile.mkdtemp(prefix="ddfw-tests-")
 os.environ["DDFW_TESTS_CACHE"] = _CACHE
+# Nor do runs of tests count as runs of the developer's.
+os.environ["XDG_STATE_HOME"] = f"{_CACHE}/state"
 if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 

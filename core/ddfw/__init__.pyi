@@ -48,6 +48,7 @@ from .cli.shared import quiet_option as quiet_option
 from .cli.shared import seed_numbers as seed_numbers
 from .cli.shared import set_option as set_option
 from .cli.shared import setting_option as setting_option
+from .cli.shared import trust_option as trust_option
 from .config.catalog import as_table as as_table
 from .config.catalog import component as component
 from .config.extensions import formats as formats

@@ -19,6 +19,7 @@ from ddfw.cli.shared import (
     plugin_option,
     set_option,
     setting_option,
+    trust_option,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 @data_root_option
 @set_option
 @plugin_option
+@trust_option
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -65,6 +67,7 @@ def eval_command(
     experts_dir: Path,
     data_root: Path | None,
     assignments: tuple[str, ...],
+    trust: bool,
     out: Path | None,
     as_json: bool,
     quiet: bool,
@@ -74,10 +77,12 @@ def eval_command(
 
     The set is a RUN directory, an export of one, images*.pt with labels*.pt beside it (MTT, DATM), a folder of class
     folders with pictures, or one of the words random_real, kmeans_real, herding_real, full_data for real images that
-    are selected here. Every file of a run is verified, and RUN/eval/again-….json written.
+    are selected here. Every file of a run is verified, and RUN/eval/again-….json written. Anything but a run needs
+    --data or --like: a card says what its images are, and not what is done with them.
 
     \b
     ddfw eval runs/mine --cross mlp --cross alexnet --baseline random_real
+    ddfw eval runs/mine/export/npz --like runs/mine
     ddfw eval images_best.pt --like mtt-cifar10-ipc1 --data-root ~/data
     ddfw eval random_real --data digits --ipc 5
     """
@@ -99,6 +104,8 @@ def eval_command(
         data_root=data_root,
         experts_dir=experts_dir,
         quiet=quiet or as_json,
+        trust=trust,
+        **({} if quiet or as_json else {"say": lambda text: click.echo(text, err=True)}),
     )
     written = out
     if out is not None:

@@ -64,6 +64,14 @@ plugin_option = click.option(
 )
 #: `--quiet`; the command gets `quiet`.
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the table.")
+#: `--trust-config`; the command gets `trust`.
+trust_option = click.option(
+    "--trust-config",
+    "trust",
+    is_flag=True,
+    help="Take all that the config.toml of a directory says, also if it was not run by you on this machine: executor, "
+    "paths, cost.",
+)
 #: `--no-cache`; the command gets `cached`, whether known rows are taken.
 cache_option = click.option(
     "--cache/--no-cache",

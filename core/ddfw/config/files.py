@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ddfw.config.catalog import from_table
+from ddfw.config.toml import read_tables
 from ddfw.errors import config_error
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, unreadable or not TOML.
     """
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        return read_tables(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise config_error(str(path), "no such file") from None
     except IsADirectoryError:
@@ -48,7 +48,7 @@ def structured(given: str | Mapping[str, Any], cls: type[T], place: str = "") ->
     if not isinstance(given, str):
         return from_table(given, cls, place)
     try:
-        tables = tomllib.loads(given)
+        tables = read_tables(given)
     except (ValueError, RecursionError) as error:
         raise config_error(place, f"not a readable TOML file: {error}") from error
     return from_table(tables, cls)

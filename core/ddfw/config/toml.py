@@ -8,6 +8,9 @@ import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+#: Bits of an integer in a TOML document; the standard asks for 64, and Python writes no more than 14,000 in decimal.
+_MOST_BITS = 1024
+
 
 def toml_text(tables: Mapping[str, Any], comment: Callable[[str], str] = lambda path: "") -> str:
     """The text of a TOML document.
@@ -22,6 +25,26 @@ def toml_text(tables: Mapping[str, Any], comment: Callable[[str], str] = lambda 
     lines: list[str] = []
     _table(lines, "", tables, comment)
     return "\n".join(lines).strip() + "\n"
+
+
+def read_tables(text: str) -> dict[str, Any]:
+    """The tables of a TOML document.
+
+    Raises:
+        ValueError: it is no TOML, or holds an integer that Python does not write in decimal.
+        RecursionError: tables or lists are nested too deep.
+    """
+    tables = tomllib.loads(text)
+    _require_writable(tables)
+    return tables
+
+
+def _require_writable(value: Any) -> None:
+    if isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _require_writable(part)
+    elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ValueError(f"an integer of {value.bit_length():,} bits, expected {_MOST_BITS} at most")
 
 
 def parse_value(text: str) -> Any:

@@ -381,23 +381,6 @@ class Card(Mapping[str, Any]):
         table = self._part("components").get(kind)
         return table if isinstance(table, Mapping) else None
 
-    def settings(self, kinds: Sequence[str], values: int) -> dict[str, Any]:
-        """Tables of a configuration: data, network and protocol of the set's own evaluation.
-
-        Args:
-            kinds: the component tables.
-            values: floats of one image of each class, by which the budget is divided into images per class.
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError: something is missing or garbled.
-        """
-        floats, protocol = self.content["floats"], self.content["protocol"]
-        return {
-            **{kind: dict(self.content["components"][kind]) for kind in kinds},
-            "eval": {key: value for key, value in protocol.items() if key != "network" and value is not None},
-            "budget": {"ipc": int(floats["budget"]) // values, "accounting": floats["accounting"]},
-        }
-
 
 def as_card(content: Mapping[str, Any]) -> Card:
     """A card, made of a mapping that is none yet."""

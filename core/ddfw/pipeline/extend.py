@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,21 @@ from attrs import evolve
 
 from ddfw.artifacts import atomic, checkpoint, run_seals
 from ddfw.artifacts.run_dir import SUMMARY, RunDirectory
+from ddfw.config.foreign import RunFile, reaching, read_run_file, short_repr
 from ddfw.config.load import configure
-from ddfw.errors import DataError, DirectoryInUseError, config_error
+from ddfw.errors import ConfigError, DataError, DirectoryInUseError, config_error
 from ddfw.pipeline.runner import Places, run
 from ddfw.process.isolation import isolated
 
 if TYPE_CHECKING:
+    from ddfw.config.run_config import RunConfig
     from ddfw.contracts.observer import AbstractObserver
     from ddfw.pipeline.stages import RunResult
+
+logger = logging.getLogger(__name__)
+
+#: How many settings that lead elsewhere a message names.
+_SHOWN = 4
 
 
 @isolated
@@ -30,6 +38,8 @@ def extend(
     *,
     quiet: bool = False,
     max_seconds: float | None = None,
+    trust: bool = False,
+    say: Callable[[str], None] = logger.info,
 ) -> RunResult:
     """Continues a finished run with the state of its optimisers until it has made `steps` outer steps.
 
@@ -44,9 +54,11 @@ def extend(
         extra_observers: as for `run`.
         quiet: as for `run`.
         max_seconds: as for `run`.
+        trust: continue it also if this user has not run its configuration here; all that its config.toml says is done.
+        say: called once with what the configuration asks for, before anything is loaded.
 
     Raises:
-        ConfigError: the run has made as many steps already, or more.
+        ConfigError: the run has made as many steps already, or more; or it is of somebody else, and `trust` is not set.
         DataError: no run there, or its files were changed.
         DirectoryInUseError: the run is not finished, keeps no checkpoint, or is in use.
         ResumeError: the run was made with other versions, threads, data or experts.
@@ -54,8 +66,12 @@ def extend(
     folder = RunDirectory(Path(directory))
     if not folder.config.is_file():
         raise DataError(f"{folder.path} is no run directory: it has no config.toml")
+    file = read_run_file(folder.config, trust=trust)
+    if not file.own:
+        raise _not_trusted(file, steps)
     run_seals.require_figures(folder.path)
     config = configure(str(folder.config), {}, ()).config
+    say(f"as {folder.config} says: {_work(config, steps)}")
     places = evolve(places or Places(), out=folder.path)
     longer = evolve(config, outer=evolve(config.outer, steps=steps))
     done, name = config.outer.steps, shlex.quote(str(folder.path))
@@ -81,6 +97,32 @@ def extend(
         )
     origins = {**_origins(folder), "outer.steps": "extend"}
     return run(longer, places, extra_observers, quiet=quiet, max_seconds=max_seconds, origins=origins, extends=config)
+
+
+def _work(config: RunConfig, steps: int) -> str:
+    """What an extension does, in a few words."""
+    return (
+        f"{config.title()}, executor {config.executor.name}, {config.experts.count} experts of {config.experts.epochs} "
+        f"epochs, {steps} outer steps, {config.eval.networks} networks × {config.eval.epochs} epochs"
+    )
+
+
+def _not_trusted(file: RunFile, steps: int) -> ConfigError:
+    """The refusal of a configuration that the user has not run here; it names what would be run."""
+
+    def of(table: str, key: str) -> str:
+        found = file.tables.get(table)
+        return short_repr(found.get(key) if isinstance(found, Mapping) else None)
+
+    leads = reaching(file.tables)
+    more = f"; it leads to {', '.join(leads[:_SHOWN])}{', …' if len(leads) > _SHOWN else ''}" if leads else ""
+    return config_error(
+        str(file.path),
+        f"it was not run by you here. It would run data {of('data', 'name')}, network {of('model', 'name')}, executor "
+        f"{of('executor', 'name')}, {of('experts', 'count')} experts of {of('experts', 'epochs')} epochs, {steps} "
+        f"outer steps, {of('eval', 'networks')} networks × {of('eval', 'epochs')} epochs{more}. If that is what you "
+        "want, add --trust-config",
+    )
 
 
 def _origins(folder: RunDirectory) -> dict[str, str]:

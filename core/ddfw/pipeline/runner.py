@@ -20,6 +20,7 @@ from ddfw.config.catalog import as_table, catalog
 from ddfw.config.fingerprints import sha256_of
 from ddfw.config.layers import gather, nested
 from ddfw.config.load import configure, resolve, structured_config
+from ddfw.config.own_runs import remember_run
 from ddfw.config.run_config import COMPONENT_TABLES, RunConfig
 from ddfw.contracts.records import ResolvedRun, Summary
 from ddfw.errors import (
@@ -247,6 +248,7 @@ def _run(
     there = None
     if crew.rank == 0:
         RunDirectory(directory_for(run, places)).mend()
+        remember_run(run.text)
         there = _finished(run if shorter is None else shorter, places)
         if shorter is not None:
             if there is None:

@@ -32,7 +32,10 @@ def export_command(run: Path, form: str, out: Path | None, force: bool, as_json:
     Every export has a card.json, and `ddfw eval` and `ddfw.load` read it again. The formats come from plugins; where
     one rounds, the card says what that cost.
     """
-    out = run / "export" / form if out is None else out
+    if out is None:
+        out = run / "export" / form
+        if not out.resolve().is_relative_to(run.resolve()):
+            raise ddfw.DataError(f"{out} is a link that leads out of the run; name another place by --out")
     card = ddfw.export(run, form, out, force=force)
     if as_json:
         click.echo(json.dumps({**card, "folder": str(out)}, ensure_ascii=False))

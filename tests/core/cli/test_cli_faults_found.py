@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 
 import pytest
 
@@ -38,13 +37,18 @@ def test_a_start_from_classes_in_another_order_is_put_in_order(ddfw, tiny, three
     assert distances.index(min(distances)) == 2
 
 
-def test_an_export_brings_its_data_network_and_protocol(ddfw, three, here):
-    """Broken: a set would be judged by the default recipe, or not at all, unless one knew where it came from."""
+def test_an_export_brings_its_network_and_augmentation_and_the_user_names_data_and_protocol(ddfw, three, here):
+    """Broken: a card would choose what is loaded and how long, or its network would be forgotten."""
     assert ddfw("export", three / "run", "--format", "npz", "--out", here / "set").code == 0
-    shutil.rmtree(here / "gone", ignore_errors=True)
-    (record,) = ddfw("eval", here / "set", "--json").events
-    assert record["accuracies"] == json.loads((three / "run" / "eval" / "distilled.json").read_text())["accuracies"]
-    assert record["protocol"]["network"]["name"] == "convnet"
+    ddfw("eval", here / "set", "--json").refused(2, "--data", "--like", "'digits'")
+    own = json.loads((three / "run" / "eval" / "distilled.json").read_text())["accuracies"]
+    (record,) = ddfw("eval", here / "set", "--like", three / "run", "--json").events
+    assert record["accuracies"] == own
+    said = ["--data", "digits", "--set=data.classes=[0, 1, 2]", "--networks", "2", "--set=eval.epochs=3"]
+    (record,) = ddfw("eval", here / "set", *said, "--json").events
+    assert record["accuracies"] == own
+    network = record["protocol"]["network"]
+    assert (network["name"], network["depth"], network["width"]) == ("convnet", 2, 4)
 
 
 def test_figures_of_another_protocol_do_not_take_the_place_of_the_runs_own(ddfw, three):

@@ -34,7 +34,7 @@ def test_experts_of_version_0_1_are_listed_and_used_without_training_again(ddfw,
 @pytest.mark.parametrize("form", ["safetensors", "npz", "mtt", "imagefolder"])
 def test_exports_of_version_0_1_evaluate_and_are_exported_in_every_other_format(ddfw, old, here, form):
     """Broken: a set that somebody was given could not be used with a later version."""
-    said = ddfw("eval", old / "exports" / form, "--json")
+    said = ddfw("eval", old / "exports" / form, "--like", old / "run", "--json")
     assert said.code == 0, said.err
     (record,) = said.events
     assert record["subject"] == "distilled" and record["n"] == 2 and record["images"] == 20

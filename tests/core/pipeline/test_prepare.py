@@ -132,7 +132,7 @@ def test_a_test_split_that_was_not_read_has_no_content_to_show(config):
 
 def test_evaluating_a_run_on_other_data_is_refused(tmp_path):
     """Broken: a figure on changed data would stand beside the run's own."""
-    from ddfw.pipeline.evaluation.any_set import _require_same_data
+    from ddfw.pipeline.evaluation.asked import _require_same_data
 
     (tmp_path / "manifest.json").write_text('{"data_sha256": "aa", "test_sha256": "bb"}')
     _require_same_data(tmp_path, "data_sha256", "aa")

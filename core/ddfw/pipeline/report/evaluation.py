@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from ddfw.artifacts import seal
 from ddfw.artifacts.run_seals import EVAL_FILE_SCHEMA
+from ddfw.errors import DataError
 from ddfw.pipeline.report.summary import eval_record
 
 if TYPE_CHECKING:
@@ -60,7 +61,11 @@ class Evaluation:
 
 
 def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
-    """Writes a later evaluation of a run's set into the run's folder eval/; returns the path and the content."""
+    """Writes a later evaluation of a run's set into the run's folder eval/; returns the path and the content.
+
+    Raises:
+        DataError: the folder is a link that leads out of the run.
+    """
     report, record = found.reports[0], found.record()
     rate = "" if found.lr is None else f"-lr{found.lr:g}"
     if not found.own_protocol or found.request:  # other figures, or more of them, stand beside the first ones
@@ -68,5 +73,7 @@ def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
         rate += f"-{hashlib.sha256(asked.encode()).hexdigest()[:6]}"
     path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}{rate}.json"
     path.parent.mkdir(exist_ok=True)
+    if not path.parent.resolve().is_relative_to(run.resolve()):
+        raise DataError(f"{path.parent} is a link that leads out of the run; write the figures by --out")
     seal.write_sealed(path, {**record, "schema": EVAL_FILE_SCHEMA})
     return path, record

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from attrs import field, frozen
 from ddfw.artifacts import atomic, checkpoint, run_seals
 from ddfw.artifacts.run_seals import CONFIG, MANIFEST, METRICS, SUMMARY
 from ddfw.artifacts.snapshots import snapshot_steps
+from ddfw.config.toml import read_tables
 from ddfw.contracts.records import Summary
 from ddfw.errors import DataError
 
@@ -85,8 +85,8 @@ class RunRecord:
         path = self.path / CONFIG
         self._check(run_seals.require_config)
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            return read_tables(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not readable TOML: {error}") from error
 
     @cached_property
@@ -259,6 +259,8 @@ class RunRecord:
     def _locked(self) -> bool:
         """Whether a process holds the directory's lock."""
         try:
+            if not (self.path / ".lock").is_file():
+                return False
             with (self.path / ".lock").open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -304,6 +306,8 @@ def runs_below(folder: Path) -> Iterator[RunRecord]:
 
 def _events(path: Path) -> Iterator[Mapping[str, Any]]:
     """The events of a file, without lines that are damaged or were cut."""
+    if not path.is_file():
+        return
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
