@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from ddfw.errors import DataError, DirectoryInUseError
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: What the system says when there is no room: a full disk, a quota, a limit on the size of files.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: The only metadata key of our safetensors files, because several keys would be written in a random order.
 METADATA_KEY = "ddfw"
 
@@ -30,14 +33,40 @@ def write_bytes(path: Path, data: bytes) -> str:
     Returns:
         The sha256 of the content, in hexadecimal.
     """
-    with _replacing(path) as temporary, temporary.open("wb") as file:
+    with _replacing(path, len(data)) as temporary, temporary.open("wb") as file:
         file.write(data)
     return hashlib.sha256(data).hexdigest()
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def writing(path: Path, size: int) -> Iterator[None]:
+    """Makes errors of the system in the block name what is written; they often name no file, or a temporary one.
+
+    Args:
+        path: the file or folder.
+        size: the bytes that it needs; 0 if they are not known.
+
+    Raises:
+        OSError: of the same number as in the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        need = f" ({size:,} bytes are needed)" if size and error.errno in _NO_ROOM else ""
+        raise OSError(error.errno, f"{os.strerror(error.errno)}{need}", str(path)) from error
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, size: int) -> Iterator[Path]:
     """Yields a temporary file beside `path`, then renames it to `path`, or removes it if the block raised."""
+    with writing(path, size), _renamed(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         # 0666 is masked by the umask, as for any file that a program creates.
@@ -86,7 +115,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-    with _replacing(path) as temporary:
+    with _replacing(path, sum(tensor.nbytes for tensor in ready.values()) + len(text)) as temporary:
         mode = temporary.stat().st_mode
         try:
             # `save` would need two more copies of all tensors in memory.
@@ -143,6 +172,22 @@ def metadata_of(header: Mapping[str, str] | None) -> dict[str, Any]:
         KeyError, TypeError, ValueError: the header holds none, or garbled ones.
     """
     return dict(json.loads((header or {})[METADATA_KEY]))
+
+
+def read_text(path: Path) -> str:
+    """Reads a file of UTF-8 text that ddfw wrote.
+
+    Raises:
+        DataError: it is no file, or no such text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged: byte {error.start} is no text in UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
