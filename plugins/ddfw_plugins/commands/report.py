@@ -39,4 +39,4 @@ def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
         path = ddfw.write_page(runs[0], out)
     else:
         path = ddfw.write_joint_page(runs, Path("report.html") if out is None else out)
-    click.echo(str(path))
+    ddfw.say(str(path))
