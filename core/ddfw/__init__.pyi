@@ -6,6 +6,7 @@ from .artifacts.atomic import read_tensors as read_tensors
 from .artifacts.atomic import write_json as write_json
 from .artifacts.atomic import write_tensors as write_tensors
 from .artifacts.atomic import write_text as write_text
+from .artifacts.atomic import writing as writing
 from .artifacts.differences import MISSING as MISSING
 from .artifacts.differences import differing as differing
 from .artifacts.expert_store import StoreSummary as StoreSummary
@@ -33,6 +34,9 @@ from .cli.completion_words import complete_stores as complete_stores
 from .cli.completion_words import completer as completer
 from .cli.duration import max_time_option as max_time_option
 from .cli.output import age_text as age_text
+from .cli.output import console as console
+from .cli.output import say as say
+from .cli.output import say_json as say_json
 from .cli.output import show_rows as show_rows
 from .cli.output import show_table as show_table
 from .cli.run import json_observers as json_observers
@@ -156,6 +160,7 @@ from .pipeline.sets import export as export
 from .pipeline.sets import load as load
 from .pipeline.sets import read_images as read_images
 from .pipeline.stages import RunResult as RunResult
+from .plain import printable as printable
 from .randomness import Stream as Stream
 from .randomness import derive_seed as derive_seed
 from .randomness import generator as generator

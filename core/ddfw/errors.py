@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
@@ -34,14 +35,34 @@ __all__ = [
     "config_error",
     "did_you_mean",
     "errors_in",
+    "is_disk_error",
     "option_errors_at",
 ]
 
 
+#: What the system says when a disk takes no more: full, over a quota or a limit, failing, or only to be read.
+_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether an error says that a disk takes nothing more, which is no fault of whoever wrote."""
+    return isinstance(error, OSError) and error.errno in _DISK
+
+
 class DdfwError(Exception):
-    """Base class of ddfw's errors. The text says what was found, what was expected and the way out."""
+    """Base class of ddfw's errors. The text says what was found, what was expected and the way out.
+
+    Args:
+        lines: the lines of the text, at most six; nearly always one.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class DirectoryInUseError(DdfwError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddfw.artifacts.opening import MAX_JSON, opened, parse_json, read_whole
 from ddfw.artifacts.temporaries import temporary_beside, tidy, tidy_below
-from ddfw.artifacts.tensor_file import METADATA_KEY, load_tensors
+from ddfw.artifacts.tensor_file import METADATA_KEY, load_tensors, serialised
 from ddfw.errors import DataError, DirectoryInUseError
 
 if TYPE_CHECKING:
@@ -22,20 +23,8 @@ if TYPE_CHECKING:
 
 #: Name of the file in a folder that its lock is on.
 LOCK = ".lock"
-#: What safetensors calls the dtypes of tensors, narrow ones first.
-_DTYPES = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "int16": "I16",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int32": "I32",
-    "float32": "F32",
-    "complex64": "C64",
-    "float64": "F64",
-    "int64": "I64",
-}
+#: What the system says when there is no room: a full disk, a quota, a limit on the size of files.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_bytes(path: Path, data: bytes) -> str:
@@ -46,11 +35,36 @@ def write_bytes(path: Path, data: bytes) -> str:
     Returns:
         The sha256 of the content, in hexadecimal.
     """
-    return _write(path, (data,))
+    return _write(path, (data,), len(data))
 
 
-def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+@contextlib.contextmanager
+def writing(path: Path, size: int) -> Iterator[None]:
+    """Makes errors of the system in the block name what is written; they often name no file, or a temporary one.
+
+    Args:
+        path: the file or folder.
+        size: the bytes that it needs; 0 if they are not known.
+
+    Raises:
+        OSError: of the same number as in the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        need = f" ({size:,} bytes are needed)" if size and error.errno in _NO_ROOM else ""
+        raise OSError(error.errno, f"{os.strerror(error.errno)}{need}", str(path)) from error
+
+
+def _write(path: Path, pieces: Iterable[bytes | memoryview], size: int) -> str:
     """Writes the pieces to a temporary file beside `path`, renames it to `path`, and returns the content's sha256."""
+    with writing(path, size):
+        return _replace(path, pieces)
+
+
+def _replace(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
     tidy(path.parent, target=path.name)
     temporary, digest = temporary_beside(path), hashlib.sha256()
     try:
@@ -62,10 +76,8 @@ def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk, for example
-            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -101,31 +113,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         The sha256 of the file, in hexadecimal.
     """
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-    return _write(path, _safetensors(tensors, {METADATA_KEY: text}))
-
-
-def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file, equal to those that `safetensors.torch.save_file` writes.
-
-    That function writes to a temporary file of its own name, which a killed process would leave behind.
-    """
-    import torch
-
-    codes = {getattr(torch, name): code for name, code in _DTYPES.items()}
-    rank = list(codes)
-    # As in the reference implementation: wide numbers first, so that all tensors lie aligned, then by name.
-    order = sorted(tensors, key=lambda name: (-rank.index(tensors[name].dtype), name))
-    header, end = dict[str, Any](__metadata__=dict(metadata)), 0
-    for name in order:
-        tensor, start = tensors[name], end
-        end += tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    head += b" " * (-len(head) % 8)
-    yield len(head).to_bytes(8, "little") + head
-    for name in order:
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().data
+    size = sum(tensor.nbytes for tensor in tensors.values()) + len(text)
+    return _write(path, serialised(tensors, {METADATA_KEY: text}), size)
 
 
 def file_sha256(path: Path) -> str:
@@ -159,6 +148,22 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """
     verify(path, sha256)
     return load_tensors(path)
+
+
+def read_text(path: Path) -> str:
+    """Reads a file of UTF-8 text that ddfw wrote.
+
+    Raises:
+        DataError: it is no file, or no such text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged: byte {error.start} is no text in UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

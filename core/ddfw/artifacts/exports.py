@@ -59,8 +59,9 @@ def write_export(
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = temporary_beside(out)
     try:
-        draft.mkdir()
-        facts = write(learned, draft)
+        with atomic.writing(out, learned.images.nbytes + learned.targets.nbytes):
+            draft.mkdir()
+            facts = write(learned, draft)
         written = sorted((p for p in draft.rglob("*") if p.is_file()), key=lambda p: (p.name, p))
         hashes = {p.relative_to(draft).as_posix(): _synced_sha256(p) for p in written}
         if not isinstance(facts, Mapping) or not hashes or hashes.keys() & {_SPACE, "card.json"}:

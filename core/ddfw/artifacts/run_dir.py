@@ -156,16 +156,13 @@ class RunDirectory:
             if self._abandoned():
                 return
             run_seals.require_config(self.path)
-            try:
-                there = self.config.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{self.config} is damaged: it is no text in UTF-8 ({error.reason})") from error
+            there = atomic.read_text(self.config)
             if there != config_text:
-                raise DirectoryInUseError(self._other_configuration(there, config_text))
+                raise DirectoryInUseError(*self._other_configuration(there, config_text))
         elif any(e.name != ".lock" and not e.name.endswith(".tmp") for e in self.path.iterdir()):
             raise DirectoryInUseError(f"{self.path} is not empty and not a run of ddfw; choose another --out")
 
-    def _other_configuration(self, there: str, asked: str) -> str:
+    def _other_configuration(self, there: str, asked: str) -> list[str]:
         """Which settings of the run in this directory differ from those that are asked for, and the ways out."""
         try:
             found = differing_texts(there, asked)
@@ -183,7 +180,7 @@ class RunDirectory:
         if len(told) == 1 and steps is not None and steps > told[0].left:
             ways.insert(0, f"continue it by `ddfw extend {name} --steps {steps}`")
         head = f"{self.path} holds a run with another configuration"
-        return "\n".join([f"{head}:" if lines else head, *lines, f"{', '.join(ways[:-1])}, or {ways[-1]}"])
+        return [f"{head}:" if lines else head, *lines, f"{', '.join(ways[:-1])}, or {ways[-1]}"]
 
     def _abandoned(self) -> bool:
         """Whether the directory holds only a run that ended before its first checkpoint, which may be overwritten."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,22 @@ _LENGTH = 8
 _ITEM_BYTES = {
     **{"BOOL": 1, "U8": 1, "I8": 1, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
     **{"F32": 4, "I32": 4, "U32": 4, "F64": 8, "I64": 8, "U64": 8},
+}
+
+
+#: What safetensors calls the dtypes of tensors, narrow ones first.
+_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "float32": "F32",
+    "complex64": "C64",
+    "float64": "F64",
+    "int64": "I64",
 }
 
 
@@ -79,6 +96,34 @@ def read_header(path: Path) -> TensorHeader:
         shapes={name: tuple(entry["shape"]) for name, entry in entries.items()},
         dtypes={name: entry["dtype"] for name, entry in entries.items()},
     )
+
+
+def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, equal to those that `safetensors.torch.save_file` writes.
+
+    That function writes to a temporary file of its own name, which a killed process would leave behind.
+
+    Args:
+        tensors: named tensors on any device.
+        metadata: texts by their keys.
+    """
+    import torch
+
+    codes = {getattr(torch, name): code for name, code in _DTYPES.items()}
+    rank = list(codes)
+    # As in the reference implementation: wide numbers first, so that all tensors lie aligned, then by name.
+    order = sorted(tensors, key=lambda name: (-rank.index(tensors[name].dtype), name))
+    header, end = dict[str, Any](__metadata__=dict(metadata)), 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % _LENGTH)
+    yield len(head).to_bytes(_LENGTH, "little") + head
+    for name in order:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ddfw.cli.completion_words import complete_described, complete_kinds_and_names
+from ddfw.cli.output import console, say_json
 from ddfw.cli.shared import plugin_option
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def describe_command(context: click.Context, kind: str, name: str | None, as_jso
         raise click.ClickException(f"the options of {kind} {name} cannot be shown: {offer.item.problem}")
     facts = _facts(kind, offer)
     if as_json:
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        say_json(facts, indent=2)
     else:
         _show(facts)
 
@@ -92,26 +92,25 @@ def _facts(kind: str, offer: Offer[ListedComponent]) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from ddfw.cli.output import show_rows
 
-    console = Console()
-    console.print(Text.assemble((f"{facts['kind']} {facts['name']}", "bold"), f" – {facts['summary']}"))
+    screen = console()
+    screen.print(Text.assemble((f"{facts['kind']} {facts['name']}", "bold"), f" – {facts['summary']}"))
     rest = facts["description"].partition("\n")[2].strip()
     if rest:
-        console.print(Text(f"\n{rest}"))
+        screen.print(Text(f"\n{rest}"))
     if facts["options"]:
         defaults = (
             "required" if o["required"] else "–" if o["default"] is None else o["default"] for o in facts["options"]
         )
         rows = [{**o, "option": o["name"], "default": d} for o, d in zip(facts["options"], defaults, strict=True)]
-        console.print()
+        screen.print()
         show_rows(rows, ("option", "type", "default", "range", "help"), False, "")
         example = facts["options"][0]["name"]
-        console.print(Text(f"\nset with --set {facts['kind']}.{example}=… or in the table [{facts['kind']}] of a file"))
-    console.print(Text(f"\nclass    {facts['class']}\nsource   {facts['source']}"), soft_wrap=True)
-    console.print(Text(f"plugin   {facts['plugin']} (version {facts['version'] or 'unknown'})"))
+        screen.print(Text(f"\nset with --set {facts['kind']}.{example}=… or in the table [{facts['kind']}] of a file"))
+    screen.print(Text(f"\nclass    {facts['class']}\nsource   {facts['source']}"), soft_wrap=True)
+    screen.print(Text(f"plugin   {facts['plugin']} (version {facts['version'] or 'unknown'})"))
     if facts["citation"]:
-        console.print(Text(f"\n{facts['citation']}"), soft_wrap=True)
+        screen.print(Text(f"\n{facts['citation']}"), soft_wrap=True)

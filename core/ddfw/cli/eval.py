@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ddfw.cli.completion_words import complete_baselines, complete_likes, complete_subjects
+from ddfw.cli.output import console, say, say_json
 from ddfw.cli.shared import (
     component_flags,
     cross_option,
@@ -113,29 +113,27 @@ def eval_command(
     elif found.directory is not None and like is None:
         written, _ = write_again(found.directory, found)
     if as_json:
-        click.echo(json.dumps(found.record(), ensure_ascii=False))
+        say_json(found.record())
         return
     _show(found)
     if written is not None:
-        click.echo(f"written: {written}")
+        say(f"written: {written}")
 
 
 def _show(found: Evaluation) -> None:
-    from rich.console import Console
-
     from ddfw.pipeline.report.summary import subject_title
     from ddfw.pipeline.report.tables import cross_table, percent
 
     for report in found.reports:
-        click.echo(
+        say(
             f"{subject_title(report.subject)}, {report.images:,} images, "
             f"{report.floats['strict']:,} floats: test accuracy {percent(report.mean)} ± {percent(report.std)} % "
             f"(n = {report.n}, seed {report.eval_seed}, {report.net}, learning rate {report.lr:.3g})"
         )
         for note in report.notes:
-            click.echo(f"  note: {note}")
+            say(f"  note: {note}")
     if found.cross:
-        Console().print(cross_table([report for reports in found.cross.values() for report in reports]))
+        console().print(cross_table([report for reports in found.cross.values() for report in reports]))
     for name, value in found.scores.items():
         if not name.startswith("accuracy_"):
-            click.echo(f"{name:<12} {value:.3f}")
+            say(f"{name:<12} {value:.3f}")

@@ -24,7 +24,7 @@ def list_command(kind: str | None, as_json: bool) -> None:
     Kinds of components: param, traj, loss, labels, data, model, augment, executor, observer. Beside these: command,
     format and recipes.
     """
-    from ddfw.cli.output import show_groups, show_rows
+    from ddfw.cli.output import say, show_groups, show_rows
     from ddfw.cli.words import EXTENSIONS, require_kind
     from ddfw.config.listing import listing
     from ddfw.kinds import KINDS
@@ -47,9 +47,9 @@ def list_command(kind: str | None, as_json: bool) -> None:
         show_groups(groups, ("name", "summary"), empty)
     for k, offered in offers.items():
         for name, owners in offered.duplicates.items():
-            click.echo(f"warning: {k} {name} is offered by {' and '.join(owners)}; disable one of them", err=True)
+            say(f"warning: {k} {name} is offered by {' and '.join(owners)}; disable one of them", err=True)
     for failure in found.failures:
-        click.echo(f"warning: plugin {failure.identity} does not work: {failure.error}", err=True)
+        say(f"warning: plugin {failure.identity} does not work: {failure.error}", err=True)
 
 
 def _rows(kind: str, offers: Iterable[Offer[Any]]) -> list[dict[str, str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
@@ -15,13 +17,15 @@ from typing import NoReturn
 import click
 
 from ddfw.artifacts.run_dir import CONFIG
+from ddfw.cli.output import say
 from ddfw.cli.shared import plugin_option
 from ddfw.config.extensions import commands, imported
 from ddfw.config.listing import listing, stored_listing
 from ddfw.config.listing_file import forget_records
 from ddfw.config.named_plugins import forget_named_plugins, plugins_are_named
 from ddfw.contracts.command import Command
-from ddfw.errors import PluginError
+from ddfw.errors import PluginError, is_disk_error
+from ddfw.plain import message_line, printable, printable_lines
 from ddfw.process import ranks
 from ddfw.process.allocator import keep_freed_memory
 from ddfw_registry import DuplicateComponentError, Offers, PluginFailure
@@ -40,6 +44,14 @@ CORE_COMMANDS = {
         ("plugins", "List installed plugins and whether they work."),
         ("run", "Distil a data set."),
     )
+}
+
+
+#: The way out of errors of the system, where it is another one than to name another place.
+_WAYS = {
+    errno.ENOSPC: "free some room, or name another place (such as --out); the same command goes on",
+    errno.EDQUOT: "free some room, or name another place (such as --out); the same command goes on",
+    errno.EFBIG: "raise the limit on the size of files (`ulimit -f`); the same command goes on",
 }
 
 
@@ -142,7 +154,7 @@ class _Shown(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one line."""
-        click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+        say(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
 
 
 def main() -> NoReturn:
@@ -175,7 +187,7 @@ def invoke(arguments: list[str]) -> int:
         return stop.exit_code
     except click.ClickException as error:
         if ranks.speaks(error.exit_code):
-            error.show()
+            _show_usage(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as stop:
         # click turns an interrupt into Abort and keeps the interrupt as its cause.
@@ -183,16 +195,16 @@ def invoke(arguments: list[str]) -> int:
         kept = "; ".join(getattr(interrupt, "__notes__", ())) or "finished experts are kept"
         # Ray's calls turn whatever a handler raises into a plain interrupt.
         if not came:
-            return _say(f"interrupted; {kept}", INTERRUPTED)
-        return _say(f"stopped by SIGTERM; {kept}", TERMINATED)
-    except BrokenPipeError:
-        # The reader went away (`ddfw list | head`); a last flush at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+            return _say([f"interrupted; {kept}"], INTERRUPTED)
+        return _say([f"stopped by SIGTERM; {kept}"], TERMINATED)
     except OSError as error:
-        # A file that a user named, or a disk that is full; without either it is ours.
-        if error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            return _say(_io_words(error), IO)
+        if error.filename is None and _stdout_fails():
+            if isinstance(error, BrokenPipeError):  # the reader went away (`ddfw list | head`)
+                return 0
+            return _say([_io_words(OSError(error.errno, error.strerror, "standard output"))], IO)
+        # A file that a user named, a disk that is full, or another end that is gone; without these it is ours.
+        if error.filename is not None or is_disk_error(error) or isinstance(error, BrokenPipeError):
+            return _say([_io_words(error)], IO)
         return _internal(error, arguments)
     except Exception as error:
         return _known(error, arguments)
@@ -202,12 +214,29 @@ def invoke(arguments: list[str]) -> int:
         logging.getLogger("ddfw").removeHandler(shown)
 
 
+def _stdout_fails() -> bool:
+    """Whether standard output takes nothing more; if so, nothing is written to it when the process ends."""
+    try:
+        number = sys.stdout.fileno()
+        poll = select.poll()
+        poll.register(number, 0)
+        gone = any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+        sys.stdout.flush()
+    except (AttributeError, ValueError, io.UnsupportedOperation):  # it is closed, or no file
+        return False
+    except OSError:
+        gone = True
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return gone
+
+
 def _io_words(error: OSError) -> str:
     """What the system refused, why, and the way out."""
-    way = {errno.ENOSPC: "free some room, or name", errno.EDQUOT: "free some room, or name"}.get(
-        error.errno or 0, "name"
-    )
-    return f"cannot write or read {error.filename or 'a file'}: {error.strerror}; {way} another place (such as --out)"
+    if isinstance(error, BrokenPipeError) and error.filename is None:
+        return f"a pipe or a connection was closed at its other end ({error.strerror}); start what it leads to again"
+    way = _WAYS.get(error.errno or 0, "name another place (such as --out)")
+    return f"cannot write or read {error.filename or 'a file'}: {error.strerror}; {way}"
 
 
 def _known(error: Exception, arguments: list[str]) -> int:
@@ -216,20 +245,21 @@ def _known(error: Exception, arguments: list[str]) -> int:
     if isinstance(error, errors.DdfwError):
         if isinstance(error, PluginError) and "--traceback" in arguments and ranks.speaks(PLUGIN):
             traceback.print_exception(error)
-        return _say(str(error), error.exit_code)
+        return _say(error.args, error.exit_code)
     if isinstance(error, errors.OptionError):  # of an executor, when its session is opened or at work
-        return _say(str(error), USAGE)
+        return _say([error], USAGE)
     if not isinstance(error, errors.RegistryError):
         return _internal(error, arguments)
     causes = error.causes if isinstance(error, errors.ConfigError) else (error,)
     if any(isinstance(c, DuplicateComponentError) for c in causes):
-        return _say(str(error), PLUGIN)
+        return _say([error], PLUGIN)
     missing = [c for c in causes if isinstance(c, errors.UnknownComponentError)]
+    lines = error.problems if isinstance(error, errors.ConfigError) else [error]
     if not missing:
-        return _say(str(error), USAGE if isinstance(error, errors.ConfigError) else PLUGIN)
+        return _say(lines, USAGE if isinstance(error, errors.ConfigError) else PLUGIN)
     kinds = {"", *(c.kind for c in missing)}
     failures = [failure for failure in listing().failures if failure.kind in kinds]
-    code = _say(str(error), PLUGIN if failures else USAGE)
+    code = _say(lines, PLUGIN if failures else USAGE)
     # Where another name was probably meant, a local plugin is unlikely; a file or a run may be one with a plugin.
     run = any(os.path.isfile(word) or os.path.isfile(os.path.join(word, CONFIG)) for word in arguments)
     local = (run or any(c.suggestion is None for c in missing)) and not plugins_are_named() and not failures
@@ -247,24 +277,24 @@ def _say_what_is_missing(failures: Sequence[PluginFailure], local: bool) -> None
     if not ranks.speaks(PLUGIN if failures else USAGE):
         return
     for failure in failures[:3]:
-        click.echo(f"note: plugin {failure.identity} does not work: {failure.error}", err=True)
+        say(f"note: plugin {failure.identity} does not work: {failure.error}", err=True)
     for plugin in [plugin for plugin in listing().plugins if plugin.status == "disabled"][: 3 - len(failures[:3])]:
-        click.echo(f"note: {plugin.identity} is disabled by DDFW_DISABLE_PLUGINS", err=True)
+        say(f"note: {plugin.identity} is disabled by DDFW_DISABLE_PLUGINS", err=True)
     if local:
-        click.echo("note: a component in a file of your own needs --plugin FILE.py with every command", err=True)
+        say("note: a component in a file of your own needs --plugin FILE.py with every command", err=True)
 
 
 def _internal(error: Exception, arguments: list[str]) -> int:
     if "--traceback" in arguments and ranks.speaks(BUG):
         traceback.print_exception(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    text = f"{type(error).__name__}: {printable(' '.join(printable_lines(str(error)).split()))}"
     place = f"at {os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"
     more = "`ddfw --traceback …` shows the whole of it"
     owner = _plugin_in(error)
     if owner is not None:
-        return _say(f"plugin {owner} failed: {text}\n{place}; {more}", PLUGIN)
-    return _say(f"internal error: {text}\n{place}; {more}", BUG)
+        return _say([f"plugin {owner} failed: {text}", f"{place}; {more}"], PLUGIN)
+    return _say([f"internal error: {text}", f"{place}; {more}"], BUG)
 
 
 def _plugin_in(error: Exception) -> str | None:
@@ -289,8 +319,18 @@ def _plugin_in(error: Exception) -> str | None:
     return owner
 
 
-def _say(text: str, code: int) -> int:
+def _show_usage(error: click.ClickException) -> None:
+    """Shows an error about the words of a command line as click does, with what was typed as plain text."""
+    said = error.format_message()
+    error.format_message = lambda: message_line(said)  # type: ignore[method-assign]
+    error.show()
+
+
+def _say(lines: Sequence[object], code: int) -> int:
+    """Prints an error of at most six lines, and returns its exit code."""
     if ranks.speaks(code):
+        first, *others = [*lines[:5], f"... and {len(lines) - 5} more"] if len(lines) > 6 else lines or ["?"]
         prefix = click.style("error:", fg="red", bold=True) if code not in (INTERRUPTED, TERMINATED) else "ddfw:"
-        click.echo(f"{prefix} {text}", err=True)
+        click.echo(f"{prefix} {message_line(first)}", err=True)
+        say(*others, err=True)
     return code

@@ -1,20 +1,46 @@
-"""What list-like commands share: JSON on request, an aligned table otherwise."""
+"""What commands print with: lines, JSON, and aligned tables. What is printed here is only ever shown by a terminal."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ddfw.plain import message_line, printable, printable_json
+
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
 #: Columns of at most this width are not folded where there is room; wider ones get this much at least.
 _SHORT, _FOLDED = 14, 20
 #: Width of tables that are piped.
 _PIPED = 1000
+#: Longest line of ordinary output.
+_LINE = 20_000
+
+
+def say(*lines: object, err: bool = False) -> None:
+    """Prints lines; whatever names and values stand in one, it stays one line of plain text.
+
+    Args:
+        lines: what to print, `str` of each on a line.
+        err: whether they are messages, for standard error, where long ones are cut.
+    """
+    for line in lines:
+        click.echo(message_line(line) if err else printable(line, _LINE), err=err)
+
+
+def say_json(value: Mapping[str, Any] | Sequence[Any], indent: int | None = None) -> None:
+    """Prints JSON on standard output, without a character that a terminal would obey.
+
+    Args:
+        value: what `json` can write.
+        indent: spaces by which it is indented; None for one line.
+    """
+    click.echo(printable_json(value, indent))
 
 
 def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:
@@ -27,23 +53,26 @@ def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: b
         empty: what to say to people when there is nothing.
     """
     if as_json:
-        click.echo(json.dumps(list(rows), indent=2, ensure_ascii=False))
+        say_json(list(rows), indent=2)
         return
     if not rows:
-        click.echo(empty)
+        say(empty)
         return
     from rich.table import Table
 
     console = wide_console()
-    first, *others = (max(len(c), *(len(str(row[c])) for row in rows)) for c in columns)
+    cells = [[printable(row[column]) for column in columns] for row in rows]
+    first, *others = (
+        max(len(c), *map(len, column)) for c, column in zip(columns, zip(*cells, strict=True), strict=True)
+    )
     # The first is a name, which is copied. Short words are not broken either, where there is room for whole ones.
     room = first + sum(width if width <= _SHORT else _FOLDED for width in others) + 2 * len(columns)
     short = [False, *(width <= _SHORT and room <= console.width for width in others)]
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column, whole in zip(columns, short, strict=True):
         grid.add_column(column, overflow="fold", no_wrap=whole or column == columns[0])
-    for row in rows:
-        grid.add_row(*(str(row[column]) for column in columns))
+    for row in cells:
+        grid.add_row(*row)
     console.print(grid, markup=False, highlight=False, crop=False)
 
 
@@ -58,8 +87,9 @@ def show_groups(groups: Mapping[str, Sequence[dict[str, Any]]], columns: Sequenc
     from rich.table import Table
 
     console, first = wide_console(), True
-    widths = [max((len(str(row[c])) for rows in groups.values() for row in rows), default=0) for c in columns]
-    for heading, rows in groups.items():
+    cells = {heading: [[printable(row[c]) for c in columns] for row in rows] for heading, rows in groups.items()}
+    width = max((len(row[0]) for rows in cells.values() for row in rows), default=0)
+    for heading, rows in cells.items():
         if not rows:
             continue
         if not first:
@@ -68,13 +98,13 @@ def show_groups(groups: Mapping[str, Sequence[dict[str, Any]]], columns: Sequenc
         console.print(heading, style="bold", markup=False, highlight=False)
         grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         grid.add_column(width=2, no_wrap=True)
-        for number, width in enumerate(widths):
+        for number in range(len(columns)):
             grid.add_column(overflow="fold", no_wrap=number == 0, min_width=width if number == 0 else None)
         for row in rows:
-            grid.add_row("", *(str(row[column]) for column in columns))
+            grid.add_row("", *row)
         console.print(grid, markup=False, highlight=False, crop=False)
     if first:
-        click.echo(empty)
+        say(empty)
 
 
 def age_text(seconds: float) -> str:
@@ -98,7 +128,35 @@ def show_table(table: RenderableType) -> None:
 
 def wide_console() -> Console:
     """The console for tables: as wide as a reader's terminal; wider where output is piped, so that no row is folded."""
-    from rich.console import Console
+    found = console()
+    return found if found.is_terminal else console(width=_PIPED)
 
-    console = Console()
-    return console if console.is_terminal else Console(width=_PIPED)
+
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console of rich for our own styles and bars; in text that it is given, nothing is obeyed.
+
+    Args:
+        stderr: whether it writes to standard error.
+        width: columns; None for those of the terminal.
+    """
+    return _console_type()(stderr=stderr, width=width, emoji=False)
+
+
+@cache
+def _console_type() -> type[Console]:
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class PlainConsole(Console):
+        """Writes each text as `printable` does; only styles and the console's own controls reach the terminal."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for part in super().render(renderable, options):
+                plain = part.control or (part.text.isascii() and part.text.isprintable()) or part.text == "\n"
+                yield part if plain else Segment(_shown(part.text), part.style)
+
+    return PlainConsole
+
+
+def _shown(text: str) -> str:
+    return "\n".join(printable(line, _LINE) for line in text.split("\n"))

@@ -13,7 +13,7 @@ def plugins_command(as_json: bool) -> None:
     DDFW_DISABLE_PLUGINS leaves plugins out (by identity, entry point or distribution); DDFW_PLUGINS adds modules or
     .py files. Both take names separated by commas.
     """
-    from ddfw.cli.output import show_rows
+    from ddfw.cli.output import say, show_rows
     from ddfw.config.listing import listing
 
     found = listing()
@@ -23,4 +23,4 @@ def plugins_command(as_json: bool) -> None:
     shown = ("identity", "version", "status", "error") if failed else ("identity", "version", "status")
     show_rows(rows, shown, as_json, "no plugins are installed")
     for name in found.unknown_disabled:
-        click.echo(f"warning: DDFW_DISABLE_PLUGINS names {name!r}, which is not installed", err=True)
+        say(f"warning: DDFW_DISABLE_PLUGINS names {name!r}, which is not installed", err=True)

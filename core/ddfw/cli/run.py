@@ -13,6 +13,7 @@ import click
 
 from ddfw.cli.completion_words import complete_runs, complete_starts
 from ddfw.cli.duration import max_time_option
+from ddfw.cli.output import console, say, say_json
 from ddfw.cli.shared import (
     cache_option,
     component_flags,
@@ -114,7 +115,7 @@ def run_command(
     config, settings = made.config, made.settings
     places = runner.Places(out=out, experts=experts_dir, data_root=data_root, known_rows=cached)
     if made.changes:
-        click.echo(_in_lines("quick: ", made.changes), err=True)
+        say(*_in_lines("quick: ", made.changes), err=True)
     try:
         if print_config:
             _print_config(config, settings)
@@ -128,7 +129,7 @@ def run_command(
         raise settings.located(error) from error
 
 
-def _in_lines(head: str, items: Sequence[str]) -> str:
+def _in_lines(head: str, items: Sequence[str]) -> list[str]:
     """Items separated by semicolons, as many on a line as fit, below one another."""
     width = min(shutil.get_terminal_size((110, 24)).columns, 110)
     lines = [head + items[0]]
@@ -138,33 +139,31 @@ def _in_lines(head: str, items: Sequence[str]) -> str:
             lines.append(" " * len(head) + item)
         else:
             lines[-1] += f"; {item}"
-    return "\n".join(lines)
+    return lines
 
 
 def _print_config(config: RunConfig, settings: Settings) -> None:
     from ddfw.config.toml import toml_text
 
-    click.echo(f"# {config.title()}")
-    click.echo(toml_text(as_table(config), lambda path: settings.origins.get(path, "")), nl=False)
+    say(f"# {config.title()}")
+    say(*toml_text(as_table(config), lambda path: settings.origins.get(path, "")).splitlines())
 
 
 def _dry_run(config: RunConfig, places: Places, as_json: bool) -> None:
-    import json
-
     from ddfw.forecast.dry_run import forecast_lines, forecast_record, outlined
 
     def measuring(notes: Sequence[str]) -> None:
         for note in notes:
-            click.echo(f"note: {note}", err=True)
-        click.echo("measuring short steps, for some seconds …", err=True)
+            say(f"note: {note}", err=True)
+        say("measuring short steps, for some seconds …", err=True)
 
     facts, forecast = outlined(config, places, None if as_json else measuring)
     if as_json:
-        click.echo(json.dumps({**facts, **forecast_record(forecast)}, ensure_ascii=False))
+        say_json({**facts, **forecast_record(forecast)})
         return
     told = {key.replace("_", " "): value for key, value in facts.items() if key not in ("schema", "notes")}
     for key, value in {**told, **forecast_lines(forecast)}.items():
-        click.echo(f"{key:<20} {value}")
+        say(f"{key:<20} {value}")
 
 
 def _run(
@@ -195,7 +194,7 @@ def _say_finished(result: RunResult, *, as_json: bool) -> None:
     from ddfw.pipeline.observers import JsonStream
 
     if result.already_finished:
-        click.echo(f"{result.directory} holds this run, finished; nothing to do", err=True)
+        say(f"{result.directory} holds this run, finished; nothing to do", err=True)
         if as_json:
             JsonStream(stream=sys.stdout).repeat(result.directory, result.summary.to_json())
 
@@ -212,27 +211,22 @@ def show_result(result: RunResult, *, as_json: bool) -> None:
 
 
 def _show(result: RunResult, as_json: bool) -> None:
-    from rich.console import Console
-
     from ddfw.pipeline.report.tables import table
 
     if as_json:
         return
-    console = Console()
-    console.print()
-    console.print(table(result.summary))
-    console.print(f"picture: {result.directory / 'images' / 'synthetic.png'}", highlight=False, soft_wrap=True)
+    screen = console()
+    screen.print()
+    screen.print(table(result.summary))
+    screen.print(f"picture: {result.directory / 'images' / 'synthetic.png'}", highlight=False, soft_wrap=True)
     if (page := result.directory / "report.html").is_file():
-        console.print(f"page:    {page}", highlight=False, soft_wrap=True)
+        screen.print(f"page:    {page}", highlight=False, soft_wrap=True)
 
 
 def _run_seeds(
     made: Configured, places: Places, numbers: list[int], quiet: bool, as_json: bool, until: float | None
 ) -> None:
-    import json
-
     from attrs import evolve
-    from rich.console import Console
 
     from ddfw.pipeline.report.summary import over_seeds
     from ddfw.pipeline.report.tables import seeds_table
@@ -247,8 +241,8 @@ def _run_seeds(
         summaries.append(result.summary)
     if as_json:
         record = {"schema": 1, "event": "seeds_finished", "seeds": numbers, "rows": over_seeds(summaries)}
-        click.echo(json.dumps(record, ensure_ascii=False))
+        say_json(record)
     else:
-        console = Console()
-        console.print()
-        console.print(seeds_table(summaries))
+        screen = console()
+        screen.print()
+        screen.print(seeds_table(summaries))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from abc import ABC, abstractmethod
@@ -13,6 +12,8 @@ from typing import IO, Any, ClassVar, Literal
 
 from attr import asdict  # attrs' own asdict would keep tuples, which JSON does not have
 from attrs import field, frozen
+
+from ddfw.plain import printable_json
 
 #: Version number, `schema`, of the JSON events that `as_event` makes.
 EVENT_SCHEMA = 1
@@ -242,8 +243,7 @@ class EventLines(ObserverSession):
 
     def _write(self, report: Report) -> None:
         """Writes a report as one line."""
-        event = self.event(report)
-        self._stream.write(json.dumps(event, ensure_ascii=False) + "\n")
+        self._stream.write(printable_json(self.event(report)) + "\n")
         self._stream.flush()
 
     run_started = expert_ready = step_finished = evaluated = run_finished = _write

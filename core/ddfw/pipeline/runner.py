@@ -32,12 +32,13 @@ from ddfw.errors import (
     StoppedError,
     config_error,
     did_you_mean,
+    is_disk_error,
     option_errors_at,
 )
 from ddfw.pipeline.evaluation.known_rows import known_rows
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Plan, make_plan
-from ddfw.pipeline.report.page import write_page
+from ddfw.pipeline.report.page import REPORT, write_page
 from ddfw.pipeline.resume import find
 from ddfw.pipeline.stages import RunResult, Stages
 from ddfw.pipeline.stopping import Stopping, now
@@ -263,6 +264,9 @@ def _run(
         if crew.rank == 0 and not run.config.run.keep_checkpoint:
             with suppress(OSError):  # left by a process that ended between finishing the run and removing them
                 checkpoint.remove(directory.checkpoints)
+        if crew.rank == 0 and not (directory.path / REPORT).exists():
+            with suppress(OSError):  # the disk was full when the run was finished, and may be it still
+                _write_page(directory.path)
         summary = Summary.from_json(found["summary"])
         return RunResult(directory=directory.path, summary=summary, already_finished=True)
     if none_left:
@@ -300,7 +304,7 @@ def _reported(stages: Stages) -> RunResult:
         result = stages.run()
     except (DivergedError, StoppedError) as stop:
         if isinstance(stop, DivergedError):
-            _write_page(stages)
+            _page_of(stages)
         raise  # A divergence is reported already; a stop is not a failure.
     except KeyboardInterrupt as stop:
         if stages.checkpoints.saved is not None:
@@ -309,18 +313,26 @@ def _reported(stages: Stages) -> RunResult:
     except Exception as error:
         stages.report_failure(error)
         raise
-    _write_page(stages)
+    _page_of(stages)
     return result
 
 
-def _write_page(stages: Stages) -> None:
-    """Writes the page of the run; a run is what it is without its page, which can be made again."""
-    run = stages.directory.path
-    if stages.crew.rank:
-        return
+def _page_of(stages: Stages) -> None:
+    if stages.crew.rank == 0:
+        _write_page(stages.directory.path)
+
+
+def _write_page(run: Path) -> None:
+    """Writes the page of the run; a run is what it is without its page, which can be made again.
+
+    Raises:
+        OSError: the disk takes no more.
+    """
     try:
         write_page(run)
     except Exception as error:
+        if is_disk_error(error):
+            raise
         logger.warning("no page of %s (%s: %s); `ddfw report` makes it again", run, type(error).__name__, error)
 
 

@@ -48,7 +48,7 @@ def cache_list(experts_dir: Path, as_json: bool) -> None:
     columns = ("trained on", "data", "network", "accuracy", "n", "age", "run")
     ddfw.show_rows(rows, columns, as_json, f"no rows beside the experts in {experts_dir}")
     for path in damaged:
-        click.echo(f"warning: {path} is damaged; it is measured again when it is needed", err=True)
+        ddfw.say(f"warning: {path} is damaged; it is measured again when it is needed", err=True)
 
 
 @cache_group.command("clear")
@@ -56,4 +56,4 @@ def cache_list(experts_dir: Path, as_json: bool) -> None:
 def cache_clear(experts_dir: Path) -> None:
     """Remove all rows; runs keep the figures that they have, experts stay."""
     number = ddfw.clear_rows(experts_dir)
-    click.echo(f"removed {number} row{'' if number == 1 else 's'} beside the experts in {experts_dir}")
+    ddfw.say(f"removed {number} row{'' if number == 1 else 's'} beside the experts in {experts_dir}")

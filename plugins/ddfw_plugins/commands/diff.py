@@ -51,16 +51,16 @@ def diff_command(paths: tuple[Path, ...], as_json: bool, csv_file: str | None) -
         raise ddfw.DataError(problem)
     record = compared(runs)
     if csv_file == "-":
-        click.echo(_csv(record), nl=False)
+        ddfw.say(*_csv(record).splitlines())
         return
     if csv_file is not None:
         ddfw.write_text(Path(csv_file), _csv(record))
     if as_json:
-        click.echo(json.dumps(record, ensure_ascii=False))
+        ddfw.say_json(record)
         return
     _show(record)
     if csv_file is not None:
-        click.echo(f"written: {csv_file}")
+        ddfw.say(f"written: {csv_file}")
 
 
 def compared(runs: Sequence[ddfw.RunRecord]) -> dict[str, Any]:

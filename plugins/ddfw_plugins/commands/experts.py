@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,7 +77,7 @@ def experts_list(experts_dir: Path, as_json: bool) -> None:
     stores = ddfw.list_stores(experts_dir)
     if as_json:
         facts = [{**_facts(s), "experts": len(s.experts), "problem": s.problem} for s in stores]
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        ddfw.say_json(facts, indent=2)
         return
     rows = [
         {
@@ -96,7 +95,7 @@ def experts_list(experts_dir: Path, as_json: bool) -> None:
     )
     for store in stores:
         if store.problem:
-            click.echo(f"warning: {store.problem}", err=True)
+            ddfw.say(f"warning: {store.problem}", err=True)
 
 
 @experts_group.command("show")
@@ -158,7 +157,7 @@ def experts_import(
     compact = flags["traj"] is not None
     done = ddfw.import_experts(path, config, experts_dir, data_root, compact=compact, quiet=quiet or as_json)
     if done.accuracy < done.chance + 0.25 * (1 - done.chance):
-        click.echo(
+        ddfw.say(
             f"warning: the first expert's last checkpoint is right about {100 * done.accuracy:.1f} % of validation "
             f"images, guessing about {100 * done.chance:.1f} %; are data, --zca and the network's options those that "
             "it was trained with?",
@@ -166,14 +165,14 @@ def experts_import(
         )
     if as_json:
         facts = {**_facts(ddfw.summarise_store(done.store.folder)), "last_checkpoint_accuracy": done.accuracy}
-        click.echo(json.dumps({**facts, "already_there": done.already_there}, ensure_ascii=False))
+        ddfw.say_json({**facts, "already_there": done.already_there})
         return
     there = "was imported before:" if done.already_there else "imported"
-    click.echo(
+    ddfw.say(
         f"{there} {done.experts} experts of {done.epochs} epochs; the first ends at {100 * done.accuracy:.1f} % on "
-        f"validation images (which it may have seen)\n"
-        f"store: {done.store.folder}\n"
-        f"a run with them: {_run_with(done.store.folder, flags, assignments)}"
+        "validation images (which it may have seen)",
+        f"store: {done.store.folder}",
+        f"a run with them: {_run_with(done.store.folder, flags, assignments)}",
     )
 
 
@@ -195,9 +194,9 @@ def experts_rm(name: str, experts_dir: Path, yes: bool) -> None:
     """Remove the expert store NAME."""
     ddfw.require_store(experts_dir, name)
     if not yes and not click.confirm(f"Remove {experts_dir / name}?"):
-        click.echo("nothing was removed", err=True)
+        ddfw.say("nothing was removed", err=True)
         raise click.exceptions.Exit(1)
-    click.echo(f"removed {name}, {ddfw.remove_store(experts_dir, name) / 1e6:.1f} MB")
+    ddfw.say(f"removed {name}, {ddfw.remove_store(experts_dir, name) / 1e6:.1f} MB")
 
 
 def _facts(store: ddfw.StoreSummary) -> dict[str, Any]:
@@ -217,12 +216,12 @@ def _facts(store: ddfw.StoreSummary) -> dict[str, Any]:
 def _show(store: ddfw.StoreSummary, as_json: bool) -> None:
 
     if as_json:
-        click.echo(json.dumps(_facts(store), ensure_ascii=False))
+        ddfw.say_json(_facts(store))
         return
-    click.echo(f"{store.folder}: {store.bytes / 1e6:.1f} MB, keeps {store.form}")
+    ddfw.say(f"{store.folder}: {store.bytes / 1e6:.1f} MB, keeps {store.form}")
     for part, value in store.key.items():
         if part not in ("schema", "form"):
-            click.echo(f"  {part:<10} {_words(value)}")
+            ddfw.say(f"  {part:<10} {_words(value)}")
     rows = [
         {
             "expert": number,
@@ -236,7 +235,7 @@ def _show(store: ddfw.StoreSummary, as_json: bool) -> None:
     ddfw.show_rows(rows, ("expert", "epochs", "validation", "best", "train loss"), False, "no experts")
     if curves := [e.validation_accuracy for e in store.experts.values() if e.validation_accuracy]:
         means = [sum(values) / len(curves) for values in zip(*curves, strict=False)]
-        click.echo(f"mean validation accuracy after each epoch, %: {' '.join(f'{100 * m:.1f}' for m in means)}")
+        ddfw.say(f"mean validation accuracy after each epoch, %: {' '.join(f'{100 * m:.1f}' for m in means)}")
 
 
 def _words(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -38,14 +37,14 @@ def export_command(run: Path, form: str, out: Path | None, force: bool, as_json:
             raise ddfw.DataError(f"{out} is a link that leads out of the run; name another place by --out")
     card = ddfw.export(run, form, out, force=force)
     if as_json:
-        click.echo(json.dumps({**card, "folder": str(out)}, ensure_ascii=False))
+        ddfw.say_json({**card, "folder": str(out)})
         return
     count = len(card["sha256"])
-    click.echo(f"written: {out}, {count} {'file' if count == 1 else 'files'} and card.json")
+    ddfw.say(f"written: {out}, {count} {'file' if count == 1 else 'files'} and card.json")
     if rounding := card["export"].get("rounding"):
-        click.echo(
+        ddfw.say(
             f"8-bit pixels cost {rounding['root_mean_square']:.2g} (root mean square) in training space, at most "
             f"{rounding['largest']:.2g}"
         )
     for note in card["export"].get("notes", ()):
-        click.echo(f"note: {note}", err=True)
+        ddfw.say(f"note: {note}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +44,15 @@ def recipes_show(name: str, quick: bool, data_root: Path | None, as_json: bool) 
     tables = ddfw.as_table(made.config)
     if as_json:
         head: dict[str, Any] = {"schema": 1, "name": name, "summary": recipe.summary, "source": recipe.source}
-        click.echo(json.dumps({**head, "selects": dict(recipe.selects), "settings": tables}, ensure_ascii=False))
+        ddfw.say_json({**head, "selects": dict(recipe.selects), "settings": tables})
         return
     for line in (f"{recipe.name}: {recipe.summary}", f"source: {recipe.source}"):
-        click.echo(f"# {line}")
+        ddfw.say(f"# {line}")
     if recipe.selects:
-        click.echo(f"# chosen for {', '.join(f'{key} {value}' for key, value in recipe.selects.items())}")
-    click.echo()
-    click.echo(ddfw.toml_text(tables, lambda path: _origin(settings.origins.get(path, ""), name)), nl=False)
+        ddfw.say(f"# chosen for {', '.join(f'{key} {value}' for key, value in recipe.selects.items())}")
+    ddfw.say("")
+    text = ddfw.toml_text(tables, lambda path: _origin(settings.origins.get(path, ""), name))
+    ddfw.say(*text.splitlines())
 
 
 def _origin(origin: str, name: str) -> str:

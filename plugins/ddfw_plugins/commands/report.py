@@ -39,7 +39,7 @@ def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
         path = ddfw.write_page(runs[0], out)
     else:
         path = ddfw.write_joint_page(runs, Path("report.html") if out is None else out)
-    click.echo(str(path))
+    ddfw.say(str(path))
     for run in runs:
         if problem := ddfw.read_run(run).problem:
-            click.echo(f"warning: {problem}", err=True)
+            ddfw.say(f"warning: {problem}", err=True)

@@ -44,7 +44,7 @@ def runs_command(folder: Path, as_json: bool) -> None:
         ddfw.show_table(ddfw.text_table(columns, lines, left=("run", "what", "state"), whole=columns[2:]))
     for row in rows:
         if row["problem"]:
-            click.echo(f"warning: {row['problem']}", err=True)
+            ddfw.say(f"warning: {row['problem']}", err=True)
 
 
 def _facts(run: ddfw.RunRecord) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +73,11 @@ def show_command(path: Path, of_class: str | None, step: int | None, out: Path |
         ddfw.write_grid(out, shown.pixels, shown.targets, shown.per_class, shown.names, title, only)
     chosen = range(len(shown.names)) if only is None else range(only, only + 1)
     if as_json:
-        click.echo(json.dumps(_facts(run, shown, chosen), ensure_ascii=False))
+        ddfw.say_json(_facts(run, shown, chosen))
         return
     _show(run, shown, chosen)
     if out is not None:
-        click.echo(f"written: {out}")
+        ddfw.say(f"written: {out}")
 
 
 def _images(run: ddfw.RunRecord, step: int | None) -> Shown:
@@ -101,7 +100,7 @@ def _images(run: ddfw.RunRecord, step: int | None) -> Shown:
             targets=learned.targets.float(),
             per_class=per_class,
             of_per_class=per_class,
-            names=tuple(map(_printable, learned.class_names)),
+            names=tuple(map(ddfw.printable, learned.class_names)),
             step=wanted,
         )
     if wanted not in stored:
@@ -116,14 +115,9 @@ def _images(run: ddfw.RunRecord, step: int | None) -> Shown:
         targets=found.targets,
         per_class=found.per_class,
         of_per_class=found.of_per_class,
-        names=tuple(map(_printable, names)),
+        names=tuple(map(ddfw.printable, names)),
         step=wanted,
     )
-
-
-def _printable(name: str) -> str:
-    """A name without characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _class_number(given: str, names: Sequence[str]) -> int:
@@ -185,9 +179,7 @@ def _facts(run: ddfw.RunRecord, shown: Shown, chosen: range) -> dict[str, Any]:
 
 def _show(run: ddfw.RunRecord, shown: Shown, chosen: range) -> None:
     """Draws where the terminal can, and says the facts."""
-    from rich.console import Console
-
-    console = Console()
+    console = ddfw.console()
     c, h, w = shown.pixels.shape[1:]
     facts = _facts(run, shown, chosen)
     kept = f", the first {shown.per_class} of them kept" if shown.per_class < shown.of_per_class else ""
@@ -201,7 +193,7 @@ def _show(run: ddfw.RunRecord, shown: Shown, chosen: range) -> None:
         f"images   {shown.of_per_class} of each of {len(shown.names)} classes{kept}, {c} × {h} × {w}, "
         f"values {low:.2f} … {high:.2f} (0 black, 1 white)",
     ]
-    click.echo("\n".join(lines))
+    ddfw.say(*lines)
     if console.is_terminal and console.color_system in ("256", "truecolor") and not console.no_color:
         _draw(console, shown, chosen)
     one = len(chosen) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, final
 
 from attrs import frozen
 
-from ddfw import AbstractObserver, ObserverSession
+from ddfw import AbstractObserver, ObserverSession, writing
 from ddfw.artifacts.seal import sealed
 from ddfw.contracts.observer import (
     EvaluationReport,
@@ -35,7 +36,10 @@ class Metrics(AbstractObserver):
 
     @contextmanager
     def open(self, run: Path) -> Iterator[ObserverSession]:
-        """Opens metrics.jsonl; each line is flushed when it is written. Only a resumed run keeps earlier lines."""
+        """Opens metrics.jsonl; each line is flushed when it is written. Only a resumed run keeps earlier lines.
+
+        A line that cannot be written ends the run, which goes on from there when there is room.
+        """
         with ExitStack() as stack:
             yield MetricsSession(run / "metrics.jsonl", stack)
 
@@ -78,8 +82,9 @@ class MetricsSession(ObserverSession):
     def _lines(self, first_step: int = 0, void_selection: int | None = None) -> EventLines:
         if self._opened is None:
             size, seconds = _kept(self._path, first_step, void_selection)
-            file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
-            file.truncate(size)
+            with writing(self._path, 0):
+                file = self._stack.enter_context(_Named(self._path.open("ab"), encoding="utf-8"))
+                file.truncate(size)
             self._opened = _Lines(file, seconds)
         return self._opened
 
@@ -96,6 +101,17 @@ class _Lines(EventLines):
         """What the line of a report holds."""
         event = super().event(report)
         return sealed(event) if isinstance(report, RunFinished) else event
+
+
+class _Named(io.TextIOWrapper):
+    """An open text file that is flushed after each write; errors of its writes name it."""
+
+    def write(self, text: str) -> int:
+        """Writes a text and flushes it."""
+        with writing(Path(self.name), len(text.encode())):
+            super().write(text)
+            self.flush()
+        return len(text)
 
 
 def _kept(path: Path, first_step: int, void_selection: int | None = None) -> tuple[int, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from attrs import frozen
 from attrs.validators import gt
 
-from ddfw import AbstractObserver, ObserverSession, option
+from ddfw import AbstractObserver, ObserverSession, console, option, say
 from ddfw.contracts.observer import EvaluationReport, ExpertReport, ProgressReport, RunStarted, StepReport
 
 if TYPE_CHECKING:
@@ -46,10 +45,8 @@ class Progress(AbstractObserver):
     @contextmanager
     def open(self, run: Path) -> Iterator[ObserverSession]:
         """Opens a session with live bars if standard error is a terminal, and with plain lines otherwise."""
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        if not console.is_terminal:
+        screen = console(stderr=True)
+        if not screen.is_terminal:
             yield PlainSession(self.every_s)
             return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -60,14 +57,14 @@ class Progress(AbstractObserver):
         columns = (
             TextColumn("[bold]{task.description:<9}", table_column=whole),
             # A narrow terminal has no room for both figures and bar.
-            *((BarColumn(bar_width=28),) if console.width >= NARROW else ()),
+            *((BarColumn(bar_width=28),) if screen.width >= NARROW else ()),
             MofNCompleteColumn(table_column=whole.copy()),
             TextColumn("{task.fields[unit]}", table_column=whole.copy()),
-            *((TimeElapsedColumn(table_column=whole.copy()),) if console.width >= NARROW else ()),
+            *((TimeElapsedColumn(table_column=whole.copy()),) if screen.width >= NARROW else ()),
             TimeRemainingColumn(elapsed_when_finished=True, compact=True, table_column=whole.copy()),
             TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
-        with Bars(*columns, console=console, refresh_per_second=8) as bars:
+        with Bars(*columns, console=screen, refresh_per_second=8) as bars:
             yield BarSession(bars)
 
 
@@ -147,7 +144,7 @@ class PlainSession(ObserverSession):
     def run_started(self, report: RunStarted) -> None:
         """Writes the lines that describe the run."""
         for line in report.headline:
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
+            say(line, err=True)
 
     def expert_ready(self, report: ExpertReport) -> None:
         """Writes one line for each trained expert, and one for all experts found in the store."""
@@ -183,4 +180,4 @@ class PlainSession(ObserverSession):
 
     def _say(self, text: str) -> None:
         seconds = time.monotonic() - self._began
-        print(f"[{seconds:6.1f} s] {text}", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"[{seconds:6.1f} s] {text}", err=True)

@@ -6,19 +6,18 @@ import base64
 import hashlib
 import html
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
 from attrs import frozen
 
-#: Categories of characters that hide, reorder or break text: controls, formats (bidi marks), surrogates, separators.
-_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+from ddfw.plain import printable, printable_lines
+
 #: Texts from files are cut after so many characters.
-LONGEST = 300
+_CUT = 300
 
 
-def text(value: object, longest: int = LONGEST) -> str:
+def text(value: object, longest: int = _CUT) -> str:
     r"""A value as HTML text that shows exactly what it holds, in an element as in a quoted attribute.
 
     Characters that would hide or reorder others are written as escapes (`\u202e`).
@@ -27,25 +26,12 @@ def text(value: object, longest: int = LONGEST) -> str:
         value: anything; its `str` is shown.
         longest: what is longer is cut and ends in `…`.
     """
-    words = str(value)
-    if len(words) > longest:
-        words = words[: longest - 1] + "…"
-    return html.escape("".join(map(_visible, words)))
+    return html.escape(printable(value, longest))
 
 
 def code_text(value: str, longest: int = 5000) -> str:
     """As `text`, with line breaks and tabs kept, for `<pre>`."""
-    cut = value if len(value) <= longest else value[: longest - 1] + "…"
-    return html.escape("".join(c if c in "\n\t" else _visible(c) for c in cut))
-
-
-def _visible(character: str) -> str:
-    if unicodedata.category(character) not in _UNSEEN:
-        return character
-    point = ord(character)
-    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(
-        character, f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
-    )
+    return html.escape(printable_lines(value, longest))
 
 
 def finite(value: object) -> float | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddfw.contracts.records import QUICK_NOTE, Summary, SummaryRow
 from ddfw.pipeline.report.summary import over_seeds, subject_title
+from ddfw.plain import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,7 +36,7 @@ def markdown_table(
 
 
 def _escaped(text: str) -> str:
-    return text.replace("*", "\\*")
+    return printable(text, 3000).replace("*", "\\*")
 
 
 def text_table(
@@ -64,7 +65,10 @@ def text_table(
     for column in columns:
         grid.add_column(column, justify="left" if column in left else "right", overflow="fold", no_wrap=column in whole)
     for cells in lines:
-        grid.add_row(*(Text(c) if isinstance(c, str) else c for c in cells), style="bold" if cells[0] in bold else "")
+        grid.add_row(
+            *(Text(printable(c, 1000)) if isinstance(c, str) else c for c in cells),
+            style="bold" if cells[0] in bold else "",
+        )
     return Group(grid, Text(""), *(Text(note) for note in notes)) if notes else grid
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,12 +47,12 @@ def bench_command(
             raise click.UsageError(f"unknown shape {name!r}.{hint} Known: {', '.join(BENCH_SHAPES)}")
     if strange := [text for text in assignments if not text.startswith("executor.")]:
         raise click.UsageError(f"bench has its own work; --set takes executor.… alone, not {strange[0]}")
-    from ddfw import configure, show_table
+    from ddfw import configure, say, say_json, show_table
     from ddfw_plugins.commands.bench.suite import BENCH_SCHEMA, Benchmarks, machine
 
     def tick(words: str) -> None:
         if not (quiet or as_json):
-            click.echo(f"measuring {words} …", err=True)
+            say(f"measuring {words} …", err=True)
 
     chosen = configure(None, flag_tables({"executor": executor}), assignments).config.executor
     with option_errors_at("executor"):
@@ -65,7 +64,7 @@ def bench_command(
         rows = list(suite.rows(only or BENCH_GROUPS))
     if as_json:
         record = {"schema": BENCH_SCHEMA, **about, "rows": [row.record() for row in rows]}
-        click.echo(json.dumps(record, ensure_ascii=False))
+        say_json(record)
         return
     show_table(_table(rows, about))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import click
@@ -52,13 +50,13 @@ def compare_command(
     if dry_run:
         _dry_run(runner.jobs(chosen, places), as_json)
         return
-    say: Callable[[str], None] = (lambda line: None) if quiet else partial(click.echo, err=True)
+    say: Callable[[str], None] = (lambda text: None) if quiet else _tell
     folder, record = runner.run(whole, chosen, places, say=say, quiet=quiet or as_json, max_seconds=max_time)
     if as_json:
-        click.echo(json.dumps(record, ensure_ascii=False))
+        ddfw.say_json(record)
         return
     ddfw.show_table(tables.table(record))
-    click.echo(f"written: {folder / 'comparison.json'}, {folder / 'comparison.md'}")
+    ddfw.say(f"written: {folder / 'comparison.json'}, {folder / 'comparison.md'}")
 
 
 def _single(given: tuple[str, ...]) -> str:
@@ -89,3 +87,8 @@ def _dry_run(jobs: Sequence[runner.Job], as_json: bool) -> None:
         for job in jobs
     ]
     ddfw.show_rows(rows, ("variant", "seed", "outer steps", "run"), as_json, "nothing to run")
+
+
+def _tell(text: str) -> None:
+    """Says on standard error what is going on."""
+    ddfw.say(*text.split("\n"), err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,17 +74,17 @@ def gradient_command(
     \b
     ddfw gradient --data digits --param pixel --traj mtt --labels hard
     """
-    from ddfw import Places, configure, plan, show_table, text_table
+    from ddfw import Places, configure, plan, say, say_json, show_table, text_table
     from ddfw_plugins.commands.gradient.measure import compare_gradients
 
     config = configure(recipe, flag_tables(components), assignments).config
     made = plan(config, Places(experts=experts_dir, data_root=data_root))
     record = compare_gradients(made, steps, step_sizes, draws, quiet=quiet or as_json)
     if as_json:
-        click.echo(json.dumps(record, ensure_ascii=False))
+        say_json(record)
         return
-    click.echo(f"{record['run']}: TESLA's gradient over {record['images']} images against the exact one, float64")
-    click.echo(f"{record['experts']} experts of {record['epochs']} epochs; means over {draws} segments")
+    say(f"{record['run']}: TESLA's gradient over {record['images']} images against the exact one, float64")
+    say(f"{record['experts']} experts of {record['epochs']} epochs; means over {draws} segments")
     headings = ("start", "N", "a", *(heading for _, heading, _ in _FIGURES), "∂a sign wrong")
     show_table(text_table(headings, [_cells(row, draws) for row in record["rows"]], [], ("start",)))
 

@@ -40,13 +40,13 @@ def new_plugin_command(context: click.Context, name: str, kind: str, out: Path |
     folder = out or Path(name)
     written = package_files(kind, name)
     _write(folder, written)
-    click.echo(f"{folder}: a plugin of kind {kind}, called {name}")
+    ddfw.say(f"{folder}: a plugin of kind {kind}, called {name}")
     for path in written:
-        click.echo(f"  {path}")
-    click.echo("\nNext:\n")
+        ddfw.say(f"  {path}")
+    ddfw.say("", "Next:", "")
     run = STARTS[kind].run.replace("@name@", name)
     for command in (f"cd {folder}", 'pip install -e ".[test]"', "python -m pytest", run):
-        click.echo(f"  {command}")
+        ddfw.say(f"  {command}")
 
 
 def _require_free(context: click.Context, kind: str, name: str) -> None:

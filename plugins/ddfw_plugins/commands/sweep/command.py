@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +59,15 @@ def sweep_command(
         with errors_in(str(file)):
             _dry_run(sweep, places, as_json)
         return
-    say: Callable[[str], None] = (lambda line: None) if quiet else partial(click.echo, err=True)
+    say: Callable[[str], None] = (lambda text: None) if quiet else _tell
     try:
         with errors_in(str(file)):
             folder, record = runner.run(sweep, places, on=on, workers=workers, say=say, quiet=quiet or as_json)
     except KeyboardInterrupt:
-        click.echo("ddfw: trials that ended are kept; the same command goes on", err=True)
+        ddfw.say("ddfw: trials that ended are kept; the same command goes on", err=True)
         raise
     if as_json:
-        click.echo(json.dumps(record, ensure_ascii=False))
+        ddfw.say_json(record)
     else:
         _show(folder, record)
     if record["best"] is None:
@@ -81,8 +79,8 @@ def _show(folder: Path, record: dict[str, Any]) -> None:
     for row in record["trials"]:
         if row["number"] == record["best"]:
             accuracy = ddfw.percent(row["validation_accuracy"])
-            click.echo(f"best: {folder / row['directory']} ({accuracy} % on validation images)")
-    click.echo(f"written: {folder / 'sweep.json'}, {folder / 'sweep.md'}")
+            ddfw.say(f"best: {folder / row['directory']} ({accuracy} % on validation images)")
+    ddfw.say(f"written: {folder / 'sweep.json'}, {folder / 'sweep.md'}")
 
 
 def _dry_run(sweep: files.Sweep, places: ddfw.Places, as_json: bool) -> None:
@@ -99,4 +97,9 @@ def _dry_run(sweep: files.Sweep, places: ddfw.Places, as_json: bool) -> None:
     ]
     ddfw.show_rows(rows, ("trial", "parameters", "recipe", "run"), as_json, "nothing to run")
     if more := sweep.count - len(planned):
-        click.echo(f"and {more} more, which follow from the outcomes of these", err=True)
+        ddfw.say(f"and {more} more, which follow from the outcomes of these", err=True)
+
+
+def _tell(text: str) -> None:
+    """Says on standard error what is going on."""
+    ddfw.say(*text.split("\n"), err=True)
