@@ -68,8 +68,7 @@ def _replace(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
     tidy(path.parent, target=path.name)
     temporary, digest = temporary_beside(path), hashlib.sha256()
     try:
-        # 0666 is masked by the umask, as for any file that a program creates.
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        with temporary.open("xb") as file:
             for piece in pieces:
                 file.write(piece)
                 digest.update(piece)
