@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ddfw.config import listing_file
-from ddfw.config.named_plugins import VARIABLE
+from ddfw.config.named_plugins import VARIABLE, _ask_again
 from ddfw.kinds import KINDS
 
 BROKEN = runpy.run_path(str(Path(__file__).with_name("broken_plugins.py")))["BROKEN"]
@@ -34,8 +34,11 @@ OTHER = {"param": ("param.",), "model": ("model.",), "executor": ("executor.",)}
 def nothing_left(monkeypatch):
     """No module of a broken plugin outlives its test, and a plugin that hangs is given up soon."""
     monkeypatch.setattr(listing_file, "LIMIT_S", 25.0)
+    monkeypatch.delenv(VARIABLE, raising=False)
     before = set(sys.modules)
     yield
+    monkeypatch.delenv(VARIABLE, raising=False)
+    _ask_again()
     for name in set(sys.modules) - before:
         if name.startswith("_ddfw_local_"):
             del sys.modules[name]
@@ -64,6 +67,12 @@ def command(tiny, case, number):
     return [*words, f"--{case.kind}", f"mine{number}"]
 
 
+def installed(monkeypatch, here, cases):
+    """Names plugins in the variable, as if they were installed."""
+    monkeypatch.setenv(VARIABLE, ",".join(str(here / f"{case.module}.py") for case in cases))
+    _ask_again()
+
+
 def test_the_table_of_broken_plugins_covers_every_stage_and_kind():
     """Broken: whole ways of breaking a word would be left untried."""
     assert len(BROKEN) >= 60 and len({case.title for case in BROKEN}) == len(BROKEN)
@@ -77,12 +86,12 @@ def test_the_table_of_broken_plugins_covers_every_stage_and_kind():
 
 def test_with_all_of_them_installed_everything_else_works(chosen, ddfw, tiny, here, monkeypatch, figures):
     """Broken: help, lists or a run that uses none of them would fail because of somebody's plugin."""
-    monkeypatch.setenv(VARIABLE, ",".join(str(here / f"{case.module}.py") for case in chosen))
-    for words in (["--help"], ["list", "--json"], ["plugins", "--json"], [*tiny, "--json", "--out", "run"]):
+    installed(monkeypatch, here, chosen)
+    for words in (["list", "--json"], ["--help"], [*tiny, "--json", "--out", "run"], ["plugins", "--json"]):
         said = ddfw(*words)
         assert said.code == 0 and "Traceback" not in said.err, (words, said.err)
-        if "--json" in words and words[0] != "run":
-            rows = json.loads(said.out)
+    assert (here / "run" / "summary.json").is_file()
+    rows = json.loads(said.out)
     status = {row["identity"]: row["status"] for row in rows}
     for case in chosen:
         expected = "ok" if case.stage == "run" or case.title == "class that cannot be made" else "failed"
@@ -90,16 +99,20 @@ def test_with_all_of_them_installed_everything_else_works(chosen, ddfw, tiny, he
     figures(installed=len(chosen), commands=4, failed=0)
 
 
-def test_every_use_of_a_broken_plugin_ends_with_3_and_its_name(chosen, ddfw, tiny, here, figures):
+def test_every_use_of_a_broken_plugin_ends_with_3_and_its_name(chosen, ddfw, tiny, here, monkeypatch, figures):
     """Broken: a fault of a plugin would be called ours, a user's, a success, or the run would go on with it."""
+    installed(monkeypatch, here, [case for case in chosen if case.stage == "run"])
     wrong = []
-    for number, case in enumerate(chosen):
+    for number, case in sorted(enumerate(chosen), key=lambda pair: pair[1].stage != "run"):
+        named = () if case.stage == "run" else ("--plugin", f"./{case.module}.py")
+        if named:
+            monkeypatch.delenv(VARIABLE, raising=False)
         experts = "theirs" if case.kind == "executor" else "experts"
         out = ("--out", f"run{number}", "--experts-dir", experts, "-q")
-        said = ddfw(*command(tiny, case, number), "--plugin", f"./{case.module}.py", *out)
+        said = ddfw(*command(tiny, case, number), *named, *out)
         lines = said.err.splitlines()
-        named = [f"local:{case.module}"] if not case.disabled else []
-        words = [*named, *(word.replace("mine", f"mine{number}", 1) for word in case.words)]
+        owner = [f"local:{case.module}"] if not case.disabled else []
+        words = [*owner, *(word.replace("mine", f"mine{number}", 1) for word in case.words)]
         missing = [word for word in words if word not in said.err]
         fits = said.code == (0 if case.disabled else 3) and "Traceback" not in said.err and "internal" not in said.err
         if not fits or missing or not (case.disabled or 1 <= len(lines) <= 6):
