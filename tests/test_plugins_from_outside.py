@@ -385,7 +385,8 @@ def test_a_fault_inside_a_plugin_is_reported_as_the_plugins(ddfw, tmp_path, meth
     (tmp_path / "faulty.py").write_text(broken)
     done = ddfw(*tiny("--param", "mine", "--traj", "mine", "--json"), DDFW_PLUGINS="./faulty.py")
     assert done.returncode == 3 and "Traceback" not in done.stderr
-    assert re.search(r"plugin local:faulty \((param|traj) mine\) failed: AttributeError", done.stderr), done.stderr
+    kind = "param" if method == "decode" else "traj"
+    assert f"plugin local:faulty ({kind} mine) failed in {method}: AttributeError" in done.stderr, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["event"], last["status"]) == ("run_finished", "failed")
 

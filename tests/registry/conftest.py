@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pluggy
 import pytest
 
-from ddfw_registry import Catalog, Discovery, KindInfo, Plugin, discover
+from ddfw_registry import Catalog, Discovery, KindInfo, Plugin, Source, discover
 
 hookspec = pluggy.HookspecMarker("toy")
 hookimpl = pluggy.HookimplMarker("toy")
@@ -68,8 +68,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 def find() -> Callable[..., Discovery]:
     """Discovers the toy project's plugins; keyword arguments are environment variables."""
 
-    def run(validate: Callable[[Plugin], None] | None = None, **environ: str) -> Discovery:
-        return discover(project="toy", group="toy.plugins", hookspecs=Specs, environ=environ, validate=validate)
+    def run(
+        validate: Callable[[Plugin], None] | None = None,
+        harmful: Callable[[Sequence[Source]], Mapping[str, str]] | None = None,
+        **environ: str,
+    ) -> Discovery:
+        how = {"validate": validate, "harmful": harmful}
+        return discover(project="toy", group="toy.plugins", hookspecs=Specs, environ=environ, **how)
 
     return run
 

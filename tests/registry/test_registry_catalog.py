@@ -249,6 +249,8 @@ def test_a_kind_whose_hook_does_not_exist_is_refused(catalog_of):
         ("PIXEL", ["pixel"], "pixel"),
         ("ab", ["ba"], "ba"),
         ("xyz", ["pixel"], None),
+        ("classbase", ["lss"], None),
+        ("conv", ["convnet"], "convnet"),
         ("", ["pixel"], None),
         ("a" * 100_000, ["a" * 70], None),
         ("mct", [], None),

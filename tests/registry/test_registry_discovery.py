@@ -151,7 +151,33 @@ def test_a_hook_parameter_that_the_hook_does_not_have_is_a_failure(install, find
 def test_a_plugin_that_offers_no_hook_is_a_failure(install, find, value):
     """Forgetting the marker would make a plugin that is listed as working and does nothing."""
     install("toy-broken", {"toy_broken": "nothing = None\nnumber = 3\ndef toy_register_sources(): ..."}, {"x": value})
-    assert "offers no hook" in only_failure(find()).error
+    error = only_failure(find()).error
+    assert "offers no hook" in error
+    assert ("toy_register_sources lacks the decorator @hookimpl" in error) == (value == "toy_broken")
+
+
+def test_a_plugin_that_would_end_the_process_is_not_imported(install, find):
+    """One plugin that calls os._exit would end every command, with whatever exit code it likes."""
+    install("toy-broken", {"toy_broken": "import os\nos._exit(0)\n"}, {"x": "toy_broken"})
+    install("toy-good", {"toy_good": GOOD}, {"a": "toy_good"})
+    asked = []
+
+    def harmful(sources):
+        asked.extend(source.identity for source in sources)
+        return {"toy-broken:x": "it ends the process"}
+
+    found = find(harmful=harmful)
+    assert asked == ["toy-broken:x", "toy-good:a"]
+    assert identities(found.plugins) == ["toy-good:a"]
+    failure = only_failure(found)
+    assert (failure.stage, failure.error) == ("load", "it ends the process")
+
+
+def test_what_a_plugin_prints_goes_to_standard_error(install, find, capsys):
+    """A print() that was left in a plugin would stand in the middle of JSON."""
+    install("toy-good", {"toy_good": "print('noise')\n" + GOOD}, {"a": "toy_good"})
+    find()
+    assert capsys.readouterr() == ("", "noise\n")
 
 
 def test_two_distributions_may_use_one_entry_point_name(install, find):

@@ -36,7 +36,9 @@ def name_plugins(values: Sequence[str]) -> None:
     _ask_again()
     for failure in catalog.plugins().failures:
         if failure.value in named:
-            raise PluginError(f"plugin {failure.identity} ({failure.value}) does not work: {failure.error}")
+            raise PluginError(
+                f"plugin {failure.identity} ({failure.value}) does not work: {failure.error}{_file_meant(failure.value)}"
+            )
 
 
 def forget_named_plugins() -> None:
@@ -54,6 +56,11 @@ def forget_named_plugins() -> None:
 def plugins_are_named() -> bool:
     """Whether this command line has named plugins by `--plugin`."""
     return bool(_before)
+
+
+def _file_meant(value: str) -> str:
+    """A question after the file in this folder that has a module's name; "" if there is none."""
+    return f". Did you mean ./{value}.py?" if os.sep not in value and Path(f"{value}.py").is_file() else ""
 
 
 def _absolute(value: str) -> str:

@@ -22,7 +22,8 @@ from ddfw.contracts.labels import ask_targets
 from ddfw.contracts.observer import StepReport
 from ddfw.contracts.parameterization import ParamGroup
 from ddfw.contracts.settings import OuterSettings, WindowSettings
-from ddfw.errors import DivergedError, PluginError
+from ddfw.contracts.watch import broken
+from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Distillation(Generic[PreparedT]):
     """Everything an outer step needs that does not change between steps.
 
     With several `ranks` (processes), every process draws the schedules of all ranks, identically, and its executor
-    session computes only the part of its own rank.
+    session computes only the part of its own rank. Where the network's `num_parameters` and the images' `dtype` are
+    given, segments and images have to agree with them.
     """
 
     param: AbstractParameterization
@@ -107,6 +109,8 @@ class Distillation(Generic[PreparedT]):
     window: WindowSettings
     seed: int
     ranks: int = 1
+    num_parameters: int | None = None
+    dtype: torch.dtype | None = None
 
     def start(
         self, params: Params, label_params: Params, dtype: torch.dtype, step_size: float | None = None
@@ -141,9 +145,10 @@ class Distillation(Generic[PreparedT]):
             schedules.append(self.schedule(draw))
         used, schedules = self._rows_used(schedules)
 
-        leaves, label_leaves = _with_grad(learned.params), _with_grad(learned.label_params)
-        images = self.param.decode(leaves, used)
-        targets = ask_targets(self.labels, label_leaves, used, images.dtype).to(images.dtype)
+        leaves, label_leaves = with_grad(learned.params), with_grad(learned.label_params)
+        images, targets = self._set(leaves, label_leaves, used)
+        if not images.requires_grad:
+            raise broken(self.param, "decode", "the images do not depend on the parameters (detached?)")
         found = self.session.meta_gradient(
             Problem(
                 images=images.detach(),
@@ -157,7 +162,10 @@ class Distillation(Generic[PreparedT]):
         skipped = self.outer.skip_above is not None and not float(found.loss) <= self.outer.skip_above
         if not skipped:
             _require_finite(found, state.step)
-            _pull_back(found, images, targets, self.param.penalty(leaves), (leaves, label_leaves))
+            penalty = self.param.penalty(leaves)
+            if penalty is not None and (not isinstance(penalty, Tensor) or penalty.ndim != 0):
+                raise broken(self.param, "penalty", "has to return a scalar tensor, or None")
+            _pull_back(found, images, targets, penalty, (leaves, label_leaves))
             self._update(state, leaves, label_leaves, found.step_size)
             self._average(state)
         report = StepReport(
@@ -176,8 +184,20 @@ class Distillation(Generic[PreparedT]):
         """All n images [n, C, H, W] and their label probabilities [n, m] of a learned set, without gradients."""
         index = torch.arange(self.layout.num_images, device=self.session.device)
         with torch.no_grad():
-            images = self.param.decode(learned.params, index)
-            return images, ask_targets(self.labels, learned.label_params, index, images.dtype).to(images.dtype)
+            return self._set(learned.params, learned.label_params, index)
+
+    def _set(self, params: Params, label_params: Params, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The images [B, C, H, W] of these numbers and their targets [B, m], in the shapes that the layout announced."""
+        images, dtype = self.param.decode(params, index), self.dtype
+        expected = (len(index), *self.layout.spec.shape)
+        if tuple(images.shape) != expected or (dtype is not None and images.dtype != dtype):
+            words = f"decodes to {list(images.shape)} {images.dtype}, its layout says {list(expected)} {dtype or ''}"
+            raise broken(self.param, "decode", words.rstrip())
+        targets = ask_targets(self.labels, label_params, index, images.dtype)
+        if tuple(targets.shape) != (len(index), self.layout.spec.num_classes):
+            words = f"gives targets {list(targets.shape)}, expected {[len(index), self.layout.spec.num_classes]}"
+            raise broken(self.labels, "targets", words)
+        return images, targets.to(images.dtype)
 
     def _optimisers(self, learned: Learned) -> Iterable[torch.optim.Optimizer]:
         settings: dict[str, list[dict[str, Any]]] = {"sgd": [], "adam": []}
@@ -198,10 +218,12 @@ class Distillation(Generic[PreparedT]):
         low = self.window.min_start
         segment = self.traj.segment(self.trajectories, low, high, rng)
         if not low <= segment.start_epoch < high or segment.start.shape != segment.target.shape:
-            raise PluginError(
-                f"traj {self.traj.name} gave a segment from epoch {segment.start_epoch:g} with start "
-                f"{tuple(segment.start.shape)} and target {tuple(segment.target.shape)}; the window is [{low}, {high})"
-            )
+            words = f"gave a segment from epoch {segment.start_epoch:g} with start {tuple(segment.start.shape)}"
+            words = f"{words} and target {tuple(segment.target.shape)}; the window is [{low}, {high})"
+            raise broken(self.traj, "segment", words)
+        if self.num_parameters not in (None, segment.start.numel()):
+            words = f"gave a segment of {segment.start.numel()} parameters, the network has {self.num_parameters}"
+            raise broken(self.traj, "segment", words)
         return segment
 
     def schedule(self, draw: int) -> Schedule:
@@ -269,7 +291,7 @@ class Distillation(Generic[PreparedT]):
             directions = self.param.direction(params, gradients)
         for key, direction in directions.items():
             if key not in gradients or direction.shape != gradients[key].shape:
-                raise PluginError(f"param {self.param.name} gave a direction for {key!r} that fits no gradient")
+                raise broken(self.param, "direction", f"gave a direction for {key!r} that fits no gradient")
             leaves[key].grad = direction
 
 
@@ -324,7 +346,7 @@ def _torch_group(tensors: Params, group: ParamGroup) -> dict[str, Any]:
     return {"params": [tensors[key] for key in group.keys], "lr": group.lr, name: value}
 
 
-def _with_grad(tensors: Params) -> Mapping[str, Tensor]:
+def with_grad(tensors: Params) -> Mapping[str, Tensor]:
     """Leaves of autograd that share the tensors' storage; integer tensors are returned unchanged."""
     return {k: v.detach().requires_grad_() if v.is_floating_point() else v for k, v in tensors.items()}
 
@@ -337,8 +359,6 @@ def _pull_back(
     if targets.requires_grad:
         outputs, cotangents = [*outputs, targets], [*cotangents, found.targets]
     if penalty is not None:
-        if not isinstance(penalty, Tensor) or penalty.ndim != 0:
-            raise PluginError("a parameterisation's penalty has to be a scalar tensor")
         outputs, cotangents = [*outputs, penalty], [*cotangents, torch.ones_like(penalty)]
     wanted = [t for tensors in leaves for t in tensors.values() if t.is_floating_point()]
     gradients = torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True)

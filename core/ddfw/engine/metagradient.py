@@ -22,9 +22,9 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.contracts.executor import MetaGradient
+from ddfw.contracts.watch import broken
 from ddfw.engine.inner import EagerSteps, Network, StepGraph, StepPullback
 from ddfw.engine.interruption import stop_if_wanted
-from ddfw.errors import PluginError
 
 if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
@@ -109,9 +109,12 @@ def meta_gradient(
         unroll = _Unroll(network, augmentation, problem, schedule, steps, through_theta=method == "exact")
         graphs, path = unroll.forward(segment.start, held)
         view = Path(path)
+        versions = [point._version for point in path]
         value = loss.loss(view, segment)
         if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
-            raise PluginError(f"loss {loss.name} has to return a scalar tensor that depends on the path")
+            raise broken(loss, "loss", "it has to return a scalar tensor that depends on the path")
+        if versions != [point._version for point in path]:
+            raise broken(loss, "loss", "it changes the path in place; work on a copy, such as path[-1].clone()")
         unroll.backward(path, graphs, view.cotangents(value), sums)
         sums.loss.add_(value.detach())
     scale = 1 / len(segments)

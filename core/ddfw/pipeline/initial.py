@@ -10,9 +10,10 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.contracts.labels import ask_targets
-from ddfw.engine.distill import Distillation, OuterState
+from ddfw.contracts.watch import broken
+from ddfw.engine.distill import Distillation, OuterState, with_grad
 from ddfw.engine.experts import recognised_first
-from ddfw.errors import PluginError, option_errors_at
+from ddfw.errors import option_errors_at
 from ddfw.pipeline.prepare import Plan
 from ddfw.pipeline.warm_start import WarmStart, _alike
 from ddfw.randomness import Stream, generator
@@ -72,6 +73,8 @@ def initial_state(
         window=config.window,
         seed=config.run.seed,
         ranks=ranks,
+        num_parameters=plan.network.num_parameters,
+        dtype=plan.dtype,
     )
     real = warm.images if warm is not None else plan.real(train)
     real = evolve(real, images=real.images.to(plan.dtype))
@@ -94,7 +97,7 @@ def initial_state(
     return Start(distillation=distillation, state=distillation.start(params, label_params, plan.dtype, step_size))
 
 
-def _check_groups(what: str, tensors: Params, groups: Sequence[ParamGroup]) -> None:
+def _check_groups(component: Any, tensors: Params, groups: Sequence[ParamGroup]) -> None:
     """Refuses optimiser groups that name tensors which do not exist, or which cannot be optimised.
 
     Raises:
@@ -103,7 +106,8 @@ def _check_groups(what: str, tensors: Params, groups: Sequence[ParamGroup]) -> N
     there = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
     for key in (key for group in groups for key in group.keys):
         if key not in there:
-            raise PluginError(f"{what}: param_groups names {key!r}, but its floating tensors are {', '.join(there)}")
+            words = f"param_groups names {key!r}, but its floating tensors are {', '.join(there) or 'none'}"
+            raise broken(component, "param_groups", words)
 
 
 def count_floats(tensors: Mapping[str, Tensor]) -> int:
@@ -117,38 +121,40 @@ def _check_images(plan: Plan, images: Tensor) -> None:
     Raises:
         PluginError: the decoded images have another shape or dtype.
     """
-    config, layout = plan.config, plan.layout
-    expected = (layout.num_images, *layout.spec.shape)
+    expected = (plan.layout.num_images, *plan.layout.spec.shape)
     if tuple(images.shape) != expected or images.dtype != plan.dtype:
-        raise PluginError(
-            f"param {config.param.name} decodes to {tuple(images.shape)} {images.dtype}, "
-            f"its layout says {expected} {plan.dtype}"
-        )
+        came = f"{tuple(images.shape)} {images.dtype}"
+        raise broken(plan.config.param, "decode", f"decodes to {came}, its layout says {expected} {plan.dtype}")
 
 
 def _check_stored(plan: Plan, params: Params, label_params: Params, images: Tensor) -> None:
     """Refuses targets of a wrong shape or range, and tensors with another number of floats than the layout announced.
 
     Raises:
-        PluginError: wrong shapes, another number of floats than announced, or optimiser groups of unknown tensors.
+        PluginError: wrong shapes, another number of floats than announced, optimiser groups of unknown tensors, or
+            targets that do not depend on the tensors that are to be learned.
     """
-    config, layout = plan.config, plan.layout
+    param, labels, layout = plan.config.param, plan.config.labels, plan.layout
     index = torch.arange(layout.num_images, device=images.device)
-    targets = ask_targets(config.labels, label_params, index, plan.dtype)
+    leaves = with_grad(label_params)
+    with torch.enable_grad():
+        targets = ask_targets(labels, leaves, index, plan.dtype)
     if tuple(targets.shape) != (layout.num_images, layout.spec.num_classes):
-        raise PluginError(
-            f"labels {config.labels.name} gives targets {tuple(targets.shape)}, "
-            f"expected {(layout.num_images, layout.spec.num_classes)}"
-        )
-    rows = targets.to(plan.dtype)
+        expected = (layout.num_images, layout.spec.num_classes)
+        raise broken(labels, "targets", f"gives targets {tuple(targets.shape)}, expected {expected}")
+    rows = targets.detach().to(plan.dtype)
     if bool((rows < 0).any()) or not torch.allclose(rows.sum(dim=1), torch.ones_like(rows[:, 0]), atol=1e-3):
-        raise PluginError(f"labels {config.labels.name} gives targets that are not probabilities")
-    for what, found, announced in (
-        (f"param {config.param.name}", config.param.stored_floats(params), layout.parameter_floats),
-        (f"param {config.param.name}'s tensors", count_floats(params), layout.parameter_floats),
-        (f"labels {config.labels.name}", count_floats(label_params), layout.label_floats),
+        raise broken(labels, "targets", "gives targets that are not probabilities")
+    for component, method, found, announced in (
+        (param, "stored_floats", param.stored_floats(params), layout.parameter_floats),
+        (param, "init", count_floats(params), layout.parameter_floats),
+        (labels, "init", count_floats(label_params), layout.label_floats),
     ):
         if found != announced:
-            raise PluginError(f"{what} hold {found} floats, but the layout announced {announced}")
-    _check_groups(f"param {config.param.name}", params, config.param.param_groups(params))
-    _check_groups(f"labels {config.labels.name}", label_params, config.labels.param_groups(label_params))
+            raise broken(component, method, f"its tensors hold {found} floats, but the layout announced {announced}")
+    groups = labels.param_groups(label_params)
+    _check_groups(param, params, param.param_groups(params))
+    _check_groups(labels, label_params, groups)
+    if any(group.keys for group in groups) and not targets.requires_grad:
+        words = "the targets do not depend on the parameters (detached?), although param_groups names some to learn"
+        raise broken(labels, "targets", words)

@@ -114,7 +114,13 @@ def test_a_class_that_breaks_a_rule_is_named_beside_the_unknown_name(ddfw, here)
     """Broken: a component that its plugin offers would be unknown without a reason."""
     (here / "mine.py").write_text(LOSS.replace("NAME", "Power-F"))
     done = ddfw("run", "--plugin", "mine.py", "--loss", "power-f")
-    done.refused(2, "unknown matching loss 'power-f'", "plugin local:mine does not work", "Power-F")
+    done.refused(3, "unknown matching loss 'power-f'", "plugin local:mine does not work", "Power-F")
+
+
+def test_a_module_that_is_a_file_in_this_folder_is_asked_after(ddfw, here):
+    """Broken: an author who forgets `.py` would be told of a missing module, with the file before their eyes."""
+    written(here / "good_of_mine.py", "power-g")
+    ddfw("list", "--plugin", "good_of_mine").refused(3, "local:good_of_mine", "Did you mean ./good_of_mine.py?")
 
 
 def test_a_path_with_a_comma_is_refused(ddfw, here):
