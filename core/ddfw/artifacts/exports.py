@@ -17,7 +17,7 @@ from attrs import evolve
 
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
-from ddfw.artifacts.synthetic import SyntheticSet, sealed_card, space_of
+from ddfw.artifacts.synthetic import SyntheticSet, require_finite, sealed_card, space_of
 from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError, DirectoryInUseError, PluginError
 
@@ -49,8 +49,10 @@ def write_export(
 
     Raises:
         DirectoryInUseError: something is there that is not to be replaced.
+        DivergedError: the set is not finite.
         PluginError: the writer wrote nothing, or files whose names are taken, or returned no mapping.
     """
+    require_finite({"images": learned.images, "targets": learned.targets}, str(out))
     out = Path(os.path.abspath(out))
     replaced = _replaced(out, force=force)
     atomic.require_room(out)
