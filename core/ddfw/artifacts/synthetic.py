@@ -21,7 +21,7 @@ from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.tensor_file import require_finite
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.records import Card, as_card
-from ddfw.errors import DataError
+from ddfw.errors import DataError, DivergedError
 
 if TYPE_CHECKING:
     from ddfw.contracts.augmentation import AbstractAugmentation
@@ -141,8 +141,10 @@ def write_set(
 
     Returns:
         The sha256 of each file, by its name.
+
+    Raises:
+        DivergedError: a tensor is not finite; nothing is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Mapping[str, Tensor]] = {
         "params": {
             **{f"param.{k}": v for k, v in params.items()},
@@ -152,6 +154,9 @@ def write_set(
         "labels": {"targets": targets},
         **({"space": matrices} if (matrices := space.tensors()) else {}),
     }
+    for name, tensors in content.items():
+        refuse_not_finite(tensors, f"{name}.safetensors")
+    folder.mkdir(parents=True, exist_ok=True)
     hashes = {
         f"{name}.safetensors": atomic.write_tensors(
             folder / f"{name}.safetensors", tensors, {"schema": CARD_SCHEMA, "what": name}
@@ -161,6 +166,21 @@ def write_set(
     whole = {**card, "sha256": dict(hashes)}
     hashes["card.json"] = atomic.write_json(folder / "card.json", sealed_card(whole))
     return hashes
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], file: str) -> None:
+    """Refuses to write values that are not finite.
+
+    Args:
+        tensors: what would be written, by name.
+        file: the file's name, for the message.
+
+    Raises:
+        DivergedError: a tensor is not finite.
+    """
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DivergedError(f"{file} is not written: its tensor {key!r} is not finite; lower the learning rates")
 
 
 def _card_sha256(card: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import attrs
 import torch
 from attrs import evolve, frozen
 from torch import Tensor
@@ -23,7 +24,8 @@ from ddfw.contracts.observer import StepReport
 from ddfw.contracts.parameterization import ParamGroup
 from ddfw.contracts.settings import OuterSettings, WindowSettings
 from ddfw.contracts.watch import broken
-from ddfw.errors import DivergedError
+from ddfw.errors import DivergedError, config_error
+from ddfw.options import LARGEST_FLOAT
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from ddfw.contracts.trajectory import AbstractTrajectory, Segment
 
 PreparedT = TypeVar("PreparedT")
+
+#: Parameters that move by less than this share of their norm stand still: what they moved by is rounding.
+STILL = 1e-6
 
 
 @frozen(kw_only=True)
@@ -149,6 +154,7 @@ class Distillation(Generic[PreparedT]):
         images, targets = self._set(leaves, label_leaves, used)
         if not images.requires_grad:
             raise broken(self.param, "decode", "the images do not depend on the parameters (detached?)")
+        self._require_finite_images(images, state.step)
         found = self.session.meta_gradient(
             Problem(
                 images=images.detach(),
@@ -159,9 +165,11 @@ class Distillation(Generic[PreparedT]):
             ),
             segments,
         )
+        if not bool(found.loss.isfinite()):
+            _require_length(segments, state.step)
         skipped = self.outer.skip_above is not None and not float(found.loss) <= self.outer.skip_above
         if not skipped:
-            _require_finite(found, state.step)
+            self._require_finite(found, learned, state.step)
             penalty = self.param.penalty(leaves)
             if penalty is not None and (not isinstance(penalty, Tensor) or penalty.ndim != 0):
                 raise broken(self.param, "penalty", "has to return a scalar tensor, or None")
@@ -180,11 +188,23 @@ class Distillation(Generic[PreparedT]):
         )
         return evolve(state, step=state.step + 1, skipped=state.skipped + skipped), report
 
-    def decoded(self, learned: Learned) -> tuple[Tensor, Tensor]:
-        """All n images [n, C, H, W] and their label probabilities [n, m] of a learned set, without gradients."""
+    def decoded(self, learned: Learned, step: int | None = None) -> tuple[Tensor, Tensor]:
+        """All n images [n, C, H, W] and their label probabilities [n, m] of a learned set, without gradients.
+
+        Args:
+            learned: the set.
+            step: the outer step after which it is decoded, for the error.
+
+        Raises:
+            DivergedError: an image or a target is not finite, although what it is decoded from may be.
+        """
         index = torch.arange(self.layout.num_images, device=self.session.device)
         with torch.no_grad():
-            return self._set(learned.params, learned.label_params, index)
+            images, targets = self._set(learned.params, learned.label_params, index)
+        self._require_finite_images(images, step)
+        if not bool(targets.isfinite().all()):
+            raise DivergedError(f"a decoded target is not finite; lower {self._rates('labels', self.labels)}", step)
+        return images, targets
 
     def _set(self, params: Params, label_params: Params, index: Tensor) -> tuple[Tensor, Tensor]:
         """The images [B, C, H, W] of these numbers and their targets [B, m], in the shapes that the layout announced."""
@@ -199,6 +219,51 @@ class Distillation(Generic[PreparedT]):
             raise broken(self.labels, "targets", words)
         return images, targets.to(images.dtype)
 
+    def _require_finite_images(self, images: Tensor, step: int | None = None) -> None:
+        if not bool(images.isfinite().all()):
+            when = "" if step is None else f" after outer step {step}"
+            raise DivergedError(
+                f"a decoded image is not finite{when}, although its parameters are; "
+                f"lower {self._rates('param', self.param)}",
+                step=step,
+            )
+
+    def _require_finite(self, found: MetaGradient, learned: Learned, step: int) -> None:
+        for what, tensor in (
+            ("matching loss", found.loss),
+            ("image gradient", found.images),
+            ("label gradient", found.targets),
+            ("step-size gradient", found.step_size),
+        ):
+            if not bool(tensor.isfinite().all()):
+                raise DivergedError(
+                    f"the {what} is not finite at outer step {step + 1}; lower {self.what_to_lower(learned)}",
+                    step=step,
+                )
+
+    def what_to_lower(self, learned: Learned) -> str:
+        """The options that make a student trained on the set diverge, in words."""
+        if (size := float(learned.step_size)) > 10 * self.outer.step_size:
+            return f"outer.step_size_lr (the step size has grown from {self.outer.step_size:g} to {size:g})"
+        return f"outer.step_size or {self._rates('param', self.param)}"
+
+    def _rates(self, table: str, component: object) -> str:
+        """The learning rates of a component by their paths, in words."""
+        names = [f.name for f in attrs.fields(type(component)) if f.name == "lr" or f.name.startswith("lr_")]
+        set_ones = [f"{table}.{name}" for name in names if getattr(component, name) is not None]
+        return " or ".join(set_ones) or "outer.step_size"
+
+    def _what_is_not_finite(self, learned: Learned) -> str:
+        """The first of the learned tensors that is not finite, and the options to lower, in words."""
+        for what, tensors, rates in (
+            ("parameter of the images", learned.params, self._rates("param", self.param)),
+            ("parameter of the labels", learned.label_params, self._rates("labels", self.labels)),
+        ):
+            for key, tensor in tensors.items():
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    return f"the {what} {key!r} is not finite%s; lower {rates}"
+        return "the step size is not finite%s; lower outer.step_size_lr"
+
     def _optimisers(self, learned: Learned) -> Iterable[torch.optim.Optimizer]:
         settings: dict[str, list[dict[str, Any]]] = {"sgd": [], "adam": []}
         step_size = ParamGroup(keys=("",), lr=self.outer.step_size_lr, momentum=self.outer.step_size_momentum)
@@ -208,6 +273,12 @@ class Distillation(Generic[PreparedT]):
             ({"": learned.step_size}, (step_size,)),
         ):
             for group in groups:
+                if not group.lr <= LARGEST_FLOAT:
+                    paths = self._rates("param", self.param) if tensors is learned.params else "labels.lr"
+                    words = (
+                        f"{', '.join(group.keys)} would be learned at the rate {group.lr:g}, beyond float32; lower it"
+                    )
+                    raise config_error(paths, words)
                 settings[group.optimiser].append(_torch_group(tensors, group))
         yield torch.optim.SGD(settings["sgd"])
         if settings["adam"]:
@@ -278,11 +349,9 @@ class Distillation(Generic[PreparedT]):
         with torch.no_grad():
             learned.step_size.clamp_(min=self.outer.step_size_floor)
             if not learned.finite():
+                words = self._what_is_not_finite(learned) % f" after outer step {state.step + 1}"
                 learned.restore(before)
-                raise DivergedError(
-                    f"the synthetic set stopped being finite at outer step {state.step + 1}; lower the learning rates",
-                    step=state.step,
-                )
+                raise DivergedError(words, step=state.step)
 
     def _redirect(self, params: Params, leaves: Params) -> None:
         """Replaces gradients by the parameterisation's own update direction, for parameterisations that have one."""
@@ -366,15 +435,21 @@ def _pull_back(
         tensor.grad = gradient
 
 
-def _require_finite(found: MetaGradient, step: int) -> None:
-    for what, tensor in (
-        ("matching loss", found.loss),
-        ("image gradient", found.images),
-        ("label gradient", found.targets),
-        ("step-size gradient", found.step_size),
-    ):
-        if not bool(tensor.isfinite().all()):
+def stands_still(start: Tensor, end: Tensor) -> bool:
+    """Whether parameters [P] are where they were, but for rounding."""
+    return not bool((end - start).norm() > STILL * start.norm())
+
+
+def _require_length(segments: Iterable[Segment], step: int) -> None:
+    """Refuses segments that end where they start: matching losses divide by their length.
+
+    Raises:
+        DivergedError: a segment has no length.
+    """
+    for segment in segments:
+        if stands_still(segment.start, segment.target):
             raise DivergedError(
-                f"the {what} is not finite at outer step {step + 1}; lower outer.step_size or the learning rates",
+                f"expert {segment.expert} stands still from epoch {segment.start_epoch:g} to {segment.target_epoch:g}, "
+                f"so there is nothing to follow at outer step {step + 1}; raise experts.lr",
                 step=step,
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ from attrs import frozen
 
 from ddfw.artifacts.expert_store import ExpertStore, StoredExperts
 from ddfw.config.load import resolve
-from ddfw.contracts.executor import Crew, LabelledImages
+from ddfw.contracts.executor import Crew, LabelledImages, TrainedExpert
 from ddfw.contracts.observer import ExpertReport
+from ddfw.engine.distill import stands_still
 from ddfw.engine.interruption import Interrupted
-from ddfw.errors import ConfigError, ConfigProblem, StoppedError, option_errors_at
+from ddfw.errors import ConfigError, ConfigProblem, DivergedError, StoppedError, option_errors_at
 from ddfw.pipeline.limits import require_room_for_experts
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import ExpertSet, Setup, select_experts, set_up
@@ -25,6 +27,8 @@ from ddfw.process.isolation import isolated
 if TYPE_CHECKING:
     from ddfw.config.run_config import RunConfig
     from ddfw.contracts.executor import ExecutorSession
+
+logger = logging.getLogger(__name__)
 
 
 def ensure_experts(
@@ -70,7 +74,7 @@ def ensure_experts(
         if seed in index and seed not in missing:
             training.report(seed, True, index[seed].validation_accuracy)
     trained_here, over = training.run(missing, train, validation)
-    if over or crew.size > 1:
+    if missing:
         index = expert_set.store.index()
     for seed in missing if crew.size > 1 else ():
         if seed not in trained_here and seed in index:
@@ -80,7 +84,28 @@ def ensure_experts(
             f"time is over: stopped after {len(seeds) - len(absent)} of {len(seeds)} experts; "
             "the same command goes on from there"
         )
+    if crew.rank == 0 and (
+        words := _no_better_than_chance([index[seed].validation_accuracy for seed in seeds], validation)
+    ):
+        logger.warning("%s", words)
     return expert_set.store.source(seeds, setup.network, session.device, setup.dtype)
+
+
+def _no_better_than_chance(accuracies: Iterable[Sequence[float]], validation: LabelledImages) -> str:
+    """What is to be said of experts that guess; "" if they do not, or if nothing is known of them.
+
+    Args:
+        accuracies: the validation accuracies of each expert, after each epoch.
+        validation: the images on which they were measured.
+    """
+    last = [each[-1] for each in accuracies if each]
+    chance = float(validation.targets.bincount().max()) / len(validation.targets)
+    if not last or (mean := sum(last) / len(last)) > chance:
+        return ""
+    return (
+        f"the experts are no better than chance on the validation split: right on {100 * mean:.1f} %, always naming "
+        f"the largest class on {100 * chance:.1f} %; raise experts.epochs or experts.lr"
+    )
 
 
 @frozen(kw_only=True)
@@ -127,6 +152,7 @@ class _Training:
             batch = missing[first : first + at_once]
             with suppress(Interrupted), self.stopping.interrupting():
                 for expert in self.session.train_experts(settings.training, train, validation, batch, told):
+                    _require_movement(expert)
                     stored = self.expert_set.store.add(expert, self.setup.network)
                     self.report(expert.seed, False, stored.validation_accuracy)
                     here.add(expert.seed)
@@ -137,6 +163,19 @@ class _Training:
             if over := any(crew.gather(self.stopping.time_is_over)):
                 break
         return here, over
+
+
+def _require_movement(expert: TrainedExpert) -> None:
+    """Refuses an expert that no epoch changed: its path has no length, which matching losses divide by.
+
+    Raises:
+        DivergedError: its parameters are those that it began with.
+    """
+    if stands_still(expert.snapshots[0], expert.snapshots[-1]):
+        raise DivergedError(
+            f"the expert of seed {expert.seed} stands still: {len(expert.snapshots) - 1} epochs did not change its "
+            "parameters; raise experts.lr"
+        )
 
 
 @isolated

@@ -92,12 +92,13 @@ class OuterLoop:
         """Evaluates the synthetic set on the validation split, and keeps it if it is better than all before."""
         self.crew.align(moving_tensors(state).values())
         learned = state.result
-        images, targets = self.distillation.decoded(learned)
+        images, targets = self.distillation.decoded(learned, state.step)
         subject = distilled(self.plan, images, targets, float(learned.step_size), state.step)
         try:
             report = self.evaluator.select(subject, self.validation)
         except DivergedError as error:
-            raise DivergedError(f"after outer step {state.step}: {error}", step=state.step) from error
+            words = f"after outer step {state.step}: {error}: {self.distillation.what_to_lower(learned)}"
+            raise DivergedError(words, step=state.step) from error
         if report.mean > self.best.accuracy:
             if not self._is_regular(state.step):
                 self.best.regular = evolve(self.best)

@@ -15,7 +15,7 @@ from ddfw.config.recipes import recipes
 from ddfw.contracts.executor import Crew, LabelledImages
 from ddfw.contracts.observer import RunFinished, RunStarted
 from ddfw.contracts.records import Summary
-from ddfw.engine.distill import Distillation, OuterState
+from ddfw.engine.distill import Distillation, Learned, OuterState
 from ddfw.engine.experts import ExpertTeachers
 from ddfw.errors import DivergedError, OptionError, option_errors_at
 from ddfw.pipeline.evaluation.baselines import asked_baselines, distilled
@@ -290,6 +290,8 @@ class Stages:
     def _write_diverged(self, learned: Distilled, error: DivergedError) -> None:
         best, outputs = learned.best, dict[str, str]()
         kept, step = (best.learned, best.step) if error.step is None else (learned.state.result, error.step)
+        if kept is not None and kept is not best.learned and not _is_finite(learned.distillation, kept):
+            kept, step = best.learned, best.step  # which was finite when it was evaluated
         if kept is not None:
             outputs = self._files.write_set(learned.distillation, kept, step, (), {}, "diverged")
         self._files.write_ended("diverged", str(error), self.timer.seconds, outputs)
@@ -351,6 +353,14 @@ class Stages:
         reason = f"{type(error).__name__}: {error}"
         self._files.write_ended("failed", reason, self.timer.seconds, {})
         self._announce_end("failed", {"reason": reason})
+
+
+def _is_finite(distillation: Distillation[Any], learned: Learned) -> bool:
+    """Whether a learned set is finite, also decoded."""
+    with suppress(DivergedError):
+        distillation.decoded(learned)
+        return learned.finite()
+    return False
 
 
 def _require_teachers(teachers: ExpertTeachers, train: LabelledImages) -> None:

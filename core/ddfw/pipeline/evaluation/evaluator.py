@@ -296,7 +296,11 @@ def _tested(
     """The report of one row: measured now, and kept for other runs, or as it was measured before."""
     if row.cached is not None:
         return evaluator.known(row.subject, row.cached)
-    report = evaluator.test(row.subject, test, counter.row(evaluator.settings.networks))
+    try:
+        report = evaluator.test(row.subject, test, counter.row(evaluator.settings.networks))
+    except DivergedError as error:
+        options = {"full_data": "eval.full_lr"}.get(row.subject.name, "eval.baseline_lrs" if row.asked else "")
+        raise DivergedError(f"{row.subject.name}: {error}" + (f" ({options})" if options else "")) from error
     if known is not None and row.asked is not None:
         known.keep(evaluator.setup, row.asked, report)
     return report

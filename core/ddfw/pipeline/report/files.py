@@ -102,7 +102,7 @@ class RunFiles:
             The SHA-256 of each file, by its path below the run directory.
         """
         plan = self.plan
-        images, targets = distillation.decoded(learned)
+        images, targets = distillation.decoded(learned, step)
         record = card_of(plan, float(learned.step_size), step, reports, storage, status)
         hashes = synthetic.write_set(
             self.directory.synthetic, learned.params, learned.label_params, images, targets, plan.space, record
@@ -139,7 +139,7 @@ class RunFiles:
             learned: parameters, labels and step size.
             step: number of outer steps that are done.
         """
-        images, targets = distillation.decoded(learned)
+        images, targets = distillation.decoded(learned, step)
         self._write_snapshot(images, targets, self.plan.layout.images_per_class, step)
 
     def _write_snapshot(self, images: Tensor, targets: Tensor, per_class: int, step: int | None) -> None:
