@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from itertools import pairwise
 
 from ddfw.errors import DataError, OptionError, did_you_mean
 
@@ -48,7 +49,7 @@ def class_order(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
         note = "class folders are in the order of their text ({}; {} by their numbers: leading zeros give that order)"
         return tuple(text), _order_note(note, text, by_number)
     by_number = sorted(text, key=numbers.__getitem__)
-    for one, other in zip(by_number, by_number[1:], strict=False):
+    for one, other in pairwise(by_number):
         if numbers[one] == numbers[other]:
             raise DataError(f"class folders {one!a} and {other!a} hold the same number; rename or join them")
     note = "class folders are in the order of their numbers ({}; {} as text)"

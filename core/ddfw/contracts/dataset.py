@@ -75,7 +75,9 @@ class AbstractDataset(ABC):
 
     split_seed: int = option(0, validator=ge(0), help="seed of the validation split, and of a test split drawn by ddfw")
     validation: float = option(
-        0.1, validator=[gt(0.0), lt(1.0)], help="fraction of the training images used for validation, unless the data come with a validation split"
+        0.1,
+        validator=[gt(0.0), lt(1.0)],
+        help="fraction of the training images used for validation, unless the data come with a validation split",
     )
     space: Literal["standard", "none", "zca"] = option(
         "standard",

@@ -17,7 +17,6 @@ from ddfw.errors import DataError, OptionError
 from ddfw.randomness import Stream, derive_seed
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 #: Classes are called imbalanced if the largest has at least this many times the images of the smallest.
@@ -207,7 +206,9 @@ class Splits:
             DataError: splits from which no run can learn, or which contradict each other.
         """
         if len(self.class_names) != self.spec.num_classes:
-            raise DataError(f"the data have {self.spec.num_classes} classes, but {len(self.class_names)} class names")
+            raise DataError(
+                f"the data have {self.spec.num_classes} classes, but class_names has {len(self.class_names)}"
+            )
         parts = {"train": self.train, "validation": self.validation, "test": self.test._split}
         check_splits(parts, self.class_names, self.max_value)
         found = data_notes(parts, self.class_names, self.max_value)

@@ -37,8 +37,8 @@ class ImageFolder(AbstractDataset):
     others in the order of their text.
     If there are folders `train` and `test`, each holds the class folders of that split, as `val` does for validation
     (and for testing where there is no `test`); other spellings such as `Training` or `valid` mean the same. Otherwise a
-    part of all images becomes the test split. Pictures (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) may be at any depth below a class
-    folder; hidden files and files with other suffixes are ignored. Pictures are turned upright as their EXIF data say,
+    part of all images becomes the test split. Pictures (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) may be at any depth below
+    a class folder; hidden files and files with other suffixes are ignored. Pictures are turned upright as their EXIF data say,
     transparency becomes white, 16-bit values become 8-bit values, and the first frame of an animation is used.
     """
 
@@ -118,7 +118,9 @@ def _parts(folder: Path) -> tuple[dict[str, Path], list[str]]:
         return {"train": folder}, []
     for split, paths in named.items():
         if len(paths) > 1:
-            raise DataError(f"{folder}: {paths[0].name}/ and {paths[1].name}/ may both be the {split} split; rename one")
+            raise DataError(
+                f"{folder}: {paths[0].name}/ and {paths[1].name}/ may both be the {split} split; rename one"
+            )
     parts = {split: paths[0] for split, paths in named.items()}
     notes = []
     if "test" not in parts:

@@ -41,8 +41,8 @@ DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError,
 class Npz(AbstractDataset):
     """Your own images from a NumPy .npz file.
 
-    Its arrays are train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test), and, if it
-    has a validation split of its own, val_images and val_labels (or x_val and y_val).
+    Its arrays are train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test), and
+    val_images and val_labels (or x_val, y_val) if it has a validation split of its own.
     Images are [n, H, W], [n, H, W, C] or [n, C, H, W] with C = 1 or 3, uint8 or floating point; labels are integers
     from 0. Nothing in the file is executed; arrays of Python objects are an error.
     """
@@ -135,10 +135,10 @@ def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:
     images, labels = arrays[f"{which}_images"], arrays[f"{which}_labels"]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim == 2 and len(labels) == len(images):
+    if labels.ndim == 2:
         raise DataError(
-            f"{path}: {which} labels are {labels.shape}, expected [n] class numbers; save labels.argmax(axis=1) of rows "
-            "that hold a one for the class"
+            f"{path}: {which} labels are {labels.shape}, expected [n] class numbers; of rows with a one for the class "
+            "save labels.argmax(axis=1)"
         )
     if labels.ndim != 1 or images.ndim not in (3, 4) or len(labels) != len(images) or images.size == 0:
         raise DataError(
@@ -149,8 +149,8 @@ def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:
         raise DataError(f"{path}: {which} labels are {labels.dtype}, expected integers, class numbers from 0")
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise DataError(
-            f"{path}: {which} images are {images.dtype}, expected uint8 or floats; save pixels / the brightest value as "
-            "floats"
+            f"{path}: {which} images are {images.dtype}, expected uint8 or floats; save them as floats, divided by the "
+            "value of white"
         )
     if images.ndim == 3:
         images = images[:, None]
