@@ -77,15 +77,22 @@ def _order_note(words: str, taken: Sequence[str], other: Sequence[str]) -> str:
 def _numbers(names: Sequence[str]) -> dict[str, Decimal] | None:
     """The number of each name if nothing else tells the names apart, or if each begins with one; otherwise None."""
     if all(_SIGNED.fullmatch(name) for name in names):
-        return {name: Decimal(name) for name in names}
+        return _different(names, names)
     around = {tuple(_NUMBER.split(name)) for name in names}
     columns = list(zip(*(_NUMBER.findall(name) for name in names), strict=True)) if len(around) == 1 else []
     different = [column for column in columns if len(set(column)) > 1]
     if len(different) == 1:
-        return dict(zip(names, map(Decimal, different[0]), strict=True))
+        return _different(names, different[0])
     leading = [_LEADING.match(name) for name in names]
     found = {match.string: Decimal(match[1]) for match in leading if match is not None}
     return found if len(found) == len(set(found.values())) == len(names) else None
+
+
+def _different(names: Sequence[str], numbers: Sequence[str]) -> dict[str, Decimal] | None:
+    """The number of each name, None for such as 1.1 and 1.10, which may be versions rather than numbers."""
+    values = dict(zip(names, map(Decimal, numbers), strict=True))
+    same = len(set(values.values())) < len(values)
+    return None if same and any("." in number for number in numbers) else values
 
 
 def _natural(name: str) -> list[tuple[str, Decimal]]:

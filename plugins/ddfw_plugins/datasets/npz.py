@@ -60,7 +60,8 @@ class Npz(AbstractDataset):
         path = _official.find(root, self.path, Path.is_file, "data file", "set data.path")
         arrays, other = _read(path)
         train, test = _split(arrays, "train", path), _split(arrays, "test", path)
-        validation = _split(arrays, "validation", path) if "validation_images" in arrays else None
+        own = "validation_images" in arrays
+        validation = _split(arrays, "validation", path) if own else None
         for name, split in (("validation", validation), ("test", test)):
             if self.max_value is None and split is not None and train.images.dtype != split.images.dtype:
                 raise DataError(
@@ -87,7 +88,7 @@ class Npz(AbstractDataset):
             )
         if self.class_names is not None and len(self.class_names) < classes:
             raise DataError(f"{path} has {classes} classes, but class_names names {len(self.class_names)}")
-        notes = [f"{path.name} has a validation split, which is used; data.validation is not"] if validation else []
+        notes = [f"{path.name} has a validation split, which is used; data.validation is not"] if own else []
         notes += [f"other arrays of {path.name} are passed over: {', '.join(map(ascii, other[:5]))}"] if other else []
         return Splits.carve(
             train,
@@ -97,7 +98,7 @@ class Npz(AbstractDataset):
             split_seed=self.split_seed,
             max_value=brightest,
             class_names=self.class_names or [str(i) for i in range(classes)],
-            source=f"the user's file {path.name}{', with its own validation split' if validation else ''}",
+            source=f"the user's file {path.name}{', with its own validation split' if own else ''}",
             licence="not stated",
             notes=notes,
         )
