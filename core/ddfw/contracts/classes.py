@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from itertools import pairwise
 
 from ddfw.errors import DataError, OptionError, did_you_mean
 
@@ -48,7 +49,7 @@ def class_order(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
         note = "class folders are in the order of their text ({}; {} by their numbers: leading zeros give that order)"
         return tuple(text), _order_note(note, text, by_number)
     by_number = sorted(text, key=numbers.__getitem__)
-    for one, other in zip(by_number, by_number[1:], strict=False):
+    for one, other in pairwise(by_number):
         if numbers[one] == numbers[other]:
             raise DataError(f"class folders {one!a} and {other!a} hold the same number; rename or join them")
     note = "class folders are in the order of their numbers ({}; {} as text)"
@@ -76,15 +77,22 @@ def _order_note(words: str, taken: Sequence[str], other: Sequence[str]) -> str:
 def _numbers(names: Sequence[str]) -> dict[str, Decimal] | None:
     """The number of each name if nothing else tells the names apart, or if each begins with one; otherwise None."""
     if all(_SIGNED.fullmatch(name) for name in names):
-        return {name: Decimal(name) for name in names}
+        return _different(names, names)
     around = {tuple(_NUMBER.split(name)) for name in names}
     columns = list(zip(*(_NUMBER.findall(name) for name in names), strict=True)) if len(around) == 1 else []
     different = [column for column in columns if len(set(column)) > 1]
     if len(different) == 1:
-        return dict(zip(names, map(Decimal, different[0]), strict=True))
+        return _different(names, different[0])
     leading = [_LEADING.match(name) for name in names]
     found = {match.string: Decimal(match[1]) for match in leading if match is not None}
     return found if len(found) == len(set(found.values())) == len(names) else None
+
+
+def _different(names: Sequence[str], numbers: Sequence[str]) -> dict[str, Decimal] | None:
+    """The number of each name, None for such as 1.1 and 1.10, which may be versions rather than numbers."""
+    values = dict(zip(names, map(Decimal, numbers), strict=True))
+    same = len(set(values.values())) < len(values)
+    return None if same and any("." in number for number in numbers) else values
 
 
 def _natural(name: str) -> list[tuple[str, Decimal]]:

@@ -44,7 +44,7 @@ def check_splits(parts: dict[str, Split], class_names: Sequence[str], max_value:
     train = parts["train"]
     if missing := _missing(train, class_names):
         raise DataError(f"no training image of {_listed(missing)}; add some, or leave these classes out (data.classes)")
-    if len(train.labels) > 1 and bool((train.images == train.images[:1]).all()):
+    if len(train.labels) > 1 and not any(bool((image != train.images[0]).any()) for image in train.images):
         raise DataError(f"all {len(train.labels):,} training images are the same; there is nothing to learn from them")
 
 
@@ -150,4 +150,7 @@ def _copies(found: Iterable[tuple[int, int]], known: dict[int, int]) -> tuple[in
 
 def _contents(split: Split) -> Iterator[int]:
     """A hash of each image, for comparisons within this process."""
-    return (hash(image.tobytes()) for image in split.images.contiguous().numpy())
+    import torch
+
+    rows = split.images.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
+    return (hash(row.tobytes()) for row in rows)

@@ -206,7 +206,9 @@ class Splits:
             DataError: splits from which no run can learn, or which contradict each other.
         """
         if len(self.class_names) != self.spec.num_classes:
-            raise DataError(f"the data have {self.spec.num_classes} classes, but {len(self.class_names)} class names")
+            raise DataError(
+                f"the data have {self.spec.num_classes} classes, but class_names has {len(self.class_names)}"
+            )
         parts = {"train": self.train, "validation": self.validation, "test": self.test._split}
         check_splits(parts, self.class_names, self.max_value)
         found = data_notes(parts, self.class_names, self.max_value)

@@ -64,8 +64,8 @@ def check_split(name: str, split: Split, num_classes: int, max_value: float) -> 
         )
     if str(labels.dtype) != "torch.int64" or not (str(images.dtype) == "torch.uint8" or images.is_floating_point()):
         raise DataError(
-            f"{name}: images are {images.dtype} and labels {labels.dtype}, expected uint8 or floating images and int64 "
-            "labels"
+            f"{name}: images are {images.dtype} and labels are {labels.dtype}, expected uint8 or floating images and "
+            "int64 labels"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:

@@ -52,6 +52,8 @@ def _check_facts(subject: Checked, splits: Splits) -> None:
         f"class_names has to be a tuple of {splits.spec.num_classes} different names, got {names!r}",
     )
     subject.require(splits.max_value > 0, f"max_value is {splits.max_value}; it is what the brightest pixel holds")
+    notes = isinstance(splits.notes, tuple) and all(isinstance(note, str) for note in splits.notes)
+    subject.require(notes, f"notes has to be a tuple of texts, got {splits.notes!r}")
     for fact in ("licence", "source"):
         wrong = f"load names no {fact}; the card of a learned set needs it, 'not stated' if that is the case"
         subject.require(str(getattr(splits, fact)).strip(), wrong)

@@ -37,9 +37,10 @@ class ImageFolder(AbstractDataset):
     others in the order of their text.
     If there are folders `train` and `test`, each holds the class folders of that split, as `val` does for validation
     (and for testing where there is no `test`); other spellings such as `Training` or `valid` mean the same. Otherwise a
-    part of all images becomes the test split. Pictures (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) may be at any depth below a class
-    folder; hidden files and files with other suffixes are ignored. Pictures are turned upright as their EXIF data say,
-    transparency becomes white, 16-bit values become 8-bit values, and the first frame of an animation is used.
+    part of all images becomes the test split. Pictures (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) may be at any depth below
+    a class folder; hidden files and files with other suffixes are ignored. Pictures are turned upright as their EXIF
+    data say, transparency becomes white, 16-bit values become 8-bit values, and the first frame of an animation is
+    used.
     """
 
     name: ClassVar[str] = "imagefolder"
@@ -154,9 +155,9 @@ def _require_classes(folder: Path, inner: Mapping[Path, set[str]]) -> None:
 
 
 def _shared(inner: Mapping[Path, set[str]]) -> bool:
-    """Whether a folder that is named as a split has a subfolder that another folder has too."""
+    """Whether a folder that is named as a split has several subfolders that another folder has too."""
     return any(
-        split_of(path.name) and names & other
+        split_of(path.name) and len(names & other) > 1
         for path, names in inner.items()
         for place, other in inner.items()
         if place != path

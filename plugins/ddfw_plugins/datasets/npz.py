@@ -34,8 +34,8 @@ OPTIONAL = {
 class Npz(AbstractDataset):
     """Your own images from a NumPy .npz file.
 
-    Its arrays are train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test), and, if it
-    has a validation split of its own, val_images and val_labels (or x_val and y_val).
+    Its arrays are train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, y_test), and
+    val_images and val_labels (or x_val, y_val) if it has a validation split of its own.
     Images are [n, H, W], [n, H, W, C] or [n, C, H, W] with C = 1 or 3, uint8 or floating point; labels are integers
     from 0. Nothing in the file is executed; arrays of Python objects are an error.
     """
@@ -53,7 +53,8 @@ class Npz(AbstractDataset):
         path = _official.find(root, self.path, Path.is_file, "data file", "set data.path")
         arrays, other = _read(path)
         train, test = _split(arrays, "train", path), _split(arrays, "test", path)
-        validation = _split(arrays, "validation", path) if "validation_images" in arrays else None
+        own = "validation_images" in arrays
+        validation = _split(arrays, "validation", path) if own else None
         for name, split in (("validation", validation), ("test", test)):
             if self.max_value is None and split is not None and train.images.dtype != split.images.dtype:
                 raise DataError(
@@ -80,7 +81,7 @@ class Npz(AbstractDataset):
             )
         if self.class_names is not None and len(self.class_names) < classes:
             raise DataError(f"{path} has {classes} classes, but class_names names {len(self.class_names)}")
-        notes = [f"{path.name} has a validation split, which is used; data.validation is not"] if validation else []
+        notes = [f"{path.name} has a validation split, which is used; data.validation is not"] if own else []
         notes += [f"other arrays of {path.name} are passed over: {', '.join(map(ascii, other[:5]))}"] if other else []
         return Splits.carve(
             train,
@@ -90,7 +91,7 @@ class Npz(AbstractDataset):
             split_seed=self.split_seed,
             max_value=brightest,
             class_names=self.class_names or [str(i) for i in range(classes)],
-            source=f"the user's file {path.name}{', with its own validation split' if validation else ''}",
+            source=f"the user's file {path.name}{', with its own validation split' if own else ''}",
             licence="not stated",
             notes=notes,
         )
@@ -110,10 +111,10 @@ def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:
     images, labels = arrays[f"{which}_images"], arrays[f"{which}_labels"]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim == 2 and len(labels) == len(images):
+    if labels.ndim == 2:
         raise DataError(
-            f"{path}: {which} labels are {labels.shape}, expected [n] class numbers; save labels.argmax(axis=1) of rows "
-            "that hold a one for the class"
+            f"{path}: {which} labels are {labels.shape}, expected [n] class numbers; of rows with a one for the class "
+            "save labels.argmax(axis=1)"
         )
     if labels.ndim != 1 or images.ndim not in (3, 4) or len(labels) != len(images) or images.size == 0:
         raise DataError(
@@ -124,8 +125,8 @@ def _split(arrays: dict[str, np.ndarray], which: str, path: Path) -> Split:
         raise DataError(f"{path}: {which} labels are {labels.dtype}, expected integers, class numbers from 0")
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise DataError(
-            f"{path}: {which} images are {images.dtype}, expected uint8 or floats; save pixels / the brightest value as "
-            "floats"
+            f"{path}: {which} images are {images.dtype}, expected uint8 or floats; save them as floats, divided by the "
+            "value of white"
         )
     if images.ndim == 3:
         images = images[:, None]
