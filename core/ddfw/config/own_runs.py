@@ -32,10 +32,12 @@ def remember_run(text: str) -> None:
     # A run is not worth less on a machine where the home folder is missing or full: its directory then counts as one
     # from elsewhere, which --trust-config answers.
     with contextlib.suppress(OSError):
+        if file.exists() and not file.is_file():
+            return
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         where = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(where, f"{_sha256(text)}\n".encode())
+            os.write(where, f"\n{_sha256(text)}\n".encode())  # on a line of its own, whatever stands before it
         finally:
             os.close(where)
 
@@ -46,8 +48,9 @@ def is_own_run(text: str) -> bool:
     Args:
         text: the text of config.toml.
     """
+    file = own_runs_file()
     try:
-        known = own_runs_file().read_text(encoding="ascii", errors="replace")
+        known = file.read_text(encoding="ascii", errors="replace") if file.is_file() else ""
     except OSError:
         return False
     return _sha256(text) in known.split()
