@@ -247,4 +247,4 @@ def _offers(kind: str, title: str, record: Mapping[str, Any], made: Callable[[di
 
 def _failure(row: Mapping[str, Any]) -> PluginFailure:
     keys = ("identity", "name", "distribution", "version", "value", "stage", "error")
-    return PluginFailure(*(row[key] for key in keys), row.get("kind", ""))
+    return PluginFailure(**{key: row[key] for key in keys}, kind=row.get("kind", ""))
