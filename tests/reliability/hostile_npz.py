@@ -59,8 +59,12 @@ def _members() -> dict[str, bytes]:
 
 def _odd_member(rng: random.Random, canary: Path, whole: bytes) -> bytes:
     """Something in place of an array."""
-    shape = rng.choice(["(12, 4, 5)", "(10**9,)", "(2**62, 4)", "(-3, 4)", "(4.0,)", "()", "(True,)", "12", "(1,) * 99", "None"])
-    descr = rng.choice(["'|u1'", "'<f4'", "'|O'", "'<U999999999'", "'<V9'", "[('a', '<f4')]", "'>f8'", "'<c8'", "'<M8[s]'", "'?'", "3"])
+    shape = rng.choice(
+        ["(12, 4, 5)", "(10**9,)", "(2**62, 4)", "(-3, 4)", "(4.0,)", "()", "(True,)", "12", "(1,) * 99", "None"]
+    )
+    descr = rng.choice(
+        ["'|u1'", "'<f4'", "'|O'", "'<U999999999'", "'<V9'", "[('a', '<f4')]", "'>f8'", "'<c8'", "'<M8[s]'", "'?'", "3"]
+    )
     text = f"{{'descr': {descr}, 'fortran_order': {rng.choice(['False', 'True', '3'])}, 'shape': {shape}, }}"
     with_nan = np.full((12, 4, 5), rng.choice([np.nan, np.inf, -1.0, 1e30, 2.0]))
     return rng.choice(
@@ -160,7 +164,11 @@ def cases(place: Path, rng: random.Random, count: int) -> Iterator[tuple[str, li
         shutil.copy(data, export / "set.npz")
         reseal(export)
         yield f"a bomb in {name}, {data.stat().st_size:,} bytes", readers
-    for kind, make in (("a pipe", os.mkfifo), ("a link to /dev/zero", lambda p: os.symlink("/dev/zero", p)), ("a folder", os.mkdir)):
+    for kind, make in (
+        ("a pipe", os.mkfifo),
+        ("a link to /dev/zero", lambda p: os.symlink("/dev/zero", p)),
+        ("a folder", os.mkdir),
+    ):
         for path in (data, export / "set.npz"):
             path.unlink(missing_ok=True)
             make(path)
