@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import os
 import pickle
 import random
@@ -42,7 +41,16 @@ MEMBERS = [f"{FOLDER}/data_batch_1", f"{FOLDER}/test_batch"]
 def _entry(rng: random.Random) -> tuple[tarfile.TarInfo, bytes]:
     """A member that an archive should not have."""
     name = rng.choice(
-        ["../canary", f"{FOLDER}/../../canary", "/tmp/canary-ddfw", *MEMBERS, f"{FOLDER}/x", "n" * 100_000, "\u202ecanary", "a\nb"]
+        [
+            "../canary",
+            f"{FOLDER}/../../canary",
+            "/tmp/canary-ddfw",
+            *MEMBERS,
+            f"{FOLDER}/x",
+            "n" * 100_000,
+            "\u202ecanary",
+            "a\nb",
+        ]
     )
     info = tarfile.TarInfo(name)
     kinds = (tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
@@ -51,7 +59,9 @@ def _entry(rng: random.Random) -> tuple[tarfile.TarInfo, bytes]:
     content = bytes(rng.choice([0, 1, 1000, 50_000_000])) if info.type == tarfile.REGTYPE else b""
     info.size = len(content)
     if rng.random() < 0.3:
-        info.pax_headers = {rng.choice(["comment", "path", "size", "GNU.sparse.map"]): rng.choice(["1", "-1", "x" * 3_000_000])}
+        info.pax_headers = {
+            rng.choice(["comment", "path", "size", "GNU.sparse.map"]): rng.choice(["1", "-1", "x" * 3_000_000])
+        }
     return info, content
 
 
@@ -229,7 +239,9 @@ def _zeros(size: int) -> bytes:
 
 def _saved(form: str, size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)).convert(mode).save(buffer, form, **options)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)).convert(mode).save(
+        buffer, form, **options
+    )
     return buffer.getvalue()
 
 
@@ -290,7 +302,10 @@ def _pictures(place: Path, rng: random.Random, count: int) -> Iterator[Case]:
             make(path)
         yield f"a picture that is {name}", readers
     for number, content in enumerate(_bombs()):
-        yield f"picture bomb {number} of {len(content):,} bytes", give(lambda p, content=content: p.write_bytes(content))
+        yield (
+            f"picture bomb {number} of {len(content):,} bytes",
+            give(lambda p, content=content: p.write_bytes(content)),
+        )
     for number in range(count):
         content = _damaged(rng.choice(list(whole.values())), rng)
         yield f"picture {number}", give(lambda p, content=content: p.write_bytes(content))

@@ -56,7 +56,9 @@ def sound(found: object) -> None:
 
 def run(cases: Iterator[tuple[str, list[Callable[[], object]]]]) -> dict[str, object]:
     """Reads every case by each of its readers and counts the outcomes."""
-    count = SimpleNamespace(cases=0, calls=0, read=0, refused=0, foreign=[], slowest_s=0.0, slowest="", peak_mb=0.0, peak="")
+    count = SimpleNamespace(
+        cases=0, calls=0, read=0, refused=0, foreign=[], slowest_s=0.0, slowest="", peak_mb=0.0, peak=""
+    )
     for name, readers in cases:
         count.cases += 1
         for read in readers:
@@ -73,10 +75,10 @@ def run(cases: Iterator[tuple[str, list[Callable[[], object]]]]) -> dict[str, ob
                     count.foreign.append(f"{name} was refused: {error}")
                 if "\n" in str(error) or len(str(error)) > 5000:
                     count.foreign.append(f"{name}: a message of {len(str(error))} characters or several lines")
-            except BaseException as error:  # noqa: BLE001 a library's panic is no Exception
+            except BaseException as error:  # a library's panic is no Exception
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                said = f"{name}: {type(error).__name__} {str(error)[:150]} at {where.filename.rpartition('/')[2]}:{where.lineno}"
-                count.foreign.append(said)
+                place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
+                count.foreign.append(f"{name}: {type(error).__name__} {str(error)[:150]} at {place}")
             seconds, taken = time.perf_counter() - start, (_memory("VmHWM") - before) / 1e6
             if seconds > count.slowest_s:
                 count.slowest_s, count.slowest = round(seconds, 3), name
@@ -97,7 +99,7 @@ def main(folder: Path, counts: dict[str, int]) -> None:
         found[group] = run(GROUPS[group](place, random.Random(group), number))
         found[group]["canaries"] = sorted(str(p) for p in folder.rglob("canary*"))
         shutil.rmtree(place)
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":

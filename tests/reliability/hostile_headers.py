@@ -1,4 +1,4 @@
-"""Mutated safetensors headers of learned sets, exports, experts, snapshots and checkpoints, with hashes that fit them."""
+"""Mutated safetensors headers of sets, exports, experts, snapshots and checkpoints, with hashes that fit them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def sha256(path: Path) -> str:
 def reseal(folder: Path) -> None:
     """Gives a card the hashes of the files beside it, as an attacker would."""
     card = json.loads((folder / "card.json").read_text())
-    card["sha256"] = {name: sha256(folder / name) if (folder / name).is_file() else h for name, h in card["sha256"].items()}
+    card["sha256"] = {
+        name: sha256(folder / name) if (folder / name).is_file() else h for name, h in card["sha256"].items()
+    }
     card.pop("card_sha256")
     (folder / "card.json").write_text(json.dumps(sealed_card(card)))
 
@@ -71,7 +73,9 @@ def _changed(value: Any, rng: random.Random) -> Any:
     elif how < 0.75:
         del place[last]
     elif how < 0.9 and isinstance(place, dict):
-        place[rng.choice(["images", "targets", "snapshots", "mean", "", "__metadata__", "é", "x" * 500])] = place.pop(last)
+        place[rng.choice(["images", "targets", "snapshots", "mean", "", "__metadata__", "é", "x" * 500])] = place.pop(
+            last
+        )
     elif isinstance(place, dict):
         place[rng.choice(["more", "__metadata__", "zz"])] = rng.choice([*place.values(), *ODD])
     else:
@@ -88,7 +92,11 @@ def _text(header: bytes, rng: random.Random) -> bytes:
         case 1:
             return header[:at] + bytes([rng.randrange(256)]) + header[at + 1 :]
         case 2:
-            return header[:at] + rng.choice([b"[", b"{", b'"', b",", b"9" * 5000, b"\\ud800", b"\xff", b"NaN"]) + header[at:]
+            return (
+                header[:at]
+                + rng.choice([b"[", b"{", b'"', b",", b"9" * 5000, b"\\ud800", b"\xff", b"NaN"])
+                + header[at:]
+            )
         case 3:
             depth = rng.choice([100, 5000, 100_000])
             return b'{"a":' * depth + b"1" + b"}" * depth
@@ -126,7 +134,11 @@ def mutated(whole: bytes, rng: random.Random) -> bytes:
         data = data[:at] + word + data[at + 4 :]
     else:
         data = rng.choice([data[: rng.randrange(len(data) + 1)], data + bytes(rng.randrange(1, 99)), b""])
-    said = len(header) if rng.random() < 0.95 else rng.choice([0, 1, 2, len(header) - 1, len(header) + 1, 2**31, 2**63, 2**64 - 1])
+    said = (
+        len(header)
+        if rng.random() < 0.95
+        else rng.choice([0, 1, 2, len(header) - 1, len(header) + 1, 2**31, 2**63, 2**64 - 1])
+    )
     return struct.pack("<Q", said) + header + data
 
 
@@ -172,10 +184,18 @@ def _subjects(place: Path) -> list[tuple[Path, Callable[[], None], list[Callable
     found: list[tuple[Path, Callable[[], None], list[Callable[[], object]]]] = []
     run = Path(shutil.copytree(OLD / "run", place / "run"))
     for name in ("images", "labels", "params"):
-        readers = [lambda: ddfw.load(run), lambda: read_learned(run)[0]] if name != "params" else [lambda: _learned(run)]
+        readers = (
+            [lambda: ddfw.load(run), lambda: read_learned(run)[0]] if name != "params" else [lambda: _learned(run)]
+        )
         found.append((run / "synthetic" / f"{name}.safetensors", lambda: reseal(run / "synthetic"), readers))
     export = Path(shutil.copytree(OLD / "exports" / "safetensors", place / "export"))
-    found.append((export / "set.safetensors", lambda: reseal(export), [lambda: ddfw.load(export), lambda: ddfw.read_images(export)]))
+    found.append(
+        (
+            export / "set.safetensors",
+            lambda: reseal(export),
+            [lambda: ddfw.load(export), lambda: ddfw.read_images(export)],
+        )
+    )
     white = _whitened(place / "white")
     found.append((white / "space.safetensors", lambda: reseal(white), [lambda: ddfw.load(white)]))
     network = Network(ddfw.load(OLD / "run").network())
@@ -185,7 +205,13 @@ def _subjects(place: Path) -> list[tuple[Path, Callable[[], None], list[Callable
     found.append((run / "steps" / "step-000003.safetensors", lambda: None, [lambda: read_snapshot(run, 3)]))
     folder = place / "checkpoints"
     write_checkpoint(folder, 4, {"a": torch.rand(4, 3).T, "b": torch.arange(5)}, {"history": [1, 2.5, {"x": "y"}]})
-    found.append((folder / "step-000004.safetensors", lambda: _point(folder), [lambda: dict(read_checkpoint(folder, latest(folder)).record)]))
+    found.append(
+        (
+            folder / "step-000004.safetensors",
+            lambda: _point(folder),
+            [lambda: dict(read_checkpoint(folder, latest(folder)).record)],
+        )
+    )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Files from strangers: whatever is in them, they are read soundly or refused in words, at once and in little memory."""
+"""Files from strangers: whatever is in them, they are read soundly or refused in words, fast and in little memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ SCRIPT = Path(__file__).with_name("hostile_files.py")
 MEGABYTES, SECONDS = 200, 10
 GROUPS = ("headers", "npz", "others")
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read in /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read in /proc"
+)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from ddfw.contracts.records import Card
 from ddfw.errors import ConfigError, DataError, OptionError, PluginError, RegistryError, did_you_mean
 from ddfw.process.isolation import isolated
 
+#: Files of sets that hold no images: what a run stores, a training space, and the labels of a run's own set.
+_BESIDE, _LABELS = ("params.safetensors", "space.safetensors"), "labels.safetensors"
+
 
 @isolated
 def load(run: str | Path) -> SyntheticSet:
@@ -46,7 +50,7 @@ def load(run: str | Path) -> SyntheticSet:
     if folder is None:
         there = "no run and no export" if path.exists() else "missing"
         raise DataError(f"{path} is {there}; expected a run directory or an export")
-    found = checked_image_set(_read_folder(folder), path)
+    found = _read_folder(folder)
     assert found.space is not None and found.step_size is not None and found.step is not None  # its card says so
     names, dtype = found.class_names or (), found.images.dtype
     if found.targets.ndim == 1:  # long lists of images and of names would make a table of both
@@ -99,7 +103,13 @@ def export(learned: SyntheticSet | str | Path, form: str, out: str | Path, *, fo
     offer = formats().get(form, "--format")
     if not offer.item.writer:
         raise OptionError(f"the format {form} can be read and not written; take another --format")
-    learned = learned if isinstance(learned, SyntheticSet) else load(learned)
+    if not isinstance(learned, SyntheticSet):
+        learned = load(learned)
+    values = learned.images.isfinite().all() and learned.targets.isfinite().all()
+    if not (bool(values) and 0 < learned.step_size < math.inf):
+        raise DataError(
+            f"the set has values that are no numbers, or the step size {learned.step_size}; nothing was written"
+        )
     return write_export(learned, form, imported(offer.item.writer, offer.plugin), Path(out), force=force)
 
 
@@ -117,18 +127,26 @@ def read_images(path: str | Path, *, lr: float | None = None) -> ImageSet:
     """
     path = Path(path)
     folder = None if path.is_file() and _recognised(path) else _folder_with_card(path)
-    found = _read_files(path) if folder is None else _read_folder(folder)
-    return checked_image_set(found if lr is None else evolve(found, step_size=lr), path)
+    return checked_image_set(_with_lr(_read_files(path), lr), path) if folder is None else _read_folder(folder, lr)
 
 
-def _read_folder(folder: Path) -> ImageSet:
-    """The set in a folder with a card: a run's own, or an export."""
+def _with_lr(found: ImageSet, lr: float | None) -> ImageSet:
+    return found if lr is None else evolve(found, step_size=lr)
+
+
+def _read_folder(folder: Path, lr: float | None) -> ImageSet:
+    """The set in a folder with a card, checked: a run's own, or an export."""
     card = read_card(folder)
     try:
         form = card.format
     except TypeError as error:
         raise DataError(f"{folder / 'card.json'} garbles {error}") from error
-    return read_with_card(folder, card, _reader(form, folder) if form else read_synthetic)
+    found = read_with_card(folder, card, _reader(form, folder) if form else read_synthetic)
+    own = [name for name in card.hashes if name not in (*_BESIDE, _LABELS)]
+    labels = folder / _LABELS if _LABELS in card.hashes else None
+    return checked_image_set(
+        _with_lr(found, lr), folder / own[0] if len(own) == 1 else folder, labels=labels, card=folder / "card.json"
+    )
 
 
 def _folder_with_card(path: Path) -> Path | None:

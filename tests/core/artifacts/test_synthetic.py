@@ -25,7 +25,7 @@ def written(tmp_path):
     """A made-up set in tmp_path/run/synthetic, with what went into it."""
     rng = torch.Generator().manual_seed(0)
     images = torch.randn(4, 1, 3, 3, generator=rng)
-    targets = torch.rand(4, 2, generator=rng)
+    targets = torch.rand(4, 2, generator=rng).softmax(dim=1)
     params = {"cores": torch.randn(4, 5, generator=rng), "order": torch.arange(4)}
     card = {
         "step_size": 0.0123456789012345,
