@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ddfw.artifacts.run_dir import CONFIG
 from ddfw.artifacts.synthetic import SyntheticSet, read_card, read_synthetic
 from ddfw.config.catalog import from_table
 from ddfw.config.extensions import formats, imported
+from ddfw.config.foreign import component_of_card, read_run_file
 from ddfw.contracts.augmentation import AbstractAugmentation
 from ddfw.contracts.dataset import AbstractDataset
 from ddfw.contracts.format import Format
@@ -44,6 +46,7 @@ def load(run: str | Path) -> SyntheticSet:
     found = _read_folder(folder)
     assert found.space is not None and found.step_size is not None and found.step is not None  # its card says so
     names, dtype = found.class_names or (), found.images.dtype
+    tables = _own_tables(folder)
     targets = one_hot(found.targets, len(names)) if found.targets.ndim == 1 else found.targets
     return SyntheticSet(
         images=found.space.encode(found.images * found.space.max_value, dtype) if found.pixels else found.images,
@@ -52,18 +55,34 @@ def load(run: str | Path) -> SyntheticSet:
         step=found.step,
         space=found.space,
         card=found.card,
-        augmentation=_component(found.card, "augment", AbstractAugmentation),
-        model=_component(found.card, "model", AbstractModel),
-        data=_component(found.card, "data", AbstractDataset),
+        augmentation=_component(found.card, tables, "augment", AbstractAugmentation),
+        model=_component(found.card, tables, "model", AbstractModel),
+        data=_component(found.card, tables, "data", AbstractDataset),
     )
 
 
-def _component(card: Card, kind: str, base: type) -> Any:
-    """A component as a card describes it, None where its plugin is not installed."""
-    table = card.component(kind)
+def _own_tables(folder: Path) -> Mapping[str, Any]:
+    """The configuration of a set's run, {} where there is none or the user has not run it here."""
+    path = folder.parent / CONFIG
+    if folder.name != "synthetic" or not path.is_file():
+        return {}
+    with suppress(DataError):
+        file = read_run_file(path, trust=False)
+        return file.tables if file.own else {}
+    return {}
+
+
+def _component(card: Card, own: Mapping[str, Any], kind: str, base: type) -> Any:
+    """A component as the user's own configuration describes it, or else as a card does.
+
+    None where its plugin is not installed, or where the card says what no card may: a path, or a size beyond bounds.
+    """
+    table = own.get(kind, card.component(kind))
     try:
-        return None if table is None else from_table(table, base)
-    except (ConfigError, RegistryError):
+        if table is None:
+            return None
+        return from_table(table if kind in own else component_of_card(kind, table, Path("card.json")), base)
+    except (ConfigError, DataError, RegistryError):
         return None
 
 
