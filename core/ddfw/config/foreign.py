@@ -95,6 +95,21 @@ def of_card(card: Mapping[str, Mapping[str, Any] | None], where: Path) -> dict[s
     return {kind: _component(kind, table, where) for kind, table in card.items() if table is not None}
 
 
+def component_of_card(kind: str, table: object, where: Path) -> dict[str, Any]:
+    """A network, an augmentation or a data set that a card describes, after a check of its options.
+
+    Args:
+        kind: `model`, `augment` or `data`.
+        table: its name and options.
+        where: the card's file, for messages.
+
+    Raises:
+        ConfigError: a data set with a path or an address, or a component that no plugin offers.
+        DataError: options that are wrong, or beyond what a card may say.
+    """
+    return _data(table, where, ()) if kind == "data" else _component(kind, table, where)
+
+
 def of_run(file: RunFile, said: Collection[str]) -> dict[str, Any]:
     """The tables that a configuration from outside chooses: data, network, augmentation, protocol and precision.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ddfw.artifacts.synthetic import SyntheticSet, read_card, read_synthetic
 from ddfw.artifacts.tensor_file import require_finite
 from ddfw.config.catalog import from_table
 from ddfw.config.extensions import formats, imported
+from ddfw.config.foreign import component_of_card, read_run_file
 from ddfw.contracts.augmentation import AbstractAugmentation
 from ddfw.contracts.dataset import AbstractDataset
 from ddfw.contracts.format import Format
@@ -56,6 +58,7 @@ def load(run: str | Path) -> SyntheticSet:
     if found.targets.ndim == 1:  # long lists of images and of names would make a table of both
         packed = found.images.nbytes + found.targets.nbytes
         require_honest(path, packed, 8 * len(found.images) * len(names), "export it with soft labels")
+    tables = _own_tables(folder)
     targets = one_hot(found.targets, len(names)) if found.targets.ndim == 1 else found.targets
     images = found.space.encode(found.images * found.space.max_value, dtype) if found.pixels else found.images
     require_finite(path, {"its images in training space": images})
@@ -66,18 +69,34 @@ def load(run: str | Path) -> SyntheticSet:
         step=found.step,
         space=found.space,
         card=found.card,
-        augmentation=_component(found.card, "augment", AbstractAugmentation),
-        model=_component(found.card, "model", AbstractModel),
-        data=_component(found.card, "data", AbstractDataset),
+        augmentation=_component(found.card, tables, "augment", AbstractAugmentation),
+        model=_component(found.card, tables, "model", AbstractModel),
+        data=_component(found.card, tables, "data", AbstractDataset),
     )
 
 
-def _component(card: Card, kind: str, base: type) -> Any:
-    """A component as a card describes it, None where its plugin is not installed."""
-    table = card.component(kind)
+def _own_tables(folder: Path) -> Mapping[str, Any]:
+    """The configuration of a set's run, {} where there is none or the user has not run it here."""
+    path = folder.parent / CONFIG
+    if folder.name != "synthetic" or not path.is_file():
+        return {}
+    with suppress(DataError):
+        file = read_run_file(path, trust=False)
+        return file.tables if file.own else {}
+    return {}
+
+
+def _component(card: Card, own: Mapping[str, Any], kind: str, base: type) -> Any:
+    """A component as the user's own configuration describes it, or else as a card does.
+
+    None where its plugin is not installed, or where the card says what no card may: a path, or a size beyond bounds.
+    """
+    table = own.get(kind, card.component(kind))
     try:
-        return None if table is None else from_table(table, base)
-    except (ConfigError, RegistryError):
+        if table is None:
+            return None
+        return from_table(table if kind in own else component_of_card(kind, table, Path("card.json")), base)
+    except (ConfigError, DataError, RegistryError):
         return None
 
 
@@ -134,7 +153,7 @@ def _with_lr(found: ImageSet, lr: float | None) -> ImageSet:
     return found if lr is None else evolve(found, step_size=lr)
 
 
-def _read_folder(folder: Path, lr: float | None) -> ImageSet:
+def _read_folder(folder: Path, lr: float | None = None) -> ImageSet:
     """The set in a folder with a card, checked: a run's own, or an export."""
     card = read_card(folder)
     try:

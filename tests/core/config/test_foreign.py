@@ -273,3 +273,24 @@ def test_a_run_goes_on_where_the_list_cannot_be_written(tmp_path, monkeypatch):
     os.mkfifo(own_runs_file())
     remember_run("a")
     assert not is_own_run("a")
+
+
+def test_a_loaded_set_has_the_data_of_ones_own_run_and_none_of_a_strangers_path(
+    finished, ddfw, tiny, two_archives, tmp_path
+):
+    """Broken: `learned.data` would open a file that a stranger names, or would be lost for one's own runs."""
+    import ddfw as package
+
+    words = ("--data", "npz", "--set", f"data.path={two_archives[0]}", "--set=outer.steps=0", "--set=eval.baselines=[]")
+    out = tmp_path / "run"
+    start = [w for w in tiny if w != "--set=outer.steps=3"]
+    said = ddfw(*start, *words, "--out", out, "--experts-dir", tmp_path / "experts", "-q")
+    assert said.code == 0, said.err
+    assert package.load(out).data.path == str(two_archives[0]) and package.load(out / "synthetic").data is not None
+    assert ddfw("export", out, "--format", "npz", "--out", tmp_path / "set").code == 0
+    learned = package.load(tmp_path / "set")
+    assert learned.data is None and learned.model is not None and learned.augmentation is not None
+    assert package.load(finished.out).data.name == "digits"
+    text = (out / "config.toml").read_text()
+    (out / "config.toml").write_text(text.replace("seed = 0", "seed = 5", 1))
+    assert package.load(out).data is None
