@@ -52,6 +52,7 @@ def extend(
     folder = RunDirectory(Path(directory))
     if not folder.config.is_file():
         raise DataError(f"{folder.path} is no run directory: it has no config.toml")
+    folder.config_text()  # it is ours: what is wrong in it is damage, and no slip of the user's
     config = configure(str(folder.config), {}, ()).config
     places = evolve(places or Places(), out=folder.path)
     longer = evolve(config, outer=evolve(config.outer, steps=steps))
