@@ -30,10 +30,7 @@ def printable(value: object, limit: int = LONGEST, tail: int = 0) -> str:
         limit: what is longer is cut; `…` stands for what is left out.
         tail: of a longer text, so many of its last characters stay.
     """
-    try:
-        text = value if type(value) is str else str(value)
-    except Exception:  # a plugin's `__str__` may raise, as does that of an integer of thousands of digits
-        return f"a {type(value).__name__} that cannot be shown"
+    text = _text(value)
     long = len(text) > limit
     shown = text[: limit - tail] + text[len(text) - tail :] if long else text
     if not shown.isprintable() or not _BLANK.isdisjoint(shown):
@@ -43,11 +40,12 @@ def printable(value: object, limit: int = LONGEST, tail: int = 0) -> str:
 
 def message_line(text: object) -> str:
     """A line of an error, a warning or a note as `printable`, long words and long lines cut in their middle."""
-    return printable(_WORD.sub(lambda word: f"{word[0][:250]}…{word[0][-130:]}", str(text)), 1000, 380)
+    return printable(_WORD.sub(lambda word: f"{word[0][:250]}…{word[0][-130:]}", _text(text)), 1000, 380)
 
 
-def printable_lines(text: str, limit: int = 5000) -> str:
+def printable_lines(value: object, limit: int = 5000) -> str:
     """As `printable`, of a text of several lines, which stay lines; tabs stay too."""
+    text = _text(value)
     cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
     return "".join(c if c in "\n\t" else _visible(c) for c in cut)
 
@@ -59,6 +57,13 @@ def printable_json(value: Mapping[str, Any] | Sequence[Any], indent: int | None 
         return text
     # Outside its texts, JSON has no characters but line breaks and printable ASCII.
     return "".join(c if c == "\n" or _visible(c) == c else json.dumps(c)[1:-1].replace("\x7f", "\\u007f") for c in text)
+
+
+def _text(value: object) -> str:
+    try:
+        return value if type(value) is str else str(value)
+    except Exception:  # a plugin's `__str__` may raise, as does that of an integer of thousands of digits
+        return f"a value of type {type(value).__name__} that cannot be shown"
 
 
 def _visible(character: str) -> str:

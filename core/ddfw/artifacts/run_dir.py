@@ -39,6 +39,19 @@ class RunDirectory:
         """Path of config.toml, the complete configuration of the run; it can be run again."""
         return self.path / CONFIG
 
+    def config_text(self) -> str:
+        """The text of config.toml.
+
+        Raises:
+            DataError: it is no TOML.
+        """
+        text = atomic.read_text(self.config)
+        try:
+            tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.config} is damaged: {error}") from error
+        return text
+
     @property
     def synthetic(self) -> Path:
         """Path of the folder with the learned images and labels."""
@@ -156,7 +169,7 @@ class RunDirectory:
             if self._abandoned():
                 return
             run_seals.require_config(self.path)
-            there = atomic.read_text(self.config)
+            there = self.config_text()
             if there != config_text:
                 raise DirectoryInUseError(*self._other_configuration(there, config_text))
         elif any(e.name != ".lock" and not e.name.endswith(".tmp") for e in self.path.iterdir()):
@@ -164,10 +177,7 @@ class RunDirectory:
 
     def _other_configuration(self, there: str, asked: str) -> list[str]:
         """Which settings of the run in this directory differ from those that are asked for, and the ways out."""
-        try:
-            found = differing_texts(there, asked)
-        except tomllib.TOMLDecodeError:
-            found = ()
+        found = differing_texts(there, asked)
         # Recipes are names for other settings, and options of another component or of a newer version follow from it.
         both = [d for d in found if d.path != "run.recipe" and MISSING not in (d.left, d.right)]
         told = both or list(found)

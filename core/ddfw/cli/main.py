@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import io
 import logging
 import os
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from ddfw.artifacts.run_dir import CONFIG
-from ddfw.cli.output import say
+from ddfw.cli.output import STDOUT, say
 from ddfw.cli.shared import plugin_option
 from ddfw.config.extensions import commands, imported
 from ddfw.config.listing import listing, stored_listing
@@ -59,6 +59,22 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came; like an interrupt, so that nothing that shields itself from errors swallows it."""
 
 
+class _Broken(Exception):
+    """A pipe is broken; hides that from click, which would exit with 1 wherever it broke."""
+
+    def __init__(self, error: BrokenPipeError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def _hiding_broken_pipes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _Broken(error) from error
+
+
 #: Commands of the core that ask no plugin in this process.
 _LIGHT = ("completion", "describe", "list", "plugins")
 
@@ -78,6 +94,16 @@ def _offered_to_core(name: str) -> Offers[Command] | None:
 
 class _Commands(click.Group):
     """Commands whose modules are imported when they are called: the core's own, and those of plugins."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click's own, with errors of pipes kept."""
+        with _hiding_broken_pipes():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's own, with errors of pipes kept."""
+        with _hiding_broken_pipes():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, sorted."""
@@ -114,7 +140,7 @@ class _Commands(click.Group):
         for name, owners in _offered().duplicates.items():
             summaries.setdefault(name, f"Offered by {' and '.join(owners)}: disable all but one of them.")
         with formatter.section("Commands"):
-            formatter.write_dl(sorted(summaries.items()))
+            formatter.write_dl([(printable(name), printable(summary)) for name, summary in sorted(summaries.items())])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -198,14 +224,9 @@ def invoke(arguments: list[str]) -> int:
             return _say([f"interrupted; {kept}"], INTERRUPTED)
         return _say([f"stopped by SIGTERM; {kept}"], TERMINATED)
     except OSError as error:
-        if error.filename is None and _stdout_fails():
-            if isinstance(error, BrokenPipeError):  # the reader went away (`ddfw list | head`)
-                return 0
-            return _say([_io_words(OSError(error.errno, error.strerror, "standard output"))], IO)
-        # A file that a user named, a disk that is full, or another end that is gone; without these it is ours.
-        if error.filename is not None or is_disk_error(error) or isinstance(error, BrokenPipeError):
-            return _say([_io_words(error)], IO)
-        return _internal(error, arguments)
+        return _of_system(error, arguments)
+    except _Broken as broken:
+        return _of_system(broken.error, arguments)
     except Exception as error:
         return _known(error, arguments)
     finally:
@@ -214,21 +235,27 @@ def invoke(arguments: list[str]) -> int:
         logging.getLogger("ddfw").removeHandler(shown)
 
 
-def _stdout_fails() -> bool:
-    """Whether standard output takes nothing more; if so, nothing is written to it when the process ends."""
+def _of_system(error: OSError, arguments: list[str]) -> int:
+    printing = error.filename == STDOUT or (error.filename is None and _reader_is_gone())
+    if printing:  # what is left of it must not be written, and fail, when the process ends
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # `ddfw list | head`
+            return 0
+    # A file that a user named, a disk that is full, or another end that is gone; without these it is ours.
+    if error.filename is not None or is_disk_error(error) or isinstance(error, BrokenPipeError):
+        return _say([_io_words(error)], IO)
+    return _internal(error, arguments)
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads."""
     try:
-        number = sys.stdout.fileno()
         poll = select.poll()
-        poll.register(number, 0)
-        gone = any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
-        sys.stdout.flush()
-    except (AttributeError, ValueError, io.UnsupportedOperation):  # it is closed, or no file
+        poll.register(sys.stdout.fileno(), 0)
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+    except (AttributeError, ValueError, OSError):  # it is closed, or no file
         return False
-    except OSError:
-        gone = True
-    if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    return gone
 
 
 def _io_words(error: OSError) -> str:
@@ -288,7 +315,7 @@ def _internal(error: Exception, arguments: list[str]) -> int:
     if "--traceback" in arguments and ranks.speaks(BUG):
         traceback.print_exception(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = f"{type(error).__name__}: {printable(' '.join(printable_lines(str(error)).split()))}"
+    text = f"{type(error).__name__}: {printable(' '.join(printable_lines(error).split()))}"
     place = f"at {os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"
     more = "`ddfw --traceback …` shows the whole of it"
     owner = _plugin_in(error)
@@ -331,6 +358,7 @@ def _say(lines: Sequence[object], code: int) -> int:
     if ranks.speaks(code):
         first, *others = [*lines[:5], f"... and {len(lines) - 5} more"] if len(lines) > 6 else lines or ["?"]
         prefix = click.style("error:", fg="red", bold=True) if code not in (INTERRUPTED, TERMINATED) else "ddfw:"
-        click.echo(f"{prefix} {message_line(first)}", err=True)
-        say(*others, err=True)
+        with contextlib.suppress(OSError):  # nobody reads it
+            click.echo(f"{prefix} {message_line(first)}", err=True)
+            say(*others, err=True)
     return code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ _SHORT, _FOLDED = 14, 20
 _PIPED = 1000
 #: Longest line of ordinary output.
 _LINE = 20_000
+#: What errors of printing name as their file.
+STDOUT = "standard output"
 
 
 def say(*lines: object, err: bool = False) -> None:
@@ -30,7 +34,7 @@ def say(*lines: object, err: bool = False) -> None:
         err: whether they are messages, for standard error, where long ones are cut.
     """
     for line in lines:
-        click.echo(message_line(line) if err else printable(line, _LINE), err=err)
+        _print(message_line(line) if err else printable(line, _LINE), err)
 
 
 def say_json(value: Mapping[str, Any] | Sequence[Any], indent: int | None = None) -> None:
@@ -40,7 +44,14 @@ def say_json(value: Mapping[str, Any] | Sequence[Any], indent: int | None = None
         value: what `json` can write.
         indent: spaces by which it is indented; None for one line.
     """
-    click.echo(printable_json(value, indent))
+    _print(printable_json(value, indent), err=False)
+
+
+def _print(text: str, err: bool) -> None:
+    try:
+        click.echo(text, err=err)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard error" if err else STDOUT) from error
 
 
 def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:
@@ -149,6 +160,9 @@ def _console_type() -> type[Console]:
 
     class PlainConsole(Console):
         """Writes each text as `printable` does; only styles and the console's own controls reach the terminal."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE), STDOUT)
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
             for part in super().render(renderable, options):
