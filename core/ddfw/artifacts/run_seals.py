@@ -1,9 +1,9 @@
 """What a run's files are checked against when they are read.
 
 A finished run is sealed by its manifest.json, which seals itself and holds the hashes of config.toml, summary.json,
-eval/*.json, steps/, synthetic/, images/ and metrics.jsonl. An unfinished one is sealed by checkpoints/latest.json, as far
-as it had come when the checkpoint was written. Runs of earlier versions have fewer hashes, and are checked as far as
-these go.
+eval/*.json, steps/, synthetic/, images/ and metrics.jsonl. An unfinished one is sealed by checkpoints/latest.json, as
+far as it had come when the checkpoint was written. Runs of earlier versions have fewer hashes, and are checked as far
+as these go.
 
 Nothing here imports torch, so that a folder of runs is listed at once.
 """

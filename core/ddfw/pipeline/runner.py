@@ -172,7 +172,7 @@ def _require_same_sources(config: RunConfig, places: Places, run: Path, manifest
         recorded = manifest.get(key, found)
         if recorded != found:
             raise ResumeError(
-                f"{run} is finished, but the {what} are others now: sha256 {found[:12]}…, the run had "
+                f"{run} is finished, but the {what} changed since: sha256 {found[:12]}…, the run had "
                 f"{str(recorded)[:12]}…; put the old ones back, or choose another --out for a new run"
             )
 
