@@ -155,6 +155,7 @@ from .pipeline.runner import distill as distill
 from .pipeline.runner import download_data as download_data
 from .pipeline.runner import finished as finished
 from .pipeline.runner import plan as plan
+from .pipeline.runner import require_same_sources as require_same_sources
 from .pipeline.runner import run as run
 from .pipeline.sets import export as export
 from .pipeline.sets import load as load

@@ -132,9 +132,10 @@ def _said(read: Callable[[], object]) -> str:
     except package.DataError as error:
         return str(error)
     err = getattr(said, "err", "")
-    return err if getattr(said, "code", 0) or "damaged" in err or "cut within" in err else ""
+    return err if getattr(said, "code", 0) or "warning" in err else ""
 
 
+@pytest.mark.extended
 def test_every_damage_is_found_with_the_name_of_its_file(targets, size, figures):
     """Broken: a figure that a disk or somebody changed would be printed as if it had been measured."""
     rng, began = np.random.default_rng(14), time.monotonic()

@@ -40,6 +40,16 @@ def json_sha256(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json_text(value).encode()).hexdigest()
 
 
+def spelt_alike(raw: bytes, value: Mapping[str, Any]) -> bool:
+    """Whether the numbers of a JSON text are spelt as we write them, in which other digits are never the same number.
+
+    Args:
+        raw: the text, which may have other spaces and line ends than ours.
+        value: what it holds.
+    """
+    return bool(json.loads(raw, parse_float=str) == json.loads(json_text(value), parse_float=str))
+
+
 def sealed(value: Mapping[str, Any], *, entry: str = SEAL) -> dict[str, Any]:
     """The content of a sealed JSON file.
 

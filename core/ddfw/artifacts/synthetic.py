@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.tensor_file import require_finite
+from ddfw.artifacts.seal import spelt_alike
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError, DivergedError
@@ -231,7 +232,8 @@ def read_card(folder: Path) -> Card:
     card = atomic.read_json(path)
     if "card_sha256" not in card:
         raise DataError(f"{path} lacks or garbles 'card_sha256'")
-    if card["card_sha256"] != _card_sha256(card):
+    same = card["card_sha256"] == _card_sha256(card) and spelt_alike(path.read_bytes(), card)
+    if not same:
         raise DataError(f"{path} is damaged or was edited: its content does not fit its card_sha256")
     return Card(card)
 

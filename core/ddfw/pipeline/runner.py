@@ -150,7 +150,7 @@ def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
             f"{directory.path} is finished, but was made with other code of its plugins; "
             "put that code back, or choose another --out for a new run"
         )
-    _require_same_sources(run.config, places, directory.path, manifest)
+    require_same_sources(run.config, places, directory.path)
     try:
         summary = Summary.from_json(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -158,13 +158,19 @@ def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
     return RunResult(directory=directory.path, summary=summary, already_finished=True)
 
 
-def _require_same_sources(config: RunConfig, places: Places, run: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuses to call a run finished whose data, or whose set to start from, have changed since it was made.
+def require_same_sources(config: RunConfig, places: Places, run: Path) -> None:
+    """Refuses to take over what a run found whose data, or whose set to start from, have changed since it ended.
+
+    Args:
+        config: the configuration of the run.
+        places: folders to read.
+        run: the directory of the run, which has a manifest.
 
     Raises:
         ResumeError: a hash differs from that in the run's manifest.
-        DataError: the data set or the set to start from cannot be read.
+        DataError: the data set or the set to start from cannot be read, or the manifest was changed.
     """
+    manifest = run_seals.read_manifest(run)
     with option_errors_at("data"):
         splits = config.data.splits(places.data_root)
     here = {
@@ -177,7 +183,7 @@ def _require_same_sources(config: RunConfig, places: Places, run: Path, manifest
         recorded = manifest.get(key, found)
         if recorded != found:
             raise ResumeError(
-                f"{run} is finished, but the {what} are others now: sha256 {found[:12]}…, the run had "
+                f"{run} has ended, but the {what} changed since: sha256 {found[:12]}…, the run had "
                 f"{str(recorded)[:12]}…; put the old ones back, or choose another --out for a new run"
             )
 

@@ -68,6 +68,8 @@ def _facts(run: ddfw.RunRecord) -> dict[str, Any]:
         facts |= {"what": run.title, "seed": run.setting("run", "seed"), "quick": bool(run.setting("run", "quick"))}
         facts["steps"] = {"done": run.steps_done, "of": steps}
         facts["reason"] = run.reason
+        if run.problem:
+            return facts
         row = next((row for row in run.summary.rows if row.subject == "distilled"), None) if run.summary else None
         if row is not None:
             facts["accuracy"] = {"mean": row.mean, "std": row.std, "n": row.n}

@@ -94,6 +94,7 @@ def ended(trial: Trial) -> Outcome | None:
     Raises:
         DataError: the trial is finished, but its files were changed afterwards.
         DirectoryInUseError: the trial's directory holds another run, or something else.
+        ResumeError: the trial was made of other data.
     """
     if trial.config is None:
         return _without_figures("impossible", trial.reason)
@@ -102,6 +103,7 @@ def ended(trial: Trial) -> Outcome | None:
     config = trial.directory / "config.toml"
     facts = ddfw.read_run(trial.directory).manifest if config.is_file() else {}
     if facts.get("status") == "diverged" and config.read_text(encoding="utf-8") == ddfw.config_text(trial.config):
+        ddfw.require_same_sources(trial.config, trial.places, trial.directory)
         return _without_figures("diverged", str(facts.get("reason", "")))  # another run of it would diverge again
     return None
 
