@@ -72,7 +72,7 @@ def test_a_number_that_is_another_class_s_name_is_refused_with_both_readings():
         class_number(1, ten)
     assert caught.value.option == "classes"
     assert class_number("1", ten) == 0 and class_number("10", ten) == 9
-    with pytest.raises(OptionError, match="unknown class 10.*'10'"):
+    with pytest.raises(OptionError, match=r"unknown class 10.*'10'"):
         class_number(10, ten)
     with pytest.raises(OptionError, match="named '01', or class number 1"):
         class_number(1, ["01", "02", "03"])
