@@ -102,7 +102,7 @@ class AbstractDataset(ABC):
     )
 
     def splits(self, root: Path | None) -> Splits:
-        """Loads the data set, keeps the part that `classes`, `per_class` and `test_per_class` ask for, and checks it.
+        """Loads and checks the data set, and keeps what `classes`, `per_class` and `test_per_class` ask for.
 
         Args:
             root: the data root of the run (`--data-root` or DDFW_DATA); None if the user named none.
@@ -115,8 +115,8 @@ class AbstractDataset(ABC):
         # A data set may have its own option of one of these names, which then has another meaning.
         names = inherited & {"classes", "per_class", "test_per_class"}
         wanted: dict[str, Any] = {name: getattr(self, name) for name in names}
-        found = self.load(root).narrowed(**wanted, validation_fraction=self.validation, seed=self.split_seed)
-        return found.checked()
+        found = self.load(root).checked()
+        return found.narrowed(**wanted, validation_fraction=self.validation, seed=self.split_seed).annotated()
 
     def download(self, root: Path) -> None:
         """Downloads the official files into the data root; called only if the user asks for it (`--download`).

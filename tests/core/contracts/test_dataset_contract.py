@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, final
+
 import numpy as np
 import pytest
 import torch
+from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddfw.contracts.dataset import ImageSpec, RealImages, SealedSplit, Split, Splits, stratified_split
+from ddfw.contracts.dataset import AbstractDataset, ImageSpec, RealImages, SealedSplit, Split, Splits, stratified_split
 from ddfw.contracts.space import AffineSpace
 from ddfw.errors import DataError
 
@@ -209,3 +212,97 @@ def test_picked_images_stand_in_class_order_and_repeat_only_when_a_class_runs_ou
         assert int(uses.max() - uses.min()) <= 1
     assert torch.equal(picked, real.pick(per_class, torch.Generator().manual_seed(3)))
     assert per_class == 5 or not torch.equal(picked, real.pick(per_class, torch.Generator().manual_seed(4)))
+
+
+def distinct(labels, first=0, **shape):
+    """Images that are all different."""
+    found = split(labels, **shape)
+    numbers = torch.arange(first, first + len(found.labels), dtype=torch.uint8).view(-1, 1, 1, 1)
+    return Split(images=numbers.expand_as(found.images).clone(), labels=found.labels)
+
+
+def a_data_set(train, test, validation=None, names=("a", "b", "c"), max_value=255.0):
+    """A data set of somebody else's, which builds its splits without `carve`."""
+
+    @final
+    @frozen(kw_only=True)
+    class Own(AbstractDataset):
+        """Somebody's."""
+
+        name: ClassVar[str] = "own"
+
+        def load(self, root):
+            return Splits(
+                train=train,
+                validation=test if validation is None else validation,
+                test=SealedSplit(test),
+                spec=ImageSpec(channels=1, height=2, width=3, num_classes=len(names)),
+                max_value=max_value,
+                class_names=names,
+                source="s",
+                licence="l",
+            )
+
+    return Own()
+
+
+TRAIN, TEST = distinct([0, 1, 2] * 40), distinct([0, 1, 2], first=200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": distinct([0] * 9), "test": distinct([0], 50), "names": ("a",)}, "1 class; a network needs two"),
+        ({"train": distinct([0, 2] * 9)}, "no training image of class b"),
+        ({"train": distinct([1, 2] * 9)}, r"train: labels lie in \[1, 2\], but count from 0: save them as labels - 1"),
+        ({"train": distinct([1, 2, 3] * 9)}, r"labels lie in \[1, 3\], expected \[0, 2\]; .*save them as labels - 1"),
+        ({"test": distinct([0, 3]), "validation": TEST}, r"test: labels lie in \[0, 3\], expected \[0, 2\]"),
+        ({"validation": distinct([0, -1])}, "validation: labels lie in"),
+        ({"validation": distinct([0, 1], h=5)}, "train images .* but validation images"),
+        ({"names": ("a", "b", "b")}, "two classes are named 'b'"),
+        ({"train": Split(images=TRAIN.images, labels=TRAIN.labels == 1)}, "labels are torch.bool, expected"),
+        ({"train": Split(images=TRAIN.images, labels=TRAIN.labels.float())}, "labels are torch.float32"),
+        ({"train": Split(images=TRAIN.images.to(torch.uint16), labels=TRAIN.labels)}, "images are torch.uint16"),
+        ({"train": Split(images=TRAIN.images * 0, labels=TRAIN.labels)}, "all 120 training images are the same"),
+        ({"max_value": 9.0}, "train: pixels lie in"),
+    ],
+)
+def test_a_data_set_that_builds_its_splits_itself_is_checked_like_any_other(changes, message):
+    """Broken: a data set of a plugin would reach training with one class, or with labels of no class."""
+    with pytest.raises(DataError, match=message):
+        a_data_set(**{"train": TRAIN, "test": TEST, **changes}).splits(None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ()),
+        ({"test": distinct([0, 0], 200), "validation": TEST}, ("2 of 3 classes have no test image (classes b, c)",)),
+        ({"validation": distinct([1, 2], 210)}, ("1 of 3 classes have no validation image (class a)",)),
+        (
+            {"test": Split(images=TRAIN.images[:30], labels=TRAIN.labels[:30]), "validation": TEST},
+            ("30 of the 30 test images are copies of training images", "brightest test pixel is 29"),
+        ),
+        (
+            {"train": Split(images=TRAIN.images // 2, labels=TRAIN.labels), "validation": distinct([0, 1, 2], 70)},
+            ("60 of the 120 train images are copies of others", "60 train images are copies of training images of ano"),
+        ),
+        ({"max_value": 4000.0}, ("the brightest training pixel is 119 of 4000",)),
+    ],
+)
+def test_what_makes_figures_mean_something_else_is_said(changes, said):
+    """Broken: nobody would know that some classes were never tested, or that test images were trained on."""
+    data = a_data_set(**{"train": TRAIN, "test": TEST, **changes})
+    splits = data.splits(None)
+    for words in said:
+        assert any(words in note for note in splits.notes), splits.notes
+    assert said or splits.notes == ()
+    assert splits.test.reads == 0
+
+
+def test_many_classes_without_test_images_are_counted_and_five_are_named():
+    """Broken: a note of a thousand names."""
+    names = tuple(f"c{k}" for k in range(9))
+    train = distinct(list(range(9)) * 3)
+    splits = a_data_set(train, distinct([0], 200), distinct(range(9), 100), names=names).splits(None)
+    assert "8 of 9 classes have no test image (classes c1, c2, c3, c4, c5, …)" in splits.notes[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import zlib
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddfw import DataError
+from ddfw import DataError, OptionError
 from ddfw.cli.main import invoke
 from ddfw.testing import check_data
 from ddfw_plugins import picture_files
@@ -389,3 +390,112 @@ def test_every_cut_of_a_picture_is_read_or_refused_in_words(folder):
         else:
             assert torch.equal(found, expected)
     assert refused > 20
+
+
+def copies(folder, *places):
+    """The three class folders, moved to each of some places below the folder."""
+    for name in ("ant", "bee", "cat"):
+        for place in places:
+            shutil.copytree(folder / name, folder / place / name)
+        shutil.rmtree(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("training", "testing"), ("Train", "Val"), ("TRAIN", "valid"), ("tr", "tst"), ("train_set", "test_set"),
+     ("train2017", "val2017"), ("train", "dev")],
+)  # fmt: skip
+def test_the_usual_spellings_of_splits_are_the_splits(folder, train, test):
+    """Broken: a network would learn to tell training from test images."""
+    copies(folder, train, test)
+    splits = load(folder)
+    assert splits.class_names == ("ant", "bee", "cat") and splits.class_counts() == (6, 6, 6) and len(splits.test) == 18
+    said = f"{test}/ is the test split, since there is no folder test/"
+    assert splits.notes == ((said,) if test in ("Val", "valid", "val2017", "dev") else ())
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev"])
+def test_a_validation_folder_beside_train_and_test_is_the_validation_split(folder, name):
+    """Broken: validation images would be passed over, or taken for test images."""
+    copies(folder, "train", "test", name)
+    for path in (folder / name).rglob("*.png"):
+        Image.new("RGB", (5, 7), "red").save(path)
+    splits = load(folder, validation=0.5)
+    assert len(splits.train.labels) == len(splits.validation.labels) == len(splits.test) == 18
+    assert set(splits.validation.images[:, 0].flatten().tolist()) == {255}
+    assert splits.notes == (f"{name}/ is the validation split; data.validation is not used",)
+    shutil.rmtree(folder / name / "bee")
+    with pytest.raises(DataError, match=rf"'bee' is in train/ but not in {name}/"):
+        load(folder)
+
+
+def test_two_folders_for_one_split_are_refused(folder):
+    """Broken: half of the test images would be passed over."""
+    copies(folder, "train", "test", "testing")
+    with pytest.raises(DataError, match=r"test/ and testing/ may both be the test split; rename one"):
+        load(folder)
+
+
+def test_folders_beside_the_splits_are_named(folder):
+    """Broken: a second part of the training images would be passed over without a word."""
+    copies(folder, "train", "test", "extra")
+    assert load(folder).notes == ("folders beside those of the splits are passed over: extra",)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("fold1", "fold2"),
+        ("images/train", "images/val", "labels/train", "labels/val"),
+        ("test", "val"),
+        ("train", "extra"),
+    ],
+)
+def test_folders_that_all_hold_the_same_folders_are_refused_with_the_layout(folder, places):
+    """Broken: parts of a data set would be learned as its classes."""
+    copies(folder, *places)
+    with pytest.raises(DataError, match=r"are no classes; expected one folder of pictures for each class, or train/"):
+        load(folder)
+
+
+def test_splits_below_the_classes_or_without_classes_are_refused(folder):
+    """Broken: test images would be trained on, or splits be classes."""
+    flat = folder.parent / "flat"
+    for split in ("train", "Test"):
+        shutil.copytree(folder / "ant", flat / split)
+    with pytest.raises(DataError, match="no classes"):
+        load(flat)
+    for name in ("ant", "bee", "cat"):
+        for split in ("train", "val"):
+            shutil.copytree(folder / name, folder / f"{name}s" / split)
+        shutil.rmtree(folder / name)
+    with pytest.raises(DataError, match=r"each of which has train/, val/ …\), which are no classes"):
+        load(folder)
+
+
+def test_a_class_may_be_called_like_a_split(folder):
+    """Broken: pictures of trains would be refused."""
+    (folder / "bee").rename(folder / "train")
+    (folder / "cat").rename(folder / "test")
+    assert load(folder).class_names == ("ant", "test", "train")
+
+
+def test_numbered_folders_are_in_the_order_of_their_numbers(folder):
+    """Broken: folder 10 would be class 2."""
+    for number in range(12):
+        shutil.copytree(folder / ("ant", "bee", "cat")[number % 3], folder / str(number))
+    for name in ("ant", "bee", "cat"):
+        shutil.rmtree(folder / name)
+    splits = load(folder)
+    assert splits.class_names == tuple(map(str, range(12))) and splits.notes == ()
+    whole, labels = everything(splits)
+    bees = {np.asarray(Image.open(p)).transpose(2, 0, 1).tobytes() for p in (folder / "10").glob("*.png")}
+    assert {np.ascontiguousarray(i).tobytes() for i in whole[labels == 10].numpy()} == bees
+    (folder / "0").rename(folder / "12")
+    found = load(folder)
+    assert found.class_names == tuple(map(str, range(1, 13))) and "'2' before '10'" in found.notes[0]
+    with pytest.raises(OptionError, match="class number 2"):
+        load(folder).narrowed(classes=(2, 3), validation_fraction=0.1, seed=0)
+    shutil.copytree(folder / "1", folder / "01")
+    with pytest.raises(DataError, match="'01' and '1' hold the same number"):
+        load(folder)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddfw.contracts.dataset import Splits
-from ddfw.errors import DataError
+from ddfw.errors import DataError, OptionError
 from ddfw_plugins.datasets.npz import Npz
 
 
@@ -324,3 +324,88 @@ def test_labels_that_do_not_count_from_0_are_told_how(write):
     shifted = {k: v + 3 if k.endswith("labels") else v for k, v in found.items()}
     with pytest.raises(DataError, match=r"3 … 5, but labels count from 0; save them as labels - 3"):
         write(shifted).load(None)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"), [("val_images", "val_labels"), ("x_val", "y_val"), ("x_valid", "valid_labels")]
+)
+def test_a_validation_part_is_the_validation_split_and_is_said_to_be(write, images, labels):
+    """Broken: the part that was made for selection would be passed over, and training images be spent on it."""
+    found = arrays()
+    own = {images: found["train_images"][:5] // 2, labels: np.arange(5)[:, None] % 3}
+    splits = write({**found, **own}).splits(None)
+    assert np.array_equal(splits.validation.images.numpy()[:, 0], own[images])
+    assert splits.validation.labels.tolist() == [0, 1, 2, 0, 1] and len(splits.train.labels) == 12
+    assert any("validation split, which is used" in note for note in splits.notes) and "validation" in splits.source
+    with pytest.raises(DataError, match="has no array val_labels"):
+        write({**found, images: own[images]}).load(None)
+    with pytest.raises(DataError, match="validation: labels lie in"):
+        write({**found, **own, labels: own[labels] + 9}).load(None)
+
+
+def test_an_own_validation_split_is_cut_down_with_the_rest(write):
+    """Broken: data.per_class would keep all validation images, or say that images are lacking which are there."""
+    found = arrays(n=30)
+    own = {"x_val": found["train_images"][:9], "y_val": np.arange(9) % 3}
+    splits = write({**found, **own}, per_class=8, validation=0.25).splits(None)
+    assert len(splits.train.labels) == 18 and len(splits.validation.labels) == 6
+    with pytest.raises(OptionError, match="3 validation images in the data's own split, 5 were asked for"):
+        write({**found, **own}, per_class=10, validation=0.5).splits(None)
+
+
+def test_other_arrays_are_named(write):
+    """Broken: a part of a data set would be passed over without a word."""
+    notes = write({**arrays(), "extra_images": np.zeros(3), "x_train": np.zeros(3)}).load(None).notes
+    assert notes == ("other arrays of data.npz are passed over: 'extra_images', 'x_train'",)
+
+
+def test_a_validation_part_of_another_kind_is_refused(write):
+    """Broken: validation images from 0 to 1 would select the step as if they were black."""
+    own = {"x_val": np.full((3, 4, 5), 0.5, np.float32), "y_val": np.arange(3)}
+    with pytest.raises(DataError, match=r"uint8, validation images float32.*data\.max_value"):
+        write({**arrays(), **own}).load(None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train_images": np.full((12, 4, 5), 200.0), "test_images": np.zeros((6, 4, 5))},
+            r"up to 200.*data\.max_value",
+        ),
+        ({"train_images": np.zeros((12, 4, 5), np.uint16)}, "uint16.*divided by the value of white"),
+        ({"train_labels": np.eye(3, dtype=int)[np.arange(12) % 3]}, r"save labels\.argmax\(axis=1\)"),
+        ({"train_labels": np.arange(12.0) % 3}, "labels are float64, expected integers"),
+        ({"train_labels": np.arange(12) % 3 == 1}, "labels are bool, expected integers"),
+        ({"train_labels": np.array([2**62, *range(11)])}, "only 12 training images"),
+        ({"train_labels": np.array([2**64 - 1] * 12, np.uint64)}, "labels"),
+        ({"train_labels": np.zeros(12, int), "test_labels": np.zeros(6, int)}, "1 class; a network needs two"),
+        ({"train_images": np.full((12, 4, 5), 7, np.uint8)}, "all .* training images are the same"),
+        ({"test_labels": np.arange(6)}, r"test: labels lie in \[0, 5\], expected \[0, 2\]"),
+    ],
+)
+def test_figures_that_would_mean_nothing_are_refused_with_the_way_out(write, changes, message):
+    """Broken: a run would end with figures of black images, of one class, or of no class at all."""
+    with pytest.raises(DataError, match=message):
+        write({**arrays(), **changes}).splits(None)
+
+
+def test_class_names_that_are_not_those_of_the_classes_are_refused(write):
+    """Broken: a class without images would be learned, or two classes have one name."""
+    with pytest.raises(DataError, match=r"at least 2 training images.*: w"):
+        write(arrays(), class_names=("x", "y", "z", "w")).splits(None)
+    with pytest.raises(DataError, match="two classes are named 'x'"):
+        write(arrays(), class_names=("x", "y", "x")).splits(None)
+
+
+def test_test_images_on_another_scale_are_pointed_out(write):
+    """Broken: test images that were scaled twice would be judged as if they were black."""
+    found = arrays()
+    dark = {**found, "test_images": (found["test_images"] > 128).astype(np.uint8)}
+    assert any(
+        "brightest test pixel is 1, the brightest training pixel 25" in n for n in write(dark).splits(None).notes
+    )
+    mixed = {**found, "test_images": (found["test_images"] / 255).astype(np.float32)}
+    assert any("brightest test pixel" in note for note in write(mixed, max_value=255.0).splits(None).notes)
+    ones = {k: v / 255 if "images" in k else v for k, v in found.items()}
+    assert any("of 255: if that is white" in note for note in write(ones, max_value=255.0).splits(None).notes)
