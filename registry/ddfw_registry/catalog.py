@@ -202,7 +202,7 @@ def _complaint(cls: object, base: type) -> str:
         return "it has no class attribute `name` that says what users type"
     if _NAME.fullmatch(name) is None:
         return f"its name {name!r} is not made of lower-case letters, digits, _ and - with a letter first"
-    fields(cls)  # raises for an annotation that cannot be resolved
+    fields(cls)  # type: ignore[arg-type]  # raises for an annotation that cannot be resolved
     return ""
 
 

@@ -237,7 +237,9 @@ def _meta_gradient(component: Any, given: Given, found: Any) -> str:
         value = getattr(found, key)
         if not _is_tensor(value) or (value.shape, value.dtype) != (like.shape, like.dtype):
             return f"{key}: {_returned(value, _got(like))}"
-    return "" if _is_tensor(found.loss) and found.loss.ndim == 0 else f"loss: {_returned(found.loss, 'a scalar tensor')}"
+    return (
+        "" if _is_tensor(found.loss) and found.loss.ndim == 0 else f"loss: {_returned(found.loss, 'a scalar tensor')}"
+    )
 
 
 def _accuracies(component: Any, given: Given, found: Any) -> str:

@@ -354,4 +354,3 @@ def _watch_module(model: object, given: Mapping[str, Any], module: Any) -> None:
 
     cls._model = model
     cls.forward = forward
-
