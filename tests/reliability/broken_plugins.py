@@ -12,7 +12,7 @@ import sys, time
 from contextlib import contextmanager
 from typing import ClassVar, final
 import torch
-from attrs import frozen, define
+from attrs import frozen
 from torch import nn
 from ddfw import (AbstractAugmentation, AbstractDataset, AbstractExecutor, AbstractLabels, AbstractMatchingLoss,
     AbstractModel, AbstractObserver, AbstractParameterization, AbstractTrajectory, Draws, Layout, MetaGradient,
@@ -261,10 +261,10 @@ BROKEN = (
     ),
     by_class("of no kind", "param", f"{FROZEN}class Mine:\n{NAME}", "AbstractParameterization"),
     by_class(
-        "that can be changed",
+        "whose name is a number",
         "loss",
-        f"@define(kw_only=True)\nclass Mine(AbstractMatchingLoss):\n{NAME}{LOSS}",
-        "frozen",
+        f"{FROZEN}class Mine(AbstractMatchingLoss):\n    name: ClassVar[int] = 3\n{LOSS}",
+        "name",
     ),
     by_class("without attrs", "loss", f"class Mine(AbstractMatchingLoss):\n{NAME}{LOSS}", "attrs"),
     by_class("without its methods", "traj", f"{FROZEN}class Mine(AbstractTrajectory):\n{NAME}", "segment"),
@@ -362,7 +362,7 @@ BROKEN = (
         "decode changes its shape in the run",
         "def decode(self, params, index):\n    CALLS.append(1)\n    x = params['x'][index]\n"
         "    return x if len(CALLS) < 4 else x[:, :, 1:]",
-        "[1, 8, 8]",
+        "[10, 1, 7, 8]",
     ),
     run_time(
         "param",
@@ -427,7 +427,7 @@ BROKEN = (
         "targets",
         "targets have another number of classes",
         "def targets(self, params, index, dtype=None):\n    return params['y'][index][:, :3].softmax(dim=1)",
-        "[10, 3]",
+        "(10, 3)",
     ),
     run_time(
         "labels",
@@ -550,7 +550,7 @@ BROKEN = (
         "apply",
         "apply crops",
         "def apply(self, images, draws):\n    return images[:, :, 1:]",
-        "[64, 1, 7, 8]",
+        "1, 7, 8]",
     ),
     run_time("executor", "open", "open returns None", "def open(self, context): ...", "context manager"),
     run_time("executor", "open", "open raises", "def open(self, context):\n    raise MemoryError", "MemoryError"),
