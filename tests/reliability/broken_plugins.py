@@ -12,7 +12,7 @@ import sys, time
 from contextlib import contextmanager
 from typing import ClassVar, final
 import torch
-from attrs import frozen, define
+from attrs import frozen
 from torch import nn
 from ddfw import (AbstractAugmentation, AbstractDataset, AbstractExecutor, AbstractLabels, AbstractMatchingLoss,
     AbstractModel, AbstractObserver, AbstractParameterization, AbstractTrajectory, Draws, Layout, MetaGradient,
@@ -176,7 +176,9 @@ def run_time(kind: str, method: str, title: str, methods: str, *words: str, **fa
 
 def session(title: str, method: str, body: str, *words: str) -> Broken:
     """An executor of which one method of the session goes wrong."""
-    text = COMPONENTS["executor"].replace("    def __getattr__", f"{textwrap.indent(body, '    ')}\n    def __getattr__")
+    text = COMPONENTS["executor"].replace(
+        "    def __getattr__", f"{textwrap.indent(body, '    ')}\n    def __getattr__"
+    )
     source = HEAD + text + '    name: ClassVar[str] = "mine"\n' + _hook("executor")
     return Broken(f"executor {title}", "run", "executor", source, ("(executor mine)", method, *words))
 
@@ -233,7 +235,9 @@ BROKEN = (
         _mine("loss") + _hook("loss").replace("losses", "loses"),
         ("ddfw_register_loses", "ddfw_register_losses"),
     ),
-    Broken("import needs a newer ddfw", "import", "loss", "DDFW_HOOK_API = 99\n" + _mine("loss") + _hook("loss"), ("99",)),
+    Broken(
+        "import needs a newer ddfw", "import", "loss", "DDFW_HOOK_API = 99\n" + _mine("loss") + _hook("loss"), ("99",)
+    ),
     Broken(
         "import has a default in the hook",
         "import",
@@ -249,127 +253,335 @@ BROKEN = (
     in_hook("augment", "ends the process", "import os; os._exit(7)", "ended the process", kills=True),
     in_hook("executor", "hangs", "time.sleep(1000)", "did not answer", kills=True),
     in_hook("observer", "returns a broken iterator", "return (1 / 0 for _ in 'x')", "ZeroDivisionError"),
-    by_class("of another kind", "loss", f"{FROZEN}class Mine(AbstractModel):\n{NAME}    def build(self, spec): ...\n",
-             "AbstractMatchingLoss"),
+    by_class(
+        "of another kind",
+        "loss",
+        f"{FROZEN}class Mine(AbstractModel):\n{NAME}    def build(self, spec): ...\n",
+        "AbstractMatchingLoss",
+    ),
     by_class("of no kind", "param", f"{FROZEN}class Mine:\n{NAME}", "AbstractParameterization"),
-    by_class("that can be changed", "loss", f"@define(kw_only=True)\nclass Mine(AbstractMatchingLoss):\n{NAME}{LOSS}",
-             "frozen"),
+    by_class(
+        "whose name is a number",
+        "loss",
+        f"{FROZEN}class Mine(AbstractMatchingLoss):\n    name: ClassVar[int] = 3\n{LOSS}",
+        "name",
+    ),
     by_class("without attrs", "loss", f"class Mine(AbstractMatchingLoss):\n{NAME}{LOSS}", "attrs"),
     by_class("without its methods", "traj", f"{FROZEN}class Mine(AbstractTrajectory):\n{NAME}", "segment"),
     by_class("without a name", "loss", f"{FROZEN}class Mine(AbstractMatchingLoss):\n{LOSS}", "name"),
-    by_class("with a loud name", "loss", f'{FROZEN}class Mine(AbstractMatchingLoss):\n    name = "Mine"\n{LOSS}', "Mine"),
-    by_class("with an unknown annotation", "loss",
-             f'{FROZEN}class Mine(AbstractMatchingLoss):\n{NAME}    p: "Nowhere" = option(1.0, help="p")\n{LOSS}', "Nowhere"),
-    by_class("whose default raises", "loss",
-             f"def bad(): raise OSError('gone')\n{FROZEN}class Mine(AbstractMatchingLoss):\n{NAME}"
-             f'    p: float = __import__("attrs").field(factory=bad)\n{LOSS}', "gone"),
-    by_class("that cannot be made", "loss",
-             f"{FROZEN}class Mine(AbstractMatchingLoss):\n{NAME}{LOSS}"
-             "    def __attrs_post_init__(self):\n        sys.exit(0)\n", "SystemExit"),
+    by_class(
+        "with a loud name", "loss", f'{FROZEN}class Mine(AbstractMatchingLoss):\n    name = "Mine"\n{LOSS}', "Mine"
+    ),
+    by_class(
+        "with an unknown annotation",
+        "loss",
+        f'{FROZEN}class Mine(AbstractMatchingLoss):\n{NAME}    p: "Nowhere" = option(1.0, help="p")\n{LOSS}',
+        "Nowhere",
+    ),
+    by_class(
+        "whose default raises",
+        "loss",
+        f"def bad(): raise OSError('gone')\n{FROZEN}class Mine(AbstractMatchingLoss):\n{NAME}"
+        f'    p: float = __import__("attrs").field(factory=bad)\n{LOSS}',
+        "gone",
+    ),
+    by_class(
+        "that cannot be made",
+        "loss",
+        f"{FROZEN}class Mine(AbstractMatchingLoss):\n{NAME}{LOSS}"
+        "    def __attrs_post_init__(self):\n        sys.exit(0)\n",
+        "SystemExit",
+    ),
     # --- while a run calls it ---
-    run_time("param", "layout", "layout with another signature", "def layout(self, spec):\n    return None", "TypeError"),
+    run_time(
+        "param", "layout", "layout with another signature", "def layout(self, spec):\n    return None", "TypeError"
+    ),
     run_time("param", "layout", "layout returns None", "def layout(self, *all): ...", "Layout"),
     run_time("param", "init", "init returns None", "def init(self, layout, real, rng): ...", "named tensors"),
-    run_time("param", "init", "init changes the training images",
-             "def init(self, layout, real, rng):\n    real.images.mul_(0.5)\n    return {'x': real.images[real.pick(1, rng)]}",
-             "real.images", "in place"),
-    run_time("param", "init", "init gives float64",
-             "def init(self, layout, real, rng):\n    return {'x': real.images[real.pick(1, rng)].double()}", "float64"),
-    run_time("param", "init", "init gives another number of floats",
-             "def init(self, layout, real, rng):\n    return {'x': real.images[:3]}", "floats"),
-    run_time("param", "decode", "decode raises", "def decode(self, params, index):\n    return params['nothing']", "KeyError"),
-    run_time("param", "decode", "decode calls sys.exit", "def decode(self, params, index):\n    sys.exit(0)", "SystemExit"),
-    run_time("param", "decode", "decode raises a BaseException in the third call",
-             "def decode(self, params, index):\n    CALLS.append(1)\n    if len(CALLS) > 3: raise BaseException('now')\n"
-             "    return params['x'][index]", "BaseException"),
-    run_time("param", "decode", "decode detaches",
-             "def decode(self, params, index):\n    return params['x'].detach()[index]", "depend"),
-    run_time("param", "decode", "decode changes its parameters",
-             "def decode(self, params, index):\n    params['x'].detach().mul_(0.9)\n    return params['x'][index]", "in place"),
-    run_time("param", "decode", "decode changes its index",
-             "def decode(self, params, index):\n    index.zero_()\n    return params['x'][index]", "index", "in place"),
-    run_time("param", "decode", "decode changes its shape in the run",
-             "def decode(self, params, index):\n    CALLS.append(1)\n    x = params['x'][index]\n"
-             "    return x if len(CALLS) < 4 else x[:, :, 1:]", "[1, 8, 8]"),
-    run_time("param", "decode", "decode returns too few images",
-             "def decode(self, params, index):\n    return params['x'][index][1:]", "images"),
-    run_time("param", "decode", "decode changes the training images that init was given",
-             "def init(self, layout, real, rng):\n    CALLS.append(real.images)\n"
-             "    return {'x': real.images[real.pick(1, rng)]}\n"
-             "def decode(self, params, index):\n    CALLS[0].add_(1)\n    return params['x'][index]", "real.images"),
+    run_time(
+        "param",
+        "init",
+        "init changes the training images",
+        "def init(self, layout, real, rng):\n    x = real.images.mul_(0.5)\n    return {'x': x[real.pick(1, rng)]}",
+        "real.images",
+        "in place",
+    ),
+    run_time(
+        "param",
+        "init",
+        "init gives float64",
+        "def init(self, layout, real, rng):\n    return {'x': real.images[real.pick(1, rng)].double()}",
+        "float64",
+    ),
+    run_time(
+        "param",
+        "init",
+        "init gives another number of floats",
+        "def init(self, layout, real, rng):\n    return {'x': real.images[:3]}",
+        "floats",
+    ),
+    run_time(
+        "param", "decode", "decode raises", "def decode(self, params, index):\n    return params['nothing']", "KeyError"
+    ),
+    run_time(
+        "param", "decode", "decode calls sys.exit", "def decode(self, params, index):\n    sys.exit(0)", "SystemExit"
+    ),
+    run_time(
+        "param",
+        "decode",
+        "decode raises a BaseException in the third call",
+        "def decode(self, params, index):\n    CALLS.append(1)\n    if len(CALLS) > 3: raise BaseException('now')\n"
+        "    return params['x'][index]",
+        "BaseException",
+    ),
+    run_time(
+        "param",
+        "decode",
+        "decode detaches",
+        "def decode(self, params, index):\n    return params['x'].detach()[index]",
+        "depend",
+    ),
+    run_time(
+        "param",
+        "decode",
+        "decode changes its parameters",
+        "def decode(self, params, index):\n    params['x'].detach().mul_(0.9)\n    return params['x'][index]",
+        "in place",
+    ),
+    run_time(
+        "param",
+        "decode",
+        "decode changes its index",
+        "def decode(self, params, index):\n    index.zero_()\n    return params['x'][index]",
+        "index",
+        "in place",
+    ),
+    run_time(
+        "param",
+        "decode",
+        "decode changes its shape in the run",
+        "def decode(self, params, index):\n    CALLS.append(1)\n    x = params['x'][index]\n"
+        "    return x if len(CALLS) < 4 else x[:, :, 1:]",
+        "[10, 1, 7, 8]",
+    ),
+    run_time(
+        "param",
+        "decode",
+        "decode returns too few images",
+        "def decode(self, params, index):\n    return params['x'][index][1:]",
+        "images",
+    ),
+    run_time(
+        "param",
+        "decode",
+        "decode changes the training images that init was given",
+        "def init(self, layout, real, rng):\n    CALLS.append(real.images)\n"
+        "    return {'x': real.images[real.pick(1, rng)]}\n"
+        "def decode(self, params, index):\n    CALLS[0].add_(1)\n    return params['x'][index]",
+        "real.images",
+    ),
     run_time("param", "param_groups", "param_groups returns None", "def param_groups(self, params): ...", "ParamGroup"),
-    run_time("param", "param_groups", "param_groups names nothing",
-             "def param_groups(self, params):\n    return (ParamGroup(keys=('z',), lr=1.0),)", "'z'"),
-    run_time("param", "penalty", "penalty is no scalar", "def penalty(self, params):\n    return params['x']", "scalar"),
+    run_time(
+        "param",
+        "param_groups",
+        "param_groups names nothing",
+        "def param_groups(self, params):\n    return (ParamGroup(keys=('z',), lr=1.0),)",
+        "'z'",
+    ),
+    run_time(
+        "param", "penalty", "penalty is no scalar", "def penalty(self, params):\n    return params['x']", "scalar"
+    ),
     run_time("param", "direction", "direction returns None", "def direction(self, params, gradients): ...", "mapping"),
-    run_time("param", "stored_floats", "stored_floats returns text", "def stored_floats(self, params):\n    return '640'",
-             "whole number"),
-    run_time("labels", "floats_per_image", "floats_per_image returns None", "def floats_per_image(self, spec): ...",
-             "whole number"),
+    run_time(
+        "param",
+        "stored_floats",
+        "stored_floats returns text",
+        "def stored_floats(self, params):\n    return '640'",
+        "whole number",
+    ),
+    run_time(
+        "labels",
+        "floats_per_image",
+        "floats_per_image returns None",
+        "def floats_per_image(self, spec): ...",
+        "whole number",
+    ),
     run_time("labels", "init", "init raises", "def init(self, *all):\n    raise KeyError('teacher')", "KeyError"),
-    run_time("labels", "targets", "targets are no probabilities",
-             "def targets(self, params, index, dtype=None):\n    return params['y'][index]", "probabilities"),
-    run_time("labels", "targets", "targets stop being probabilities",
-             "def targets(self, params, index, dtype=None):\n    CALLS.append(1)\n"
-             "    return params['y'][index].softmax(dim=1) * (1 if len(CALLS) < 4 else 2)", "probabilities"),
-    run_time("labels", "targets", "targets have another number of classes",
-             "def targets(self, params, index, dtype=None):\n    return params['y'][index][:, :3].softmax(dim=1)", "[10, 3]"),
-    run_time("labels", "targets", "targets are detached",
-             "def targets(self, params, index, dtype=None):\n    return params['y'].detach()[index].softmax(dim=1)", "depend"),
-    run_time("labels", "param_groups", "param_groups asks for another optimiser",
-             "def param_groups(self, params):\n    return (ParamGroup(keys=('y',), lr=1.0, optimiser='lion'),)", "lion"),
+    run_time(
+        "labels",
+        "targets",
+        "targets are no probabilities",
+        "def targets(self, params, index, dtype=None):\n    return params['y'][index]",
+        "probabilities",
+    ),
+    run_time(
+        "labels",
+        "targets",
+        "targets stop being probabilities",
+        "def targets(self, params, index, dtype=None):\n    CALLS.append(1)\n"
+        "    return params['y'][index].softmax(dim=1) * (1 if len(CALLS) < 4 else 2)",
+        "probabilities",
+    ),
+    run_time(
+        "labels",
+        "targets",
+        "targets have another number of classes",
+        "def targets(self, params, index, dtype=None):\n    return params['y'][index][:, :3].softmax(dim=1)",
+        "(10, 3)",
+    ),
+    run_time(
+        "labels",
+        "targets",
+        "targets are detached",
+        "def targets(self, params, index, dtype=None):\n    return params['y'].detach()[index].softmax(dim=1)",
+        "depend",
+    ),
+    run_time(
+        "labels",
+        "param_groups",
+        "param_groups asks for another optimiser",
+        "def param_groups(self, params):\n    return (ParamGroup(keys=('y',), lr=1.0, optimiser='lion'),)",
+        "lion",
+    ),
     run_time("traj", "prepare", "prepare has another signature", "def prepare(self):\n    return 1", "TypeError"),
-    run_time("traj", "segment", "segment has another signature", "def segment(self, trajectories):\n    return 1",
-             "TypeError"),
+    run_time(
+        "traj",
+        "segment",
+        "segment has another signature",
+        "def segment(self, trajectories):\n    return 1",
+        "TypeError",
+    ),
     run_time("traj", "segment", "segment returns a tuple", "def segment(self, *all):\n    return (1, 2)", "Segment"),
-    run_time("traj", "segment", "segment of another length",
-             "def segment(self, trajectories, low, high, rng):\n    p = trajectories.snapshots(0, [0, 1])[:, 1:]\n"
-             "    return Segment(start=p[0], target=p[1], expert=0, start_epoch=0, target_epoch=1)", "parameters"),
-    run_time("traj", "segment", "segment leaves the window",
-             "def segment(self, trajectories, low, high, rng):\n    p = trajectories.snapshots(0, [0, 1])\n"
-             "    return Segment(start=p[0], target=p[1], expert=0, start_epoch=7, target_epoch=8)", "window"),
+    run_time(
+        "traj",
+        "segment",
+        "segment of another length",
+        "def segment(self, trajectories, low, high, rng):\n    p = trajectories.snapshots(0, [0, 1])[:, 1:]\n"
+        "    return Segment(start=p[0], target=p[1], expert=0, start_epoch=0, target_epoch=1)",
+        "parameters",
+    ),
+    run_time(
+        "traj",
+        "segment",
+        "segment leaves the window",
+        "def segment(self, trajectories, low, high, rng):\n    p = trajectories.snapshots(0, [0, 1])\n"
+        "    return Segment(start=p[0], target=p[1], expert=0, start_epoch=7, target_epoch=8)",
+        "window",
+    ),
     run_time("traj", "latest_high", "latest_high returns None", "def latest_high(self, num_epochs): ...", "number"),
-    run_time("traj", "stored_bytes", "stored_bytes raises", "def stored_bytes(self, trajectories):\n    return 1 / 0",
-             "ZeroDivisionError"),
+    run_time(
+        "traj",
+        "stored_bytes",
+        "stored_bytes raises",
+        "def stored_bytes(self, trajectories):\n    return 1 / 0",
+        "ZeroDivisionError",
+    ),
     run_time("loss", "loss", "loss has another signature", "def loss(self):\n    return 1", "TypeError"),
     run_time("loss", "loss", "loss returns None", "def loss(self, path, segment): ...", "scalar"),
-    run_time("loss", "loss", "loss is detached",
-             "def loss(self, path, segment):\n    return (path[-1] - segment.target).sum().detach()", "depend"),
-    run_time("loss", "loss", "loss changes the segment",
-             "def loss(self, path, segment):\n    segment.target.zero_()\n    return path[-1].square().sum()", "in place"),
-    run_time("loss", "loss", "loss changes the path",
-             "def loss(self, path, segment):\n    path[-1].detach().zero_()\n    return path[-1].square().sum()", "in place"),
+    run_time(
+        "loss",
+        "loss",
+        "loss is detached",
+        "def loss(self, path, segment):\n    return (path[-1] - segment.target).sum().detach()",
+        "depend",
+    ),
+    run_time(
+        "loss",
+        "loss",
+        "loss changes the segment",
+        "def loss(self, path, segment):\n    segment.target.zero_()\n    return path[-1].square().sum()",
+        "in place",
+    ),
+    run_time(
+        "loss",
+        "loss",
+        "loss changes the path",
+        "def loss(self, path, segment):\n    path[-1].detach().zero_()\n    return path[-1].square().sum()",
+        "in place",
+    ),
     run_time("data", "load", "load returns None", "def load(self, root): ...", "Splits"),
     run_time("data", "load", "load has another signature", "def load(self):\n    return 1", "TypeError"),
-    run_time("data", "load", "load opens a file that is not there",
-             "def load(self, root):\n    return open('/nowhere/at/all')", "FileNotFoundError"),
+    run_time(
+        "data",
+        "load",
+        "load opens a file that is not there",
+        "def load(self, root):\n    return open('/nowhere/at/all')",
+        "FileNotFoundError",
+    ),
     run_time("model", "build", "build returns None", "def build(self, spec): ...", "Module"),
-    run_time("model", "init", "init returns too few parameters",
-             "def init(self, module, rng):\n    return torch.zeros(3)", "[650]"),
-    run_time("model", "forward", "forward returns other shapes",
-             "def build(self, spec):\n    return Net(spec.floats_per_image, 7)", "7]"),
-    run_time("model", "forward", "forward raises",
-             "def build(self, spec):\n    return Net(3, spec.num_classes)", "RuntimeError"),
+    run_time(
+        "model",
+        "init",
+        "init returns too few parameters",
+        "def init(self, module, rng):\n    return torch.zeros(3)",
+        "[650]",
+    ),
+    run_time(
+        "model",
+        "forward",
+        "forward returns other shapes",
+        "def build(self, spec):\n    return Net(spec.floats_per_image, 7)",
+        "7]",
+    ),
+    run_time(
+        "model",
+        "forward",
+        "forward raises",
+        "def build(self, spec):\n    return Net(3, spec.num_classes)",
+        "RuntimeError",
+    ),
     run_time("augment", "draw", "draw returns None", "def draw(self, shape, rng): ...", "Draws"),
-    run_time("augment", "apply", "apply changes the images",
-             "def apply(self, images, draws):\n    return images.detach().add_(1)", "in place"),
-    run_time("augment", "apply", "apply detaches",
-             "def apply(self, images, draws):\n    return images.detach() + 1", "depend"),
-    run_time("augment", "apply", "apply crops", "def apply(self, images, draws):\n    return images[:, :, 1:]", "[64, 1, 7, 8]"),
+    run_time(
+        "augment",
+        "apply",
+        "apply changes the images",
+        "def apply(self, images, draws):\n    return images.detach().add_(1)",
+        "in place",
+    ),
+    run_time(
+        "augment",
+        "apply",
+        "apply detaches",
+        "def apply(self, images, draws):\n    return images.detach() + 1",
+        "depend",
+    ),
+    run_time(
+        "augment",
+        "apply",
+        "apply crops",
+        "def apply(self, images, draws):\n    return images[:, :, 1:]",
+        "1, 7, 8]",
+    ),
     run_time("executor", "open", "open returns None", "def open(self, context): ...", "context manager"),
     run_time("executor", "open", "open raises", "def open(self, context):\n    raise MemoryError", "MemoryError"),
     session("trains no experts", "train_experts", "def train_experts(self, *all):\n    return None\n", "iterator"),
-    session("fails while it trains", "train_experts",
-            "def train_experts(self, *all):\n    yield from self.inner.train_experts(*all)\n    sys.exit(0)\n", "SystemExit"),
-    session("gives a gradient of another shape", "meta_gradient",
-            "def meta_gradient(self, problem, segments):\n    g = self.inner.meta_gradient(problem, segments)\n"
-            "    return MetaGradient(loss=g.loss, images=g.images[1:], targets=g.targets, step_size=g.step_size, "
-            "held_steps=0)\n", "images"),
-    session("changes the problem", "meta_gradient",
-            "def meta_gradient(self, problem, segments):\n    problem.images.mul_(2)\n"
-            "    return self.inner.meta_gradient(problem, segments)\n", "in place"),
-    session("gives too few accuracies", "evaluate",
-            "def evaluate(self, *all):\n    return ()\ndef evaluate_classes(self, *all):\n    raise ValueError('no')\n", "evaluate"),
+    session(
+        "fails while it trains",
+        "train_experts",
+        "def train_experts(self, *all):\n    yield from self.inner.train_experts(*all)\n    sys.exit(0)\n",
+        "SystemExit",
+    ),
+    session(
+        "gives a gradient of another shape",
+        "meta_gradient",
+        "def meta_gradient(self, problem, segments):\n    g = self.inner.meta_gradient(problem, segments)\n"
+        "    return MetaGradient(loss=g.loss, images=g.images[1:], targets=g.targets, step_size=g.step_size, "
+        "held_steps=0)\n",
+        "images",
+    ),
+    session(
+        "changes the problem",
+        "meta_gradient",
+        "def meta_gradient(self, problem, segments):\n    problem.images.mul_(2)\n"
+        "    return self.inner.meta_gradient(problem, segments)\n",
+        "in place",
+    ),
+    session(
+        "gives too few accuracies",
+        "evaluate",
+        "def evaluate(self, *all):\n    return ()\ndef evaluate_classes(self, *all):\n    raise ValueError('no')\n",
+        "evaluate",
+    ),
     observing("raises", "def step_finished(self, report):\n    raise ValueError('no disk')\n", "no disk"),
     observing("calls sys.exit", "def step_finished(self, report):\n    sys.exit(0)\n", "SystemExit"),
-)  # fmt: skip
+)

@@ -11,8 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from faults import ALL, KILL, at_each_operation, unbroken  # noqa: E402
-from subjects import make, silent  # noqa: E402
+from faults import ALL, KILL, at_each_operation, unbroken
+from subjects import make, silent
 
 pytestmark = pytest.mark.extended
 

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
-from ddfw.artifacts.tensor_file import require_finite
 from ddfw.artifacts.seal import spelt_alike
+from ddfw.artifacts.tensor_file import require_finite
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError, DivergedError

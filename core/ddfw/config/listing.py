@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from ddfw.config.listing_file import read_record, stored_record
 from ddfw.contracts.command import Command
@@ -247,4 +247,5 @@ def _offers(kind: str, title: str, record: Mapping[str, Any], made: Callable[[di
 
 def _failure(row: Mapping[str, Any]) -> PluginFailure:
     keys = ("identity", "name", "distribution", "version", "value", "stage", "error")
-    return PluginFailure(**{key: row[key] for key in keys}, kind=row.get("kind", ""))
+    kind: str = row.get("kind", "")
+    return evolve(PluginFailure(*(row[key] for key in keys)), kind=kind)

@@ -36,8 +36,8 @@ def name_plugins(values: Sequence[str]) -> None:
     _ask_again()
     for failure in catalog.plugins().failures:
         if failure.value in named:
-            words = f"plugin {failure.identity} ({failure.value}) does not work: {failure.error}"
-            raise PluginError(words + _file_meant(failure.value))
+            named_by = f"plugin {failure.identity} ({failure.value})"
+            raise PluginError(f"{named_by} does not work: {failure.error}{_file_meant(failure.value)}")
 
 
 def forget_named_plugins() -> None:

@@ -326,7 +326,7 @@ class _Session:
 def _session_names(method: str) -> tuple[str, ...]:
     """The names of a session method's arguments in the contract."""
     function = inspect.getattr_static(ExecutorSession, method, None)
-    return tuple(inspect.signature(function).parameters)[1:] if inspect.isfunction(function) else ("report",)
+    return tuple(inspect.signature(function).parameters)[1:] if inspect.isfunction(function) else ()
 
 
 def _watch_module(model: object, given: Mapping[str, Any], module: Any) -> None:

@@ -207,7 +207,7 @@ class Distillation(Generic[PreparedT]):
         return images, targets
 
     def _set(self, params: Params, label_params: Params, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The images [B, C, H, W] of these numbers and their targets [B, m], shaped as the layout announced."""
+        """The images [B, C, H, W] of these numbers and their targets [B, m], in the shapes that the layout says."""
         images, dtype = self.param.decode(params, index), self.dtype
         expected = (len(index), *self.layout.spec.shape)
         if tuple(images.shape) != expected or (dtype is not None and images.dtype != dtype):

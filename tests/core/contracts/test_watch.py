@@ -55,7 +55,9 @@ def test_every_promise_belongs_to_a_method_of_a_contract():
     assert abstract - set(PROMISES) == {("traj", "prepare")}, "what prepare returns is the source's own affair"
 
 
-@pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), StopIteration(), ZeroDivisionError("x"), OSError(2, "")])
+@pytest.mark.parametrize(
+    "error", [SystemExit(0), GeneratorExit(), StopIteration(), ZeroDivisionError("x"), OSError(2, "")]
+)
 def test_whatever_a_method_raises_names_plugin_and_method(error):
     """Broken: a plugin could end the run with exit code 0, or pass for a bug of ours or a fault of the disk."""
     with pytest.raises(PluginError, match=rf"plugin theirs:loss \(loss mine\) failed in loss: {type(error).__name__}"):
@@ -113,7 +115,7 @@ class Session:
         yield 3
 
     def describe(self):
-        print("noise")
+        print("noise")  # noqa: T201 - it is what the test is about
         return {"device": "cpu"}
 
     def meta_gradient(self, problem, segments):
