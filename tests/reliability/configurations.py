@@ -62,6 +62,10 @@ SMALL: Mapping[str, Tables] = {
     "data": {"name": "digits"},
 }
 MODELS = ("convnet", "mlp", "vgg11", "alexnet", "resnet18")
+#: Of so many right configurations one is measured; the others are checked and planned alone, which takes a tenth.
+MEASURED = 8
+_times: Any = None
+_peak: Any = None
 WAYS = ("set", "toml", "plan", "distill")
 
 
@@ -268,10 +272,15 @@ def answer(case: Case, folder: Path, call: Any) -> tuple[int, str]:
 def watched(case: Case, folder: Path, call: Any) -> dict[str, Any]:
     """Plans a configuration; what came of it, JSON-able."""
     import ddfw.config.load as load
+    from ddfw.forecast import dry_run
 
+    global _times, _peak
+    _times, _peak = _times or dry_run.predicted_times, _peak or dry_run.predicted_peak
     reached: list[int] = []
     real = load.structured_config
     load.structured_config = lambda settings: (reached.append(1), real(settings))[1]
+    dry_run.predicted_times = _times if case.number % MEASURED == 0 else lambda *_: {}
+    dry_run.predicted_peak = _peak if case.number % MEASURED == 0 else lambda *_: {}
     before, began, fault = peak_bytes(), time.process_time(), ""
     code, said = -1, ""
     signal.setitimer(signal.ITIMER_PROF, MOST_S + 2)

@@ -249,9 +249,10 @@ class Distillation(Generic[PreparedT]):
 
     def _rates(self, table: str, component: object) -> str:
         """The learning rates of a component by their paths, in words."""
-        names = [f.name for f in attrs.fields(type(component)) if f.name == "lr" or f.name.startswith("lr_")]
-        set_ones = [f"{table}.{name}" for name in names if getattr(component, name) is not None]
-        return " or ".join(set_ones) or "outer.step_size"
+        fields = attrs.fields(type(component)) if attrs.has(type(component)) else ()
+        names = [f.name for f in fields if f.name == "lr" or f.name.startswith("lr_")]
+        given = [f"{table}.{name}" for name in names if getattr(component, name) is not None]
+        return " or ".join(given) or f"the learning rates of {table}"
 
     def _what_is_not_finite(self, learned: Learned) -> str:
         """The first of the learned tensors that is not finite, and the options to lower, in words."""
@@ -274,7 +275,8 @@ class Distillation(Generic[PreparedT]):
         ):
             for group in groups:
                 if not group.lr <= LARGEST_FLOAT:
-                    paths = self._rates("param", self.param) if tensors is learned.params else "labels.lr"
+                    of_images = tensors is learned.params
+                    paths = self._rates("param", self.param) if of_images else self._rates("labels", self.labels)
                     words = (
                         f"{', '.join(group.keys)} would be learned at the rate {group.lr:g}, beyond float32; lower it"
                     )
