@@ -107,7 +107,11 @@ def without_time(value: object) -> object:
 
 def of_run(folder: Path) -> dict[str, object]:
     """What has to be the same of a run below a folder: its set, pictures, figures, and the steps in its metrics."""
-    found = {**digest_of(folder, "**/synthetic/*"), **digest_of(folder, "**/images/*"), **digest_of(folder, "**/steps/*")}
+    found = {
+        **digest_of(folder, "**/synthetic/*"),
+        **digest_of(folder, "**/images/*"),
+        **digest_of(folder, "**/steps/*"),
+    }
     for path in sorted([*folder.glob("**/summary.json"), *folder.glob("**/eval/*.json")]):
         found[path.relative_to(folder).as_posix()] = without_time(json.loads(path.read_text()))
     for path in sorted(folder.glob("**/metrics.jsonl")):
