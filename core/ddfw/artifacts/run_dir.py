@@ -21,7 +21,7 @@ from attrs import frozen
 from ddfw.artifacts import atomic, checkpoint, run_seals, seal
 from ddfw.artifacts.differences import MISSING, differing_texts
 from ddfw.artifacts.temporaries import temporary_beside
-from ddfw.errors import DirectoryInUseError
+from ddfw.errors import DataError, DirectoryInUseError
 
 #: How many settings that differ a message names; an error has six lines at most.
 _SHOWN = 4

@@ -247,7 +247,7 @@ class Distillation(Generic[PreparedT]):
             return f"outer.step_size_lr (the step size has grown from {self.outer.step_size:g} to {size:g})"
         return f"outer.step_size or {self._rates('param', self.param)}"
 
-    def _rates(self, table: str, component: object) -> str:
+    def _rates(self, table: str, component: Any) -> str:
         """The learning rates of a component by their paths, in words."""
         fields = attrs.fields(type(component)) if attrs.has(type(component)) else ()
         names = [f.name for f in fields if f.name == "lr" or f.name.startswith("lr_")]
