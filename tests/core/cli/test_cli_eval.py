@@ -26,6 +26,20 @@ def test_the_runs_own_protocol_gives_the_runs_own_accuracies(ddfw, copy):
     assert record["split"] == "test"
 
 
+def test_what_the_runs_configuration_asks_for_is_named_before_it_is_done(ddfw, copy):
+    """Broken: nobody would see what a directory makes the machine do, or all of it would be done for a stranger."""
+    said = ddfw("eval", copy)
+    words = "digits, convnet, executor cpu, 2 networks × 3 epochs"
+    assert said.code == 0 and f"as {copy / 'config.toml'} says: {words}" in said.err
+    config = copy / "config.toml"
+    config.write_text(config.read_text() + "# edited\n")
+    said = ddfw("eval", copy, "-q")
+    assert said.code == 0 and "was not run by you here" in said.err and "--trust-config" in said.err
+    assert words in said.err, said.err
+    said = ddfw("eval", copy, "-q", "--trust-config")
+    assert said.code == 0 and said.err == ""
+
+
 def test_more_networks_contain_the_first_ones(ddfw, copy):
     """Broken: network i would depend on how many others there are."""
     before = json.loads((copy / "eval" / "distilled.json").read_text())["accuracies"]
