@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
-from ddfw.artifacts.tensor_file import require_finite
+from ddfw.artifacts.tensor_file import refuse_not_finite
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError
@@ -191,7 +191,7 @@ def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     hashes = read_card(folder).hashes
     path = folder / "params.safetensors"
     stored = atomic.read_tensors(path, hashes.get("params.safetensors", ""))
-    require_finite(path, stored)
+    refuse_not_finite(path, stored)
     params = {k.removeprefix("param."): v for k, v in stored.items() if k.startswith("param.")}
     return params, {k.removeprefix("labels."): v for k, v in stored.items() if k.startswith("labels.")}
 
@@ -229,7 +229,7 @@ def space_of(card: Card, folder: Path) -> TrainingSpace:
     if "space.safetensors" in card.hashes:
         path = folder / "space.safetensors"
         matrices = atomic.read_tensors(path, card.hashes["space.safetensors"])
-        require_finite(path, matrices)
+        refuse_not_finite(path, matrices)
         # A long vector of means alone would be taken for a matrix of its square's size.
         mean, upper = matrices["mean"], matrices["transform_upper"]
         if mean.ndim != 1 or upper.ndim != 1 or 2 * len(upper) != len(mean) * (len(mean) + 1):
