@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
@@ -58,9 +59,10 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def _changed(value: Any, rng: random.Random) -> Any:
     """A JSON value in which one thing was replaced, removed, renamed or added."""
+    value = copy.deepcopy(value)
     path = rng.choice(_paths(value))
     if not path:
-        return rng.choice(ODD)
+        return copy.deepcopy(rng.choice(ODD))
     place = value
     for key in path[:-1]:
         place = place[key]
@@ -69,7 +71,7 @@ def _changed(value: Any, rng: random.Random) -> Any:
     if how < 0.6:
         here = place[last]
         near = [here + 1, here - 1, here * 2, here * 1000, -here] if type(here) is int else []
-        place[last] = rng.choice([*near, *near, rng.choice(ODD), rng.choice(ODD)])
+        place[last] = rng.choice([*near, *near, copy.deepcopy(rng.choice(ODD)), copy.deepcopy(rng.choice(ODD))])
     elif how < 0.75:
         del place[last]
     elif how < 0.9 and isinstance(place, dict):
@@ -77,9 +79,9 @@ def _changed(value: Any, rng: random.Random) -> Any:
             last
         )
     elif isinstance(place, dict):
-        place[rng.choice(["more", "__metadata__", "zz"])] = rng.choice([*place.values(), *ODD])
+        place[rng.choice(["more", "__metadata__", "zz"])] = copy.deepcopy(rng.choice([*place.values(), *ODD]))
     else:
-        place.append(rng.choice(ODD))
+        place.append(copy.deepcopy(rng.choice(ODD)))
     return value
 
 

@@ -18,7 +18,7 @@ from attrs import asdict, evolve, frozen
 from ddfw.artifacts import atomic, seal
 from ddfw.artifacts.row_cache import ROWS
 from ddfw.artifacts.temporaries import tidy
-from ddfw.artifacts.tensor_file import load_rows, load_tensors, read_header, require_finite
+from ddfw.artifacts.tensor_file import load_rows, load_tensors, read_header, refuse_not_finite
 from ddfw.contracts.trajectory import CompactExpert
 from ddfw.errors import DataError, OptionError, did_you_mean
 
@@ -246,7 +246,7 @@ class StoredExperts:
         if not about.source:
             return None
         found = load_tensors(self._files[expert])
-        require_finite(self._files[expert], found)
+        refuse_not_finite(self._files[expert], found)
         return evolve(about, tensors={key: tensor.to(self._device, self._dtype) for key, tensor in found.items()})
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from ddfw.artifacts import atomic, run_seals
-from ddfw.artifacts.tensor_file import load_tensors, read_header, require_finite
+from ddfw.artifacts.tensor_file import load_tensors, read_header, refuse_not_finite
 from ddfw.errors import DataError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def read_snapshot(run: Path, step: int | None) -> Snapshot:
         raise DataError(f"{path} is missing")
     run_seals.require_file(run, name)
     facts, tensors = read_header(path).metadata, load_tensors(path)
-    require_finite(path, tensors)
+    refuse_not_finite(path, tensors)
     try:
         pixels, targets = tensors["pixels"], tensors["targets"]
         per_class, of_per_class = int(facts["per_class"]), int(facts["of_per_class"])

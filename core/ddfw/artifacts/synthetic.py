@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import ImageSet
 from ddfw.artifacts.seal import spelt_alike
-from ddfw.artifacts.tensor_file import require_finite
+from ddfw.artifacts.tensor_file import refuse_not_finite
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError, DivergedError
@@ -156,7 +156,7 @@ def write_set(
         **({"space": matrices} if (matrices := space.tensors()) else {}),
     }
     for name, tensors in content.items():
-        refuse_not_finite(tensors, f"{name}.safetensors")
+        require_finite(tensors, f"{name}.safetensors")
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {
         f"{name}.safetensors": atomic.write_tensors(
@@ -169,7 +169,7 @@ def write_set(
     return hashes
 
 
-def refuse_not_finite(tensors: Mapping[str, Tensor], file: str) -> None:
+def require_finite(tensors: Mapping[str, Tensor], file: str) -> None:
     """Refuses to write values that are not finite.
 
     Args:
@@ -212,7 +212,7 @@ def read_learned(run: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     hashes = read_card(folder).hashes
     path = folder / "params.safetensors"
     stored = atomic.read_tensors(path, hashes.get("params.safetensors", ""))
-    require_finite(path, stored)
+    refuse_not_finite(path, stored)
     params = {k.removeprefix("param."): v for k, v in stored.items() if k.startswith("param.")}
     return params, {k.removeprefix("labels."): v for k, v in stored.items() if k.startswith("labels.")}
 
@@ -251,7 +251,7 @@ def space_of(card: Card, folder: Path) -> TrainingSpace:
     if "space.safetensors" in card.hashes:
         path = folder / "space.safetensors"
         matrices = atomic.read_tensors(path, card.hashes["space.safetensors"])
-        require_finite(path, matrices)
+        refuse_not_finite(path, matrices)
         # A long vector of means alone would be taken for a matrix of its square's size.
         mean, upper = matrices["mean"], matrices["transform_upper"]
         if mean.ndim != 1 or upper.ndim != 1 or 2 * len(upper) != len(mean) * (len(mean) + 1):

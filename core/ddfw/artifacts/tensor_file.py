@@ -188,11 +188,11 @@ def load_rows(path: Path, name: str, rows: Sequence[int]) -> Tensor:
             found = torch.cat([stored[row : row + 1] for row in rows])
     except (SafetensorError, OSError, RuntimeError) as error:
         raise DataError(f"{path} was changed while it was in use: {error}") from error
-    require_finite(path, {name: found})
+    refuse_not_finite(path, {name: found})
     return found
 
 
-def require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def refuse_not_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuses tensors with a value that is no number.
 
     Args:

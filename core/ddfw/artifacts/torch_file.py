@@ -22,8 +22,9 @@ _DTYPES = (
     *("bool", "uint8", "int8", "int16", "int32", "int64"),
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
 )
-#: Largest size in bytes of what says how the tensors lie in lists: for any file, and for each of its members.
-_PROGRAM, _PROGRAM_PER_MEMBER = 1 << 16, 512
+#: Largest size in bytes of what says how the tensors lie in lists: for any file, and for each of its members; or one
+#: byte for so many of the file.
+_PROGRAM, _PROGRAM_PER_MEMBER, _VALUES_PER_PROGRAM = 1 << 16, 512, 8
 
 
 def check_archive(path: Path) -> tuple[int, ...]:
@@ -71,8 +72,10 @@ def _fault(archive: zipfile.ZipFile) -> str:
             return f"has overlapping members, among them {name}; torch.save writes none; write the file again"
     # torch finds the program by its name in any case. Its steps are single bytes, each of which can take a hundred.
     programs = [member for member in members if member.filename.lower().endswith(".pkl")]
-    limit = min(_PROGRAM + _PROGRAM_PER_MEMBER * len(members), MAX_PIECE)
-    if sum(member.file_size for member in programs) > limit:
+    length = sum(member.file_size for member in programs)
+    values = sum(member.file_size for member in members) - length
+    limit = min(max(_PROGRAM + _PROGRAM_PER_MEMBER * len(members), values // _VALUES_PER_PROGRAM), MAX_PIECE)
+    if length > limit:
         return f"describes its {len(members)} members in more than {limit:,} bytes; write it as lists of tensors"
     for member in programs:
         with archive.open(member) as file:

@@ -16,7 +16,7 @@ from ddfw.artifacts.image_set import ImageSet, checked_image_set
 from ddfw.artifacts.opening import require_honest
 from ddfw.artifacts.run_dir import CONFIG
 from ddfw.artifacts.synthetic import SyntheticSet, read_card, read_synthetic
-from ddfw.artifacts.tensor_file import require_finite
+from ddfw.artifacts.tensor_file import refuse_not_finite
 from ddfw.config.catalog import from_table
 from ddfw.config.extensions import formats, imported
 from ddfw.config.foreign import component_of_card, read_run_file
@@ -61,7 +61,7 @@ def load(run: str | Path) -> SyntheticSet:
     tables = _own_tables(folder)
     targets = one_hot(found.targets, len(names)) if found.targets.ndim == 1 else found.targets
     images = found.space.encode(found.images * found.space.max_value, dtype) if found.pixels else found.images
-    require_finite(path, {"its images in training space": images})
+    refuse_not_finite(path, {"its images in training space": images})
     return SyntheticSet(
         images=images,
         targets=targets.to(dtype),

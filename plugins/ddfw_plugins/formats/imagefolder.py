@@ -6,6 +6,7 @@ Shapes: C channels (1 or 3), H rows, W columns.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,7 +122,7 @@ def _class_folders(folder: Path) -> ImageSet:
         raise DataError(f"{folder} holds no class folders with pictures")
     images, names = _pictures(files, folder), [f"{file.parent.name}/{file.name}" for file in files]
     targets, class_names = torch.tensor(labels), list(order)
-    if (folder / LABELS).is_file():
+    if os.path.lexists(folder / LABELS) and not (folder / LABELS).is_dir():
         (targets, class_names), said = _soft_labels(folder / LABELS, names), ""
     return ImageSet(
         images=images,

@@ -429,3 +429,33 @@ def test_a_large_file_is_read_in_a_fraction_of_its_size(saved, tmp_path):
         large.unlink()
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 100
+
+
+def test_snapshots_that_share_a_few_values_take_no_memory_of_many(saved):
+    """Broken: a small file whose snapshots are windows on the same values would fill the memory."""
+    network = Network(nn.Linear(300, 100))
+    flat = torch.rand(network.num_parameters + 50)
+
+    def window(start):
+        weight, bias = flat[start:].split([30_000, 100, 50 - start])[:2]
+        return [weight.view(100, 300), bias]
+
+    path = saved([[window(start) for start in range(50)]])
+    assert path.stat().st_size < 200_000
+    refused(path, network, "has fewer bytes than the 6,020,000 of its snapshots", ".clone()")
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R.", "objects other than tensors (bytearray)"),
+        (b"\x80\x02" + b"(" * 16_000_000 + b".", "describes its 2 members in more than 66,560 bytes"),
+    ],
+    ids=["memory of any size", "a step of a byte that takes sixty"],
+)
+def test_a_program_that_asks_for_memory_is_refused_before_it_runs(tmp_path, network, program, words):
+    """Broken: a kilobyte could ask the reader of tensors for two gigabytes."""
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/version", b"3\n")
+    refused(tmp_path / "x.pt", network, words)
