@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ SMALL = [
         "experts.epochs=2",
         "outer.steps=2",
         "outer.syn_steps=2",
-        "eval.networks=1",
+        "eval.networks=2",
         "eval.epochs=1",
         "eval.full_epochs=1",
         "eval.every=1",
@@ -85,10 +86,12 @@ def told(ended: Ended, path: str, place: Path) -> None:
     """Checks how a command ended whose operation on `path` failed."""
     assert ended.code == 74, (path, ended)
     assert len(ended.err.strip().splitlines()) == 1 and "No space left" in ended.err, (path, ended)
-    below = Path(path).relative_to(place)
-    final = below.name.removeprefix(".").rsplit(".", 2)[0] if below.name.endswith(".tmp") else below.name
-    named = (str(below.with_name(final)), str(below), str(below.parent), str(Path(*below.parts[:2])))
-    assert any(name in ended.err for name in named), (path, ended.err)
+    # The final name of the file or folder that was written, or of the one that it is a part of; a folder that only
+    # asks whether there is room stands for the one that will lie there.
+    parts = [re.sub(r"^\.(.*)\.[0-9a-f]{8}\.(tmp|old)$", r"\1", part) for part in Path(path).relative_to(place).parts]
+    asks = re.fullmatch(r"\.\w{8}\.tmp", parts[-1])
+    names = ["out/"] if asks else [str(Path(*parts[:count])) for count in range(2, len(parts) + 1)]
+    assert any(name in ended.err for name in names), (path, ended.err)
 
 
 def attempt(
