@@ -334,8 +334,9 @@ def _save_file(
     try:
         with open(filename, "wb", buffering=0) as file:
             os.chmod(filename, 0o600)
-            for start in range(0, len(data), max(len(data) // 2, 1)):
-                file.write(data[start : start + max(len(data) // 2, 1)])
+            left = memoryview(data)
+            while left:  # in two writes; a disk that fills up takes a part of one
+                left = left[file.write(left[: max(len(data) // 2, 1)]) :]
     except OSError as error:
         raise SafetensorError(
             f"Error while serializing: I/O error: {error.strerror} (os error {error.errno})"

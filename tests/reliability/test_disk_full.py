@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ SMALL = [
         "experts.epochs=2",
         "outer.steps=2",
         "outer.syn_steps=2",
-        "eval.networks=1",
+        "eval.networks=2",
         "eval.epochs=1",
         "eval.full_epochs=1",
         "eval.every=1",
@@ -38,7 +39,7 @@ SMALL = [
     )
 ]
 #: Files whose content says when and how long, and where pages and pictures are made again from the others.
-TIMED = ("metrics.jsonl", "summary.json", "manifest.json", "report.html", "sweep.json", "sweep.md")
+TIMED = ("metrics.jsonl", "summary.json", "manifest.json", "report.html", "latest.json", "sweep.json", "sweep.md")
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +64,20 @@ def contents(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != ".lock":
             timed = path.name in TIMED or path.parent.name in ("eval", "rows")
-            found[str(path.relative_to(folder))] = "" if timed else hashlib.sha256(path.read_bytes()).hexdigest()
+            held = b"" if timed else _tensors(path) if path.parent.name == "checkpoints" else path.read_bytes()
+            found[str(path.relative_to(folder))] = hashlib.sha256(held).hexdigest()
     return found
+
+
+def _tensors(path: Path) -> bytes:
+    """A checkpoint's tensors without its header, which counts seconds and knows where the run was resumed."""
+    held = path.read_bytes()
+    return held[8 + int.from_bytes(held[:8], "little") :]
 
 
 def whole(folder: Path) -> None:
     """Checks that whatever lies below a folder can be read: no half JSON, no half tensors."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for path in folder.rglob("*"):
         if path.name.startswith(".") or not path.is_file():
@@ -77,18 +85,23 @@ def whole(folder: Path) -> None:
         if path.suffix == ".json":
             json.loads(path.read_bytes())
         elif path.suffix == ".safetensors":
-            with safe_open(path, framework="np") as file:
-                assert list(file.keys())
+            try:
+                with safe_open(path, framework="np") as file:
+                    assert list(file.keys())
+            except SafetensorError as error:
+                raise AssertionError(f"{path}, {path.stat().st_size} bytes: {error}") from error
 
 
 def told(ended: Ended, path: str, place: Path) -> None:
     """Checks how a command ended whose operation on `path` failed."""
     assert ended.code == 74, (path, ended)
     assert len(ended.err.strip().splitlines()) == 1 and "No space left" in ended.err, (path, ended)
-    below = Path(path).relative_to(place)
-    final = below.name.removeprefix(".").rsplit(".", 2)[0] if below.name.endswith(".tmp") else below.name
-    named = (str(below.with_name(final)), str(below), str(below.parent), str(Path(*below.parts[:2])))
-    assert any(name in ended.err for name in named), (path, ended.err)
+    # The final name of the file or folder that was written, or of the one that it is a part of; a folder that only
+    # asks whether there is room stands for the one that will lie there.
+    parts = [re.sub(r"^\.(.*)\.[0-9a-f]{8}\.(tmp|old)$", r"\1", part) for part in Path(path).relative_to(place).parts]
+    asks = re.fullmatch(r"\.\w{8}\.tmp", parts[-1])
+    names = ["out/"] if asks else [str(Path(*parts[:count])) for count in range(2, len(parts) + 1)]
+    assert any(name in ended.err for name in names), (path, ended.err)
 
 
 def attempt(

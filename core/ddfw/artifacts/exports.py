@@ -64,18 +64,22 @@ def write_export(
         with atomic.writing(out, learned.images.nbytes + learned.targets.nbytes):
             draft.mkdir()
             facts = write(learned, draft)
-        written = sorted((p for p in draft.rglob("*") if p.is_file()), key=lambda p: (p.name, p))
-        hashes = {p.relative_to(draft).as_posix(): _synced_sha256(p) for p in written}
-        if not isinstance(facts, Mapping) or not hashes or hashes.keys() & {_SPACE, "card.json"}:
-            made_of = f"wrote {', '.join(hashes) or 'nothing'} and returned a {type(facts).__name__}"
-            raise PluginError(f"the format {form} {made_of}; expected files of its own names, and a mapping of facts")
-        if matrices := learned.space.tensors():
-            hashes[_SPACE] = atomic.write_tensors(draft / _SPACE, matrices, {"schema": EXPORT_SCHEMA, "what": "space"})
-        kept = {k: v for k, v in learned.card.items() if k not in _OWN_KEYS}
-        facts = {**facts, "dtype": str(learned.images.dtype).removeprefix("torch.")}
-        card = sealed_card({"schema": EXPORT_SCHEMA, "format": form, **kept, "export": facts, "sha256": hashes})
-        atomic.write_json(draft / "card.json", card)
-        _put(draft, out, replaced)
+            written = sorted((p for p in draft.rglob("*") if p.is_file()), key=lambda p: (p.name, p))
+            hashes = {p.relative_to(draft).as_posix(): _synced_sha256(p) for p in written}
+            if not isinstance(facts, Mapping) or not hashes or hashes.keys() & {_SPACE, "card.json"}:
+                made_of = f"wrote {', '.join(hashes) or 'nothing'} and returned a {type(facts).__name__}"
+                raise PluginError(
+                    f"the format {form} {made_of}; expected files of its own names, and a mapping of facts"
+                )
+            if matrices := learned.space.tensors():
+                hashes[_SPACE] = atomic.write_tensors(
+                    draft / _SPACE, matrices, {"schema": EXPORT_SCHEMA, "what": "space"}
+                )
+            kept = {k: v for k, v in learned.card.items() if k not in _OWN_KEYS}
+            facts = {**facts, "dtype": str(learned.images.dtype).removeprefix("torch.")}
+            card = sealed_card({"schema": EXPORT_SCHEMA, "format": form, **kept, "export": facts, "sha256": hashes})
+            atomic.write_json(draft / "card.json", card)
+            _put(draft, out, replaced)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         for folder in made:
