@@ -609,3 +609,62 @@ def test_a_hostile_file_is_refused_in_a_line_and_nothing_happens(refused, export
     refused(folder)
     assert sorted(str(p) for p in here.rglob("*")) == before
     assert not (here / "canary").exists() and not Path("canary").exists()
+
+
+# --- which class is which -----------------------------------------------------------------------------------------
+
+
+def test_folders_with_other_names_are_matched_in_order_with_a_note(judged, here):
+    """Broken: images of zeros would be judged as ones, without a word."""
+    found = judged(pictures(here / "set", names="abcdefghij".__getitem__), "--lr", 0.02)
+    assert any("matched in order ('a' is '0', 'b' is '1', 'c' is '2', …)" in note for note in found["notes"])
+    same = judged(pictures(here / "same", names=lambda label: f"{label:02d}"), "--lr", 0.02)
+    assert same["accuracies"] == found["accuracies"]
+    assert not any("matched" in note for note in judged(pictures(here / "equal"), "--lr", 0.02)["notes"])
+
+
+def test_folders_that_count_from_1_are_refused_where_the_data_count_from_0(refused, here):
+    """Broken: folder 1 would be class 0, although class 1 is there too."""
+    refused(pictures(here / "set", names=lambda label: str(label + 1)), "its class '1' may be '1', or '0'")
+
+
+def test_names_that_number_their_classes_are_matched_by_their_words(judged, here):
+    """Broken: an export of the classes in another order would be judged as if their order were the data's."""
+    names = [f"{9 - label}-{label}" for label in range(10)]
+    found = judged(pictures(here / "set", names=names.__getitem__), "--lr", 0.02)
+    plain = judged(pictures(here / "plain"), "--lr", 0.02)
+    assert found["accuracies"] == plain["accuracies"]
+    assert any("matched by their names after their numbers" in note for note in found["notes"])
+
+
+def test_folders_of_splits_are_no_set(refused, here):
+    """Broken: training and test images would be two classes."""
+    for split in ("Train", "valid"):
+        pictures(here / "set" / split, classes=[3], names=lambda label: "")
+    refused(here / "set", "holds the splits Train, valid, not class folders")
+
+
+def test_labels_that_count_from_1_are_refused_with_the_way_out(refused, here):
+    """Broken: every image would be judged as the class before its own, or the first class be called missing."""
+    for number, labels in enumerate((torch.arange(10) + 1, torch.arange(10).clamp(min=1))):
+        refused(save(here / f"set-{number}", IMAGES, labels, torch.tensor(0.1)), "save them as labels - 1")
+
+
+def test_a_step_size_that_is_none_is_replaced_by_a_named_one(judged, refused, here):
+    """Broken: a set with a bad learning rate beside it could not be judged at all, or would be judged with that."""
+    for number, lr in enumerate((-0.1, 0.0, math.nan, math.inf)):
+        folder = save(here / f"set-{number}", IMAGES, torch.arange(10), torch.tensor(lr))
+        refused(folder, "lr_best.pt", "expected one positive number", "--lr")
+        assert judged(folder, "--lr", 0.05)["lr"] == 0.05
+
+
+def test_notes_about_the_data_stand_beside_the_figures(ddfw, finished, two_archives, here):
+    """Broken: nobody would know that an accuracy leaves out classes."""
+    with np.load(two_archives[0]) as archive:
+        arrays = dict(archive)
+    kept = arrays["test_labels"] < 6
+    np.savez(here / "part.npz", **{**arrays, **{k: arrays[k][kept] for k in ("test_images", "test_labels")}})
+    words = ["--like", finished.out, "--data", "npz", "--set", f"data.path={here / 'part.npz'}", "--json"]
+    said = ddfw("eval", "random_real", *words)
+    assert said.code == 0, said.err
+    assert any("4 of 10 classes have no test image (classes 6, 7, 8, 9)" in n for n in said.events[-1]["notes"])

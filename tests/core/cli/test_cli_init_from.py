@@ -189,3 +189,25 @@ def test_a_damaged_run_is_not_started_from(ddfw, start, sources, here):
         data[-3] ^= 1
         path.write_bytes(bytes(data))
         ddfw(*start("--init-from", run, "--out", here / "run")).refused(4, f"{name}.safetensors", "damaged")
+
+
+def test_how_classes_were_matched_is_said_before_the_run(ddfw, start, sources, here):
+    """Broken: a run would start from images of other classes, and nobody could tell."""
+    for label in range(10):
+        (here / "pictures" / f"x{label}").mkdir(parents=True)
+        array = np.random.default_rng(label).integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(array).save(here / "pictures" / f"x{label}" / "0.png")
+    (here / "bare").mkdir()
+    torch.save(package.load(sources / "standard").images, here / "bare" / "images_best.pt")
+    torch.save(torch.arange(10), here / "bare" / "labels_best.pt")
+    for number, (source, words) in enumerate(
+        (
+            (sources / "standard", "its classes have the names and the order of the data set's"),
+            (here / "bare", "it names no classes: its class 0 is 0, and so on"),
+            (here / "pictures", "its classes have other names; they were matched in order ('x0' is '0', "),
+        )
+    ):
+        command = [w for w in start("--init-from", source, "--out", here / f"run-{number}") if w != "-q"]
+        said = ddfw(*command)
+        assert said.code == 0, said.err
+        assert f"outer.init_from: {words}" in said.err

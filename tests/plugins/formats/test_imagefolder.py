@@ -163,3 +163,17 @@ def test_values_outside_the_pixel_range_are_counted_and_told_how_far_they_lie(le
     rounding = card["export"]["rounding"]
     assert rounding["clipped_values"] == 3 and rounding["farthest_outside"] == pytest.approx(2.25, abs=1e-4)
     assert any("3 of 1,280 values (0.2 %)" in note and "2.2" in note for note in card["export"]["notes"])
+
+
+def test_numbered_folders_are_the_labels(picture, tmp_path):
+    """Broken: of twelve folders 0 … 11, folder 10 would be class 2."""
+    for label in range(12):
+        picture(tmp_path / "set" / str(label) / "0.png", value=20 * label)
+    found = ddfw.read_images(tmp_path / "set")
+    assert found.class_names == tuple(map(str, range(12))) and found.targets.tolist() == list(range(12))
+    np.testing.assert_allclose(found.images[:, 0, 0, 0].numpy() * 255, 20 * np.arange(12), atol=1e-4)
+    (tmp_path / "set" / "0").rename(tmp_path / "set" / "12")
+    assert "'2' before '10'" in ddfw.read_images(tmp_path / "set").notes[0]
+    picture(tmp_path / "set" / "02" / "0.png")
+    with pytest.raises(DataError, match="'02' and '2' hold the same number"):
+        ddfw.read_images(tmp_path / "set")

@@ -120,3 +120,28 @@ def test_the_best_images_of_a_folder_are_taken_else_the_last(bare):
     except DataError:
         return  # asking which one is as good
     assert torch.equal(found.images, IMAGES + 1000)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_a_column_of_labels_is_class_numbers(bare, dtype):
+    """Broken: labels [n, 1] would be taken for logits of one class; data sets with such labels mean class numbers."""
+    found = ddfw.read_images(bare(IMAGES, torch.tensor([0, 1, 2, 0, 1, 2], dtype=dtype)[:, None]))
+    assert found.targets.dtype == torch.int64 and found.targets.tolist() == [0, 1, 2, 0, 1, 2]
+    assert found.notes == ()
+    assert ddfw.read_images(bare(IMAGES, torch.ones(6, 1))).targets.tolist() == [1] * 6
+    with pytest.raises(DataError, match="whole numbers"):
+        ddfw.read_images(bare(IMAGES, torch.rand(6, 1) + 0.1))
+
+
+def test_rows_with_a_one_are_probabilities(bare):
+    """Broken: one-hot labels would be logits, and every image belong to all classes."""
+    rows = torch.eye(3)[[0, 1, 2, 0, 1, 2]]
+    for labels in (rows, rows.long(), rows.bool()):
+        found = ddfw.read_images(bare(IMAGES, labels))
+        assert torch.equal(found.targets, rows) and found.notes == ()
+
+
+def test_a_named_learning_rate_replaces_a_wrong_one(bare):
+    """Broken: a set with a bad learning rate beside it could not be used at all."""
+    for lr in (torch.tensor(-0.1), torch.tensor(float("nan")), torch.tensor([0.1, 0.2])):
+        assert ddfw.read_images(bare(IMAGES, torch.arange(6), lr), lr=0.5).step_size == 0.5
