@@ -15,6 +15,7 @@ from ddfw_registry import (
     RegistryError,
     UnknownComponentError,
     did_you_mean,
+    prints_to_stderr,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "did_you_mean",
     "errors_in",
     "option_errors_at",
+    "prints_to_stderr",
 ]
 
 

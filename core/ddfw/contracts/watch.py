@@ -28,7 +28,7 @@ import attrs
 
 from ddfw.contracts.executor import ExecutorSession, TrainedExpert
 from ddfw.contracts.promises import PROMISES, SESSION_PROMISES, Promise
-from ddfw.errors import DdfwError, OptionError, PluginError, RegistryError
+from ddfw.errors import DdfwError, OptionError, PluginError, RegistryError, prints_to_stderr
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def watched_function(function: Callable[..., Any], owner: str, target: str) -> C
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with prints_to_stderr():
                 return function(*args, **kwargs)
         except BaseException as error:
             if _passes(error):
@@ -154,7 +154,7 @@ def _passes(error: BaseException) -> bool:
 def _guarded(component: object, method: str) -> Iterator[None]:
     """Names the component in whatever the block raises, and sends what it prints to standard error."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_to_stderr():
             yield
     except BaseException as error:
         if _passes(error):
