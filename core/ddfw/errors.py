@@ -16,6 +16,7 @@ from ddfw_registry import (
     RegistryError,
     UnknownComponentError,
     did_you_mean,
+    prints_to_stderr,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "errors_in",
     "is_disk_error",
     "option_errors_at",
+    "prints_to_stderr",
 ]
 
 

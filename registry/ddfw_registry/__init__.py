@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ddfw_registry._output import prints_to_stderr
 from ddfw_registry._sources import Source
 from ddfw_registry._words import did_you_mean, suggest
 from ddfw_registry.catalog import Catalog, Entry, KindInfo
@@ -58,6 +59,7 @@ __all__ = [
     "is_named",
     "listed_in",
     "options",
+    "prints_to_stderr",
     "suggest",
     "watching",
 ]

@@ -6,9 +6,8 @@ same entry-point name, and does not report misspelt hooks.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, TypeAlias, cast
 
@@ -16,6 +15,7 @@ import pluggy
 from attrs import field, frozen
 
 from ddfw_registry._hooks import Rejected, check, foreign, remove
+from ddfw_registry._output import prints_to_stderr
 from ddfw_registry._sources import Source, candidates, normalise
 from ddfw_registry._words import error_line, one_line
 
@@ -196,7 +196,7 @@ def recorded(
     if (told := _watcher.get()) is not None:
         told(source.identity)
     try:
-        with redirect_stdout(sys.stderr):
+        with prints_to_stderr():
             yield
     except KeyboardInterrupt:
         raise

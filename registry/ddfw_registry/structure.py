@@ -6,9 +6,7 @@ cattrs finds the hook for each type. All hooks are replaced by strict ones: thos
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +17,7 @@ import cattrs
 from attrs import evolve
 
 from ddfw_registry import _types as t
+from ddfw_registry._output import prints_to_stderr
 from ddfw_registry._places import Places
 from ddfw_registry._plain import plain
 from ddfw_registry._problems import Collector, Invalid, Issue, step
@@ -206,7 +205,7 @@ class Structurer:
             raise Invalid([Issue("", error.message, error)]) from None
         options = {k: item for k, item in value.items() if k != "name"}
         try:
-            with redirect_stdout(sys.stderr):
+            with prints_to_stderr():
                 return build_table(options, entry.cls, self._build, self._phrase)
         except (Invalid, KeyboardInterrupt):
             raise

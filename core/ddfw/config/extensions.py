@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pkgutil
-import sys
-from contextlib import redirect_stdout
 from functools import cache, partial
 from inspect import isfunction
 from pathlib import Path
@@ -15,7 +13,7 @@ from ddfw.contracts.command import Command
 from ddfw.contracts.format import Format
 from ddfw.contracts.watch import watched_function
 from ddfw.errors import PluginError
-from ddfw_registry import Offers, collect
+from ddfw_registry import Offers, collect, prints_to_stderr
 
 Extension = TypeVar("Extension", Command, Format)
 
@@ -68,7 +66,7 @@ def imported(target: str, owner: str) -> Any:
     a PluginError that names the plugin.
     """
     try:
-        with redirect_stdout(sys.stderr):
+        with prints_to_stderr():
             found = pkgutil.resolve_name(target)
     except KeyboardInterrupt:
         raise

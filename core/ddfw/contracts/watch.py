@@ -28,7 +28,7 @@ import attrs
 
 from ddfw.contracts.executor import ExecutorSession, TrainedExpert
 from ddfw.contracts.promises import PROMISES, SESSION_PROMISES, Promise
-from ddfw.errors import DdfwError, OptionError, PluginError, RegistryError
+from ddfw.errors import DdfwError, OptionError, PluginError, RegistryError, prints_to_stderr
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def watched_function(function: Callable[..., Any], owner: str, target: str) -> C
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with prints_to_stderr():
                 return function(*args, **kwargs)
         except BaseException as error:
             if _passes(error):
@@ -154,7 +154,7 @@ def _passes(error: BaseException) -> bool:
 def _guarded(component: object, method: str) -> Iterator[None]:
     """Names the component in whatever the block raises, and sends what it prints to standard error."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_to_stderr():
             yield
     except BaseException as error:
         if _passes(error):
@@ -295,6 +295,11 @@ class _Session:
     def __init__(self, component: object, session: object) -> None:
         self.__dict__.update(_component=component, _session=session)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """That of the session itself, so that `isinstance` finds what the plugin derived it from."""
+        return type(self.__dict__["_session"])
+
     def __getattr__(self, name: str) -> Any:
         component, session = self.__dict__["_component"], self.__dict__["_session"]
         missing = False
@@ -330,27 +335,32 @@ def _session_names(method: str) -> tuple[str, ...]:
 
 
 def _watch_module(model: object, given: Mapping[str, Any], module: Any) -> None:
-    """Watches `forward` of the class of a plugin's network; classes of PyTorch are left alone."""
-    cls, classes = type(module), given["spec"].num_classes
+    """Watches the `forward` of a network that a plugin built, which gets a class of its own for that."""
     with _guarded(model, "build"):  # a module that never called nn.Module's __init__ raises here
         list(module.parameters())
-        module._classes_promised = classes
-    if cls.__module__.partition(".")[0] in ("torch", "ddfw") or "_model" in vars(cls):
-        return
-    raw = cls.forward
+        module._classes_promised = given["spec"].num_classes
+        module.__class__ = _watched_module(type(module), type(model))
 
-    @functools.wraps(raw)
-    def forward(self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
+
+@functools.cache
+def _watched_module(cls: Any, model: type) -> type:
+    """A subclass of a module's class that names the model in whatever `forward` does wrong.
+
+    Args:
+        cls: the module's class, of the plugin or of PyTorch.
+        model: class of the component that built it.
+    """
+    component = object.__new__(model)
+
+    def forward(self: Any, images: Any) -> Any:
         if _compiling():
-            return raw(self, images, *args, **kwargs)
-        with _guarded(model, "forward"):
-            found = raw(self, images, *args, **kwargs)
-        promised = getattr(self, "_classes_promised", None)  # of the whole network, not of the same layer inside one
-        shape = getattr(found, "shape", None)
-        if promised is not None and (shape is None or tuple(shape) != (len(images), promised)):
+            return cls.forward(self, images)
+        with _guarded(component, "forward"):
+            found = cls.forward(self, images)
+        shape, expected = getattr(found, "shape", None), (len(images), self._classes_promised)
+        if shape is None or tuple(shape) != expected:
             came = type(found).__name__ if shape is None else list(shape)
-            raise broken(model, "forward", f"it returns {came}, expected logits {[len(images), promised]}")
+            raise broken(component, "forward", f"it returns {came}, expected logits {list(expected)}")
         return found
 
-    cls._model = model
-    cls.forward = forward
+    return type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import inspect
 import pkgutil
@@ -11,12 +12,25 @@ from typing import ClassVar, final
 import pytest
 import torch
 from attrs import frozen
+from torch import nn
 
-from ddfw import AbstractAugmentation, AbstractExecutor, AbstractMatchingLoss, Draws, OptionError, PluginError
+from ddfw import (
+    AbstractAugmentation,
+    AbstractExecutor,
+    AbstractMatchingLoss,
+    AbstractModel,
+    AbstractObserver,
+    Draws,
+    ImageSpec,
+    ObserverSession,
+    OptionError,
+    PluginError,
+)
 from ddfw.contracts.promises import PROMISES, SESSION_PROMISES
 from ddfw.contracts.watch import watch, watched_function
 from ddfw.errors import DivergedError
 from ddfw.kinds import KINDS
+from ddfw.testing import check_observer
 
 BASES = {kind.id: pkgutil.resolve_name(kind.base) for kind in KINDS}
 
@@ -148,6 +162,51 @@ def test_a_session_is_watched_while_it_is_read_and_never_swallows_an_error(capsy
             session.meta_gradient(None, [])
         assert not hasattr(session, "evaluate_classes")
         raise ZeroDivisionError
+
+
+def test_a_watched_component_still_passes_the_check_of_its_kind():
+    """Broken: authors whose plugin is installed could not test it, since what is watched looks like another thing."""
+
+    @final
+    @frozen(kw_only=True)
+    class Mine(AbstractObserver):
+        """Hears nothing."""
+
+        name: ClassVar[str] = "mine"
+
+        @contextmanager
+        def open(self, run):
+            yield ObserverSession()
+
+    watch(Mine, "observer", "theirs:observer")
+    check_observer(Mine())
+
+
+def test_a_network_of_plain_layers_is_watched_and_can_be_copied():
+    """Broken: a layer that ends the process would end the run with its exit code; or a copy would use other weights."""
+
+    class Layer(nn.Linear):
+        def forward(self, images):
+            if len(images) == 3:
+                raise SystemExit(0)
+            return super().forward(images)
+
+    @final
+    @frozen(kw_only=True)
+    class Mine(AbstractModel):
+        name: ClassVar[str] = "mine"
+
+        def build(self, spec):
+            return nn.Sequential(nn.Flatten(), Layer(spec.floats_per_image, spec.num_classes))
+
+    watch(Mine, "model", "theirs:model")
+    module = Mine().build(ImageSpec(channels=1, height=2, width=2, num_classes=5))
+    again = copy.deepcopy(module)
+    torch.nn.init.zeros_(again[1].weight)
+    images = torch.ones(2, 1, 2, 2)
+    assert not torch.equal(module(images), again(images)) and isinstance(again, nn.Sequential)
+    with pytest.raises(PluginError, match=r"plugin theirs:model \(model mine\) failed in forward: SystemExit: 0"):
+        again(torch.ones(3, 1, 2, 2))
 
 
 def test_a_function_of_a_format_names_its_plugin():
