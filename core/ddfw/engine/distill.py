@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import attrs
 import torch
 from attrs import evolve, frozen
 from torch import Tensor
@@ -24,8 +23,8 @@ from ddfw.contracts.observer import StepReport
 from ddfw.contracts.parameterization import ParamGroup
 from ddfw.contracts.settings import OuterSettings, WindowSettings
 from ddfw.contracts.watch import broken
-from ddfw.errors import DivergedError, config_error
-from ddfw.options import LARGEST_FLOAT
+from ddfw.engine.finite import rates, require_finite_gradients, require_finite_images, require_length, require_usable
+from ddfw.errors import DivergedError
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
     from ddfw.contracts.trajectory import AbstractTrajectory, Segment
 
 PreparedT = TypeVar("PreparedT")
-
-#: Parameters that move by less than this share of their norm stand still: what they moved by is rounding.
-STILL = 1e-6
 
 
 @frozen(kw_only=True)
@@ -154,7 +150,6 @@ class Distillation(Generic[PreparedT]):
         images, targets = self._set(leaves, label_leaves, used)
         if not images.requires_grad:
             raise broken(self.param, "decode", "the images do not depend on the parameters (detached?)")
-        self._require_finite_images(images, state.step)
         found = self.session.meta_gradient(
             Problem(
                 images=images.detach(),
@@ -166,10 +161,11 @@ class Distillation(Generic[PreparedT]):
             segments,
         )
         if not bool(found.loss.isfinite()):
-            _require_length(segments, state.step)
+            require_finite_images(images, rates("param", self.param), state.step)
+            require_length(segments, state.step)
         skipped = self.outer.skip_above is not None and not float(found.loss) <= self.outer.skip_above
         if not skipped:
-            self._require_finite(found, learned, state.step)
+            require_finite_gradients(found, state.step, self.what_to_lower(learned))
             penalty = self.param.penalty(leaves)
             if penalty is not None and (not isinstance(penalty, Tensor) or penalty.ndim != 0):
                 raise broken(self.param, "penalty", "has to return a scalar tensor, or None")
@@ -201,9 +197,8 @@ class Distillation(Generic[PreparedT]):
         index = torch.arange(self.layout.num_images, device=self.session.device)
         with torch.no_grad():
             images, targets = self._set(learned.params, learned.label_params, index)
-        self._require_finite_images(images, step)
-        if not bool(targets.isfinite().all()):
-            raise DivergedError(f"a decoded target is not finite; lower {self._rates('labels', self.labels)}", step)
+        require_finite_images(images, rates("param", self.param), step)
+        require_finite_images(targets, rates("labels", self.labels), step, "target")
         return images, targets
 
     def _set(self, params: Params, label_params: Params, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,68 +214,33 @@ class Distillation(Generic[PreparedT]):
             raise broken(self.labels, "targets", words)
         return images, targets.to(images.dtype)
 
-    def _require_finite_images(self, images: Tensor, step: int | None = None) -> None:
-        if not bool(images.isfinite().all()):
-            when = "" if step is None else f" after outer step {step}"
-            raise DivergedError(
-                f"a decoded image is not finite{when}, although its parameters are; "
-                f"lower {self._rates('param', self.param)}",
-                step=step,
-            )
-
-    def _require_finite(self, found: MetaGradient, learned: Learned, step: int) -> None:
-        for what, tensor in (
-            ("matching loss", found.loss),
-            ("image gradient", found.images),
-            ("label gradient", found.targets),
-            ("step-size gradient", found.step_size),
-        ):
-            if not bool(tensor.isfinite().all()):
-                raise DivergedError(
-                    f"the {what} is not finite at outer step {step + 1}; lower {self.what_to_lower(learned)}",
-                    step=step,
-                )
-
     def what_to_lower(self, learned: Learned) -> str:
         """The options that make a student trained on the set diverge, in words."""
         if (size := float(learned.step_size)) > 10 * self.outer.step_size:
             return f"outer.step_size_lr (the step size has grown from {self.outer.step_size:g} to {size:g})"
-        return f"outer.step_size or {self._rates('param', self.param)}"
-
-    def _rates(self, table: str, component: Any) -> str:
-        """The learning rates of a component by their paths, in words."""
-        fields = attrs.fields(type(component)) if attrs.has(type(component)) else ()
-        names = [f.name for f in fields if f.name == "lr" or f.name.startswith("lr_")]
-        given = [f"{table}.{name}" for name in names if getattr(component, name) is not None]
-        return " or ".join(given) or f"the learning rates of {table}"
+        return f"outer.step_size or {rates('param', self.param)}"
 
     def _what_is_not_finite(self, learned: Learned) -> str:
         """The first of the learned tensors that is not finite, and the options to lower, in words."""
-        for what, tensors, rates in (
-            ("parameter of the images", learned.params, self._rates("param", self.param)),
-            ("parameter of the labels", learned.label_params, self._rates("labels", self.labels)),
+        for what, tensors, options in (
+            ("parameter of the images", learned.params, rates("param", self.param)),
+            ("parameter of the labels", learned.label_params, rates("labels", self.labels)),
         ):
             for key, tensor in tensors.items():
                 if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                    return f"the {what} {key!r} is not finite%s; lower {rates}"
-        return "the step size is not finite%s; lower outer.step_size_lr"
+                    return f"the {what} {key!r} is not finite; lower {options}"
+        return "the step size is not finite; lower outer.step_size_lr"
 
     def _optimisers(self, learned: Learned) -> Iterable[torch.optim.Optimizer]:
         settings: dict[str, list[dict[str, Any]]] = {"sgd": [], "adam": []}
         step_size = ParamGroup(keys=("",), lr=self.outer.step_size_lr, momentum=self.outer.step_size_momentum)
-        for tensors, groups in (
-            (learned.params, self.param.param_groups(learned.params)),
-            (learned.label_params, self.labels.param_groups(learned.label_params)),
-            ({"": learned.step_size}, (step_size,)),
+        for table, component, tensors, groups in (
+            ("param", self.param, learned.params, self.param.param_groups(learned.params)),
+            ("labels", self.labels, learned.label_params, self.labels.param_groups(learned.label_params)),
+            ("outer", self.outer, {"": learned.step_size}, (step_size,)),
         ):
             for group in groups:
-                if not group.lr <= LARGEST_FLOAT:
-                    of_images = tensors is learned.params
-                    paths = self._rates("param", self.param) if of_images else self._rates("labels", self.labels)
-                    words = (
-                        f"{', '.join(group.keys)} would be learned at the rate {group.lr:g}, beyond float32; lower it"
-                    )
-                    raise config_error(paths, words)
+                require_usable(group, rates(table, component))
                 settings[group.optimiser].append(_torch_group(tensors, group))
         yield torch.optim.SGD(settings["sgd"])
         if settings["adam"]:
@@ -351,9 +311,9 @@ class Distillation(Generic[PreparedT]):
         with torch.no_grad():
             learned.step_size.clamp_(min=self.outer.step_size_floor)
             if not learned.finite():
-                words = self._what_is_not_finite(learned) % f" after outer step {state.step + 1}"
+                words = self._what_is_not_finite(learned)
                 learned.restore(before)
-                raise DivergedError(words, step=state.step)
+                raise DivergedError(f"after outer step {state.step + 1} {words}", step=state.step)
 
     def _redirect(self, params: Params, leaves: Params) -> None:
         """Replaces gradients by the parameterisation's own update direction, for parameterisations that have one."""
@@ -435,23 +395,3 @@ def _pull_back(
     gradients = torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True)
     for tensor, gradient in zip(wanted, gradients, strict=True):
         tensor.grad = gradient
-
-
-def stands_still(start: Tensor, end: Tensor) -> bool:
-    """Whether parameters [P] are where they were, but for rounding."""
-    return not bool((end - start).norm() > STILL * start.norm())
-
-
-def _require_length(segments: Iterable[Segment], step: int) -> None:
-    """Refuses segments that end where they start: matching losses divide by their length.
-
-    Raises:
-        DivergedError: a segment has no length.
-    """
-    for segment in segments:
-        if stands_still(segment.start, segment.target):
-            raise DivergedError(
-                f"expert {segment.expert} stands still from epoch {segment.start_epoch:g} to {segment.target_epoch:g}, "
-                f"so there is nothing to follow at outer step {step + 1}; raise experts.lr",
-                step=step,
-            )

@@ -15,7 +15,7 @@ from ddfw.artifacts.expert_store import ExpertStore, StoredExperts
 from ddfw.config.load import resolve
 from ddfw.contracts.executor import Crew, LabelledImages, TrainedExpert
 from ddfw.contracts.observer import ExpertReport
-from ddfw.engine.distill import stands_still
+from ddfw.engine.finite import stands_still
 from ddfw.engine.interruption import Interrupted
 from ddfw.errors import ConfigError, ConfigProblem, DivergedError, StoppedError, option_errors_at
 from ddfw.pipeline.limits import require_room_for_experts
