@@ -24,7 +24,7 @@ from ddfw.errors import DataError, DirectoryInUseError
 
 #: How many settings that differ a message names; an error has six lines at most.
 _SHOWN = 4
-CONFIG, MANIFEST, SUMMARY = "config.toml", "manifest.json", "summary.json"
+CONFIG, MANIFEST, SUMMARY, REPORT = "config.toml", "manifest.json", "summary.json", "report.html"
 
 
 @frozen
@@ -130,6 +130,7 @@ class RunDirectory:
         # In this order: a summary of fewer steps than config.toml asks for is no summary of a finished run.
         atomic.write_text(self.config, config_text)
         (self.path / SUMMARY).unlink(missing_ok=True)
+        (self.path / REPORT).unlink(missing_ok=True)  # kept, it would pass for the page of the longer run
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file at the path `name` below the directory."""
@@ -169,7 +170,7 @@ class RunDirectory:
 
     def _abandoned(self) -> bool:
         """Whether the directory holds only a run that ended before its first checkpoint, which may be overwritten."""
-        ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "report.html", "eval", "images", "steps"}
+        ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", REPORT, "eval", "images", "steps"}
         names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")}
         return ".lock" in names and names <= ours
 

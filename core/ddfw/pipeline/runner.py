@@ -15,7 +15,7 @@ import attrs
 from attrs import evolve, frozen
 
 from ddfw.artifacts import atomic, checkpoint
-from ddfw.artifacts.run_dir import MANIFEST, SUMMARY, RunDirectory
+from ddfw.artifacts.run_dir import MANIFEST, REPORT, SUMMARY, RunDirectory
 from ddfw.config.catalog import as_table, catalog
 from ddfw.config.layers import gather, nested
 from ddfw.config.load import configure, resolve, structured_config
@@ -233,7 +233,7 @@ def _run(
     directory = RunDirectory(Path(str(found["directory"])))
     if found["summary"] is not None:
         if crew.rank == 0:
-            atomic.tidy_unless_locked(directory.path)
+            _finish_up(directory.path)
         if crew.rank == 0 and not run.config.run.keep_checkpoint:
             with suppress(OSError):  # left by a process that ended between finishing the run and removing them
                 checkpoint.remove(directory.checkpoints)
@@ -273,8 +273,8 @@ def _reported(stages: Stages) -> RunResult:
     try:
         result = stages.run()
     except (DivergedError, StoppedError) as stop:
-        if isinstance(stop, DivergedError):
-            _write_page(stages)
+        if isinstance(stop, DivergedError) and not stages.crew.rank:
+            _write_page(stages.directory.path)
         raise  # A divergence is reported already; a stop is not a failure.
     except KeyboardInterrupt as stop:
         if stages.checkpoints.saved is not None:
@@ -283,15 +283,20 @@ def _reported(stages: Stages) -> RunResult:
     except Exception as error:
         stages.report_failure(error)
         raise
-    _write_page(stages)
+    if not stages.crew.rank:
+        _write_page(stages.directory.path)
     return result
 
 
-def _write_page(stages: Stages) -> None:
+def _finish_up(run: Path) -> None:
+    """Does what a process left undone that was killed at the end of a run, or after it."""
+    atomic.tidy_unless_locked(run)
+    if not (run / REPORT).exists():
+        _write_page(run)
+
+
+def _write_page(run: Path) -> None:
     """Writes the page of the run; a run is what it is without its page, which can be made again."""
-    run = stages.directory.path
-    if stages.crew.rank:
-        return
     try:
         write_page(run)
     except Exception as error:

@@ -172,7 +172,9 @@ def test_an_export_that_cannot_be_replaced_stays_whole(learned, tmp_path, monkey
 
     def replace(self, target):
         moved.append(target)
-        if moved.index(target) == 1 and moved.count(target) == 1:  # the new one to its place; then the old one goes back
+        if (
+            moved.index(target) == 1 and moved.count(target) == 1
+        ):  # the new one to its place; then the old one goes back
             raise OSError(5, "Input/output error", str(self))
         return whole(self, target)
 

@@ -94,6 +94,8 @@ def ended(trial: Trial) -> Outcome | None:
     if trial.config is None:
         return _without_figures("impossible", trial.reason)
     if (result := ddfw.finished(trial.config, trial.places)) is not None:
+        if not (trial.directory / "report.html").exists():  # its process was killed before it wrote the page
+            ddfw.write_page(trial.directory)
         return _finished(result.summary)
     config, manifest = trial.directory / "config.toml", trial.directory / "manifest.json"
     facts = ddfw.read_json(manifest) if config.is_file() and manifest.is_file() else {}
