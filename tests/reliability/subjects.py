@@ -35,7 +35,7 @@ TINY = ["default", *CHOSEN, *(f"--set={key}={value}" for key, value in SETTINGS.
 EXPERTS = ["default", *(f"--set={k}={v}" for k, v in SETTINGS.items() if k.startswith(("model.", "experts.")))]
 #: What measures time, names the process, says where a baseline was measured or counts evaluations that were begun.
 _VARYING = ("seconds", "t", "device", "test_reads", "source", "resumed_from", "started", "finished")
-_SWEEP = """
+SWEEP = """
 [sweep]
 recipe = "default"
 [base]
@@ -154,7 +154,7 @@ def make(kind: str, place: Path) -> Subject:
         arguments = ("export", place / "run", "--format", "safetensors", "--out", folder / "set", "--force")
         results = of_export
     else:
-        (place / "grid.toml").write_text(_SWEEP)
+        (place / "grid.toml").write_text(SWEEP)
         arguments = ("sweep", place / "grid.toml", "-q", "--out", folder / "sweep", "--experts-dir", place / "ready")
         results = of_sweep
     return Subject(folder=folder, first=first, arguments=arguments, results=results)

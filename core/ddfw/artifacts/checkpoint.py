@@ -95,7 +95,7 @@ def write_checkpoint(
     metadata = {"schema": CHECKPOINT_SCHEMA, "step": step, "strides": strides, "record": record}
     digest = atomic.write_tensors(folder / name, tensors, metadata)
     _point(folder, Pointer(file=name, sha256=digest, step=step, configs=configs, files=files or {}))
-    _tidy(folder, keep=name)
+    keep_only(folder, name)
 
 
 def _point(folder: Path, pointer: Pointer) -> None:
@@ -175,7 +175,7 @@ def remove(folder: Path) -> None:
         return
     (folder / LATEST).unlink(missing_ok=True)
     (folder / EVALUATION).unlink(missing_ok=True)
-    _tidy(folder, keep=None)
+    keep_only(folder, None)
     with contextlib.suppress(OSError):  # the folder is not empty, or another process has removed it already
         folder.rmdir()
 
@@ -213,8 +213,8 @@ def _strided(tensor: Tensor, strides: list[int]) -> Tensor:
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
-def _tidy(folder: Path, *, keep: str | None) -> None:
-    """Removes older checkpoints and unfinished files of a killed process."""
+def keep_only(folder: Path, keep: str | None) -> None:
+    """Removes all checkpoints but the file `keep`, and unfinished files of a killed process."""
     for path in folder.iterdir():
         left = path.name.startswith(".") and path.name.endswith(".tmp")
         if left or (path.name != keep and _FILE.fullmatch(path.name)):

@@ -25,7 +25,7 @@ from ddfw.errors import DataError, DirectoryInUseError
 
 #: How many settings that differ a message names; an error has six lines at most.
 _SHOWN = 4
-CONFIG, MANIFEST, SUMMARY = run_seals.CONFIG, run_seals.MANIFEST, run_seals.SUMMARY
+CONFIG, MANIFEST, SUMMARY, REPORT = run_seals.CONFIG, run_seals.MANIFEST, run_seals.SUMMARY, "report.html"
 
 
 @frozen
@@ -151,6 +151,7 @@ class RunDirectory:
         checkpoint.allow_config(self.checkpoints, hashlib.sha256(config_text.encode()).hexdigest())
         atomic.write_text(self.config, config_text)
         (self.path / SUMMARY).unlink(missing_ok=True)
+        (self.path / REPORT).unlink(missing_ok=True)  # kept, it would pass for the page of the longer run
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> str:
         """Writes a JSON file at the path `name` below the directory, and returns its sha256."""
@@ -194,7 +195,7 @@ class RunDirectory:
 
     def _abandoned(self) -> bool:
         """Whether the directory holds only a run that ended before its first checkpoint, which may be overwritten."""
-        ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", "report.html", "eval", "images", "steps"}
+        ours = {".lock", CONFIG, MANIFEST, "metrics.jsonl", REPORT, "eval", "images", "steps"}
         names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")}
         return ".lock" in names and names <= ours
 

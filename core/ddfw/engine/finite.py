@@ -6,7 +6,7 @@ Shapes: n images, P parameters.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STILL = 1e-6
 
 
-def rates(table: str, component: object) -> str:
+def rates(table: str, component: Any) -> str:
     """The learning rates of a component by their paths, in words: `param.lr or param.lr_mappers`.
 
     Args:

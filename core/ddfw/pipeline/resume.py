@@ -183,6 +183,8 @@ def find(folder: Path, crew: Crew) -> Resumption | None:
     if shared is None:
         return None
     there = checkpoint.read_checkpoint(folder, Pointer(**shared))
+    if crew.rank == 0:
+        checkpoint.keep_only(folder, shared["file"])  # a process that was killed may have left the one before
     try:
         return _resumption(folder, there)
     except (KeyError, TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ import attrs
 from attrs import evolve, frozen
 
 from ddfw.artifacts import atomic, checkpoint, run_seals
-from ddfw.artifacts.run_dir import SUMMARY, RunDirectory
+from ddfw.artifacts.run_dir import REPORT, SUMMARY, RunDirectory
 from ddfw.config.catalog import as_table, catalog
 from ddfw.config.fingerprints import sha256_of
 from ddfw.config.layers import gather, nested
@@ -38,7 +38,7 @@ from ddfw.errors import (
 from ddfw.pipeline.evaluation.known_rows import known_rows
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import Plan, make_plan
-from ddfw.pipeline.report.page import REPORT, write_page
+from ddfw.pipeline.report.page import write_page
 from ddfw.pipeline.resume import find
 from ddfw.pipeline.stages import RunResult, Stages
 from ddfw.pipeline.stopping import Stopping, now
@@ -266,7 +266,7 @@ def _run(
     directory = RunDirectory(Path(str(found["directory"])))
     if found["summary"] is not None:
         if crew.rank == 0:
-            atomic.tidy_unless_locked(directory.path)
+            _finish_up(directory.path)
         if crew.rank == 0 and not run.config.run.keep_checkpoint:
             with suppress(OSError):  # left by a process that ended between finishing the run and removing them
                 checkpoint.remove(directory.checkpoints)
@@ -309,8 +309,8 @@ def _reported(stages: Stages) -> RunResult:
     try:
         result = stages.run()
     except (DivergedError, StoppedError) as stop:
-        if isinstance(stop, DivergedError):
-            _page_of(stages)
+        if isinstance(stop, DivergedError) and not stages.crew.rank:
+            _write_page(stages.directory.path)
         raise  # A divergence is reported already; a stop is not a failure.
     except KeyboardInterrupt as stop:
         if stages.checkpoints.saved is not None:
@@ -319,13 +319,16 @@ def _reported(stages: Stages) -> RunResult:
     except Exception as error:
         stages.report_failure(error)
         raise
-    _page_of(stages)
+    if not stages.crew.rank:
+        _write_page(stages.directory.path)
     return result
 
 
-def _page_of(stages: Stages) -> None:
-    if stages.crew.rank == 0:
-        _write_page(stages.directory.path)
+def _finish_up(run: Path) -> None:
+    """Does what a process left undone that was killed at the end of a run, or after it."""
+    atomic.tidy_unless_locked(run)
+    if not (run / REPORT).exists():
+        _write_page(run)
 
 
 def _write_page(run: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ddfw.artifacts import atomic
+from ddfw.artifacts.run_dir import REPORT
 from ddfw.pipeline.report import page_pictures as pictures
 from ddfw.pipeline.report import page_tables as tables
 from ddfw.pipeline.report.charts import Line, line_chart, spans_decades, swatch
@@ -14,8 +15,6 @@ from ddfw.pipeline.report.markup import Section, finite, html_table, page, parag
 from ddfw.pipeline.report.page_source import PageSource, part, read_source, tables_of
 from ddfw.pipeline.report.summary import subject_title
 
-#: The page's name in a run directory.
-REPORT = "report.html"
 _STATES = {
     "finished": "finished",
     "running": "still running",

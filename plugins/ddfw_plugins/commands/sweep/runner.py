@@ -99,6 +99,8 @@ def ended(trial: Trial) -> Outcome | None:
     if trial.config is None:
         return _without_figures("impossible", trial.reason)
     if (result := ddfw.finished(trial.config, trial.places)) is not None:
+        if not (trial.directory / "report.html").exists():  # its process was killed before it wrote the page
+            ddfw.write_page(trial.directory)
         return _finished(result.summary)
     config = trial.directory / "config.toml"
     facts = ddfw.read_run(trial.directory).manifest if config.is_file() else {}
