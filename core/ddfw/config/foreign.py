@@ -44,7 +44,9 @@ _MOST_BYTES = 1_000_000
 #: Tables of a configuration in which texts can lead out of this machine or to other files.
 _REACHING = ("data", "executor", "observers", "experts", "outer", "model", "augment", "cross")
 #: Texts of a configuration's own tables that lead nowhere.
-_HARMLESS = {"experts.optimiser", "outer.images"}
+_HARMLESS = {"experts.optimiser", "outer.images", *(f"data.{field.name}" for field in attrs.fields(AbstractDataset))}
+#: Tables whose texts lead nowhere if they are plain words, such as the name of a normalisation.
+_WORDY = ("model.", "augment.", "cross.")
 
 
 @frozen(kw_only=True)
@@ -146,7 +148,7 @@ def reaching(tables: Mapping[str, Any]) -> list[str]:
         f"{path} = {short_repr(value)}"
         for path, value in _leaves({table: tables.get(table) for table in _REACHING})
         if isinstance(value, str) and value and not path.endswith(".name") and path not in _HARMLESS
-        if path not in (f"data.{field.name}" for field in attrs.fields(AbstractDataset))
+        if not (path.startswith(_WORDY) and _WORD.fullmatch(value))
     ]
 
 
