@@ -179,7 +179,7 @@ def cases(place: Path, rng: random.Random, count: int) -> Iterator[tuple[str, li
         file.truncate(1 << 40)
     os.symlink(data, export / "set.npz")
     yield "a terabyte of nothing", readers
-    for number in range(count - 11):
+    for number in range(count - 9):
         changed, damaged = dict(members), rng.random() < 0.4
         if not damaged or rng.random() < 0.3:
             for name in (rng.choice(NAMES), rng.choice(["images", "targets"])):
