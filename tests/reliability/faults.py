@@ -190,6 +190,7 @@ class _Counter:
         self._number = number
         self._action = action
         self._lasting = lasting
+        self._halved = False
 
     def meets(self, kind: str, path: str, half: Callable[[], object] = lambda: None) -> None:
         """Counts an operation; at the chosen number it raises OSError or kills the process.
@@ -197,7 +198,7 @@ class _Counter:
         Args:
             kind: its kind.
             path: the file.
-            half: does half of it, before it fails.
+            half: does half of it, before the process is killed.
         """
         if kind not in self._kinds or not f"{path}{os.sep}".startswith(self._folder):
             return
@@ -207,10 +208,18 @@ class _Counter:
             return
         if operation.number > self._number and not self._lasting:
             return
-        half()
         if isinstance(self._action, int):
             raise OSError(self._action, os.strerror(self._action), path)
+        half()
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def takes_half(self, path: str) -> bool:
+        """Whether a disk that is about to be full takes a part of a write, before it refuses the rest."""
+        due = len(self.operations) == self._number and isinstance(self._action, int) and not self._halved
+        if due and "write" in self._kinds and path.startswith(self._folder):
+            self._halved = True
+            return True
+        return False
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -261,8 +270,10 @@ class _Counter:
             """A file whose writes are counted as the system sees them."""
 
             def write(self, data: Any) -> int:
-                view = memoryview(data).cast("B")
-                counter.meets("write", _path(self.fileno()), lambda: super(Raw, self).write(view[: len(view) // 2]))
+                view, path = memoryview(data).cast("B"), _path(self.fileno())
+                if len(view) > 1 and counter.takes_half(path):
+                    return super().write(view[: len(view) // 2])
+                counter.meets("write", path, lambda: super(Raw, self).write(view[: len(view) // 2]))
                 return super().write(view)
 
             def truncate(self, size: int | None = None) -> int:
