@@ -21,11 +21,13 @@ from attrs import frozen
 
 from ddfw.artifacts import atomic, checkpoint, run_seals, seal
 from ddfw.artifacts.differences import MISSING, differing_texts
+from ddfw.artifacts.run_seals import CONFIG as CONFIG
+from ddfw.artifacts.run_seals import MANIFEST as MANIFEST
+from ddfw.artifacts.run_seals import SUMMARY as SUMMARY
 from ddfw.errors import DataError, DirectoryInUseError
 
 #: How many settings that differ a message names; an error has six lines at most.
 _SHOWN = 4
-CONFIG, MANIFEST, SUMMARY = run_seals.CONFIG, run_seals.MANIFEST, run_seals.SUMMARY
 
 
 @frozen

@@ -236,13 +236,13 @@ class EventLines(ObserverSession):
         self._stream = stream
         self._began = time.monotonic() - seconds
 
-    def event(self, report: Report) -> dict[str, Any]:
+    def _event(self, report: Report) -> dict[str, Any]:
         """What the line of a report holds."""
         return as_event(report, time.monotonic() - self._began)
 
     def _write(self, report: Report) -> None:
         """Writes a report as one line."""
-        event = self.event(report)
+        event = self._event(report)
         self._stream.write(json.dumps(event, ensure_ascii=False) + "\n")
         self._stream.flush()
 
