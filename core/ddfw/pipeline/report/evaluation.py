@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from ddfw.artifacts import seal
+from ddfw.artifacts import atomic, seal
 from ddfw.artifacts.run_seals import EVAL_FILE_SCHEMA
 from ddfw.pipeline.report.summary import eval_record
 
@@ -61,12 +61,12 @@ class Evaluation:
 
 def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
     """Writes a later evaluation of a run's set into the run's folder eval/; returns the path and the content."""
-    report, record = found.reports[0], found.record()
+    report, record = found.reports[0], seal.sealed({**found.record(), "schema": EVAL_FILE_SCHEMA})
     rate = "" if found.lr is None else f"-lr{found.lr:g}"
     if not found.own_protocol or found.request:  # other figures, or more of them, stand beside the first ones
         asked = json.dumps([found.protocol, found.request], sort_keys=True)
         rate += f"-{hashlib.sha256(asked.encode()).hexdigest()[:6]}"
     path = run / "eval" / f"again-{report.net}-seed{report.eval_seed}-n{report.n}{rate}.json"
     path.parent.mkdir(exist_ok=True)
-    seal.write_sealed(path, {**record, "schema": EVAL_FILE_SCHEMA})
+    atomic.write_json(path, record)
     return path, record
