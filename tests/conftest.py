@@ -61,7 +61,7 @@ def unsealed() -> Callable[[Path], None]:
     def unseal(run: Path) -> None:
         path = run / "manifest.json"
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("seal", "metrics", "config_sha256"):
+        for key in ("seal", "metrics.jsonl", "config_sha256"):
             del manifest[key]
         outputs = {k: v for k, v in manifest["outputs"].items() if k.startswith(("synthetic/", "images/", "steps/"))}
         path.write_text(json.dumps({**manifest, "schema": 1, "outputs": outputs}, indent=2) + "\n", encoding="utf-8")

@@ -20,12 +20,15 @@ from attrs import frozen
 
 from ddfw.artifacts import atomic, checkpoint, run_seals, seal
 from ddfw.artifacts.differences import MISSING, differing_texts
+from ddfw.artifacts.run_seals import CONFIG as CONFIG
+from ddfw.artifacts.run_seals import MANIFEST as MANIFEST
+from ddfw.artifacts.run_seals import SUMMARY as SUMMARY
 from ddfw.artifacts.temporaries import temporary_beside
 from ddfw.errors import DataError, DirectoryInUseError
 
 #: How many settings that differ a message names; an error has six lines at most.
 _SHOWN = 4
-CONFIG, MANIFEST, SUMMARY, REPORT = run_seals.CONFIG, run_seals.MANIFEST, run_seals.SUMMARY, "report.html"
+REPORT = "report.html"
 
 
 @frozen

@@ -104,7 +104,7 @@ def require_metrics(run: Path) -> None:
     """
     finished = (run / SUMMARY).is_file()
     if finished:
-        part = read_manifest(run).get("metrics")
+        part = read_manifest(run).get(METRICS)
     else:
         pointer = checkpoint.latest(run / "checkpoints")
         part = None if pointer is None else pointer.files.get(METRICS)
@@ -146,7 +146,7 @@ def is_last_line(rest: bytes) -> bool:
 
 def remove_cut_line(run: Path) -> None:
     """Removes the last line of a finished run's metrics.jsonl if the process died, or the disk was full, within it."""
-    path, part = run / METRICS, read_manifest(run).get("metrics")
+    path, part = run / METRICS, read_manifest(run).get(METRICS)
     if not (run / SUMMARY).is_file() or not isinstance(part, Mapping) or not path.is_file():
         return
     with path.open("rb+") as file:

@@ -237,13 +237,13 @@ class EventLines(ObserverSession):
         self._stream = stream
         self._began = time.monotonic() - seconds
 
-    def event(self, report: Report) -> dict[str, Any]:
+    def _event(self, report: Report) -> dict[str, Any]:
         """What the line of a report holds."""
         return as_event(report, time.monotonic() - self._began)
 
     def _write(self, report: Report) -> None:
         """Writes a report as one line."""
-        self._stream.write(printable_json(self.event(report)) + "\n")
+        self._stream.write(printable_json(self._event(report)) + "\n")
         self._stream.flush()
 
     run_started = expert_ready = step_finished = evaluated = run_finished = _write

@@ -97,9 +97,9 @@ class _Lines(EventLines):
         seconds: as for `EventLines`.
     """
 
-    def event(self, report: Report) -> dict[str, Any]:
+    def _event(self, report: Report) -> dict[str, Any]:
         """What the line of a report holds."""
-        event = super().event(report)
+        event = super()._event(report)
         return sealed(event) if isinstance(report, RunFinished) else event
 
 

@@ -74,7 +74,7 @@ def test_a_last_line_that_was_cut_is_removed_and_one_that_was_edited_is_not(ddfw
     """Broken: a run that was finished when the disk was full would be called damaged for ever."""
     path = copied / "metrics.jsonl"
     whole = path.read_bytes()
-    part = run_seals.read_manifest(copied)["metrics"]["bytes"]
+    part = run_seals.read_manifest(copied)["metrics.jsonl"]["bytes"]
     again = [str(copied) if a == str(finished.out) else a for a in finished.arguments]
     path.write_bytes(whole[: part + 40])
     with pytest.raises(DataError, match="last line"):

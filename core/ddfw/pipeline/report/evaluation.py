@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from ddfw.artifacts import seal
+from ddfw.artifacts import atomic, seal
 from ddfw.artifacts.run_seals import EVAL_FILE_SCHEMA
 from ddfw.errors import DataError
 from ddfw.pipeline.report.summary import eval_record
@@ -66,7 +66,7 @@ def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
     Raises:
         DataError: the folder is a link that leads out of the run.
     """
-    report, record = found.reports[0], found.record()
+    report, record = found.reports[0], seal.sealed({**found.record(), "schema": EVAL_FILE_SCHEMA})
     rate = "" if found.lr is None else f"-lr{found.lr:g}"
     if not found.own_protocol or found.request:  # other figures, or more of them, stand beside the first ones
         asked = json.dumps([found.protocol, found.request], sort_keys=True)
@@ -75,5 +75,5 @@ def write_again(run: Path, found: Evaluation) -> tuple[Path, dict[str, Any]]:
     path.parent.mkdir(exist_ok=True)
     if not path.parent.resolve().is_relative_to(run.resolve()):
         raise DataError(f"{path.parent} is a link that leads out of the run; write the figures by --out")
-    seal.write_sealed(path, {**record, "schema": EVAL_FILE_SCHEMA})
+    atomic.write_json(path, record)
     return path, record

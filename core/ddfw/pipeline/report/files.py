@@ -74,7 +74,7 @@ class RunFiles:
             device=summary.device,
             outputs=outputs,
             selected_step=best.step,
-            **({"metrics": seal.part_of(metrics)} if metrics.is_file() else {}),
+            **({METRICS: seal.part_of(metrics)} if metrics.is_file() else {}),
             **facts,
         )
         self.directory.write_json(SUMMARY, summary.to_json())

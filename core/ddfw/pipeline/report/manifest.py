@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from typing import TYPE_CHECKING, Any
 
-from ddfw.artifacts import run_seals
+from ddfw.artifacts.run_seals import MANIFEST_SCHEMA
 from ddfw.config.catalog import catalog, plugins
 from ddfw.config.fingerprints import sha256_of
 from ddfw.config.run_config import COMPONENT_TABLES
@@ -14,10 +14,6 @@ from ddfw.config.run_config import COMPONENT_TABLES
 if TYPE_CHECKING:
     from ddfw.config.run_config import RunConfig
     from ddfw.pipeline.prepare import Plan
-
-
-#: Grows with what the file has to hold; since 2 it seals itself and all other files of a finished run.
-MANIFEST_SCHEMA = run_seals.MANIFEST_SCHEMA
 
 
 def manifest_of(plan: Plan, **facts: Any) -> dict[str, Any]:
