@@ -98,7 +98,7 @@ def read_images(path: str | Path, *, lr: float | None = None) -> ImageSet:
 
     Args:
         path: what to read. A card says in which format a folder is; without one, the names of the files do.
-        lr: the learning rate that is used instead of the set's step size, which may then be no positive number.
+        lr: the learning rate to use instead of the step size of a set without a card, which may then be any.
 
     Raises:
         DataError: nothing that can be read, or damaged, or hostile.
@@ -106,7 +106,9 @@ def read_images(path: str | Path, *, lr: float | None = None) -> ImageSet:
     """
     path = Path(path)
     folder = None if path.is_file() and _recognised(path) else _folder_with_card(path)
-    found = _read_files(path) if folder is None else _read_folder(folder)
+    if folder is not None:
+        return checked_image_set(_read_folder(folder), path)
+    found = _read_files(path)
     return checked_image_set(found if lr is None else evolve(found, step_size=lr), path)
 
 

@@ -6,6 +6,7 @@ import lzma
 import struct
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -113,14 +114,19 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} is a single array; expected an .npz archive with {', '.join(ALIASES)}")
             with archive:
-                own = any(name in archive.files for names in OPTIONAL.values() for name in names)
-                used = {k: _member(archive, n, path) for k, n in (ALIASES | (OPTIONAL if own else {})).items()}
+                used = {key: _member(archive, names, path) for key, names in _wanted(archive.files).items()}
                 other = [name for name in archive.files if name not in used.values()]
                 return {key: archive[name] for key, name in used.items()}, other
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, *DAMAGED) as error:
         # numpy's error text is dropped where it recommends a way of loading that would run code.
         reason = "" if "unsafe" in str(error) else f": {error}"
         raise DataError(f"{path} is not a readable .npz archive of plain numbers{reason}") from error
+
+
+def _wanted(there: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The possible names of the arrays to read: those of a validation split if one of them is there."""
+    own = any(name in there for names in OPTIONAL.values() for name in names)
+    return ALIASES | (OPTIONAL if own else {})
 
 
 def _member(archive: np.lib.npyio.NpzFile, names: tuple[str, ...], path: Path) -> str:
