@@ -138,7 +138,7 @@ def read_images(path: str | Path, *, lr: float | None = None) -> ImageSet:
 
     Args:
         path: what to read. A card says in which format a folder is; without one, the names of the files do.
-        lr: the learning rate that is used instead of the set's step size, which may then be no positive number.
+        lr: the learning rate to use instead of the step size of a set without a card, which may then be any.
 
     Raises:
         DataError: nothing that can be read, or damaged, or hostile.
@@ -146,14 +146,13 @@ def read_images(path: str | Path, *, lr: float | None = None) -> ImageSet:
     """
     path = Path(path)
     folder = None if path.is_file() and _recognised(path) else _folder_with_card(path)
-    return checked_image_set(_with_lr(_read_files(path), lr), path) if folder is None else _read_folder(folder, lr)
+    if folder is not None:
+        return _read_folder(folder)
+    found = _read_files(path)
+    return checked_image_set(found if lr is None else evolve(found, step_size=lr), path)
 
 
-def _with_lr(found: ImageSet, lr: float | None) -> ImageSet:
-    return found if lr is None else evolve(found, step_size=lr)
-
-
-def _read_folder(folder: Path, lr: float | None = None) -> ImageSet:
+def _read_folder(folder: Path) -> ImageSet:
     """The set in a folder with a card, checked: a run's own, or an export."""
     card = read_card(folder)
     try:
@@ -164,7 +163,7 @@ def _read_folder(folder: Path, lr: float | None = None) -> ImageSet:
     own = [name for name in card.hashes if name not in (*_BESIDE, _LABELS)]
     labels = folder / _LABELS if _LABELS in card.hashes else None
     return checked_image_set(
-        _with_lr(found, lr), folder / own[0] if len(own) == 1 else folder, labels=labels, card=folder / "card.json"
+        found, folder / own[0] if len(own) == 1 else folder, labels=labels, card=folder / "card.json"
     )
 
 
