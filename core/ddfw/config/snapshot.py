@@ -69,6 +69,13 @@ def components_record(begun: Callable[[str], None] = lambda identity: None) -> R
         }
     known = {id(failure) for failure in plugins().failures}
     record["failures"] = [_failure(failure) for failure in found.failures if id(failure) not in known]
+    sources = {plugin.identity: plugin for plugin in plugins().plugins}
+    for kind in KINDS:
+        for row in record[f"kind {kind.id}"]["entries"]:
+            if row["problem"]:
+                error = f"{kind.title} {row['name']}: {row['problem']}"
+                failure = {"stage": "component", "error": error, "kind": kind.id}
+                record["failures"].append({**_source(sources[row["plugin"]]), **failure})
     return record
 
 

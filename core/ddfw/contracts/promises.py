@@ -188,7 +188,7 @@ def _segment(component: Any, given: Given, found: Any) -> str:
         if not _is_tensor(point) or point.ndim != 1 or not point.is_floating_point():
             return f"{name}: {_returned(point, 'a flat tensor [P] of floats')}"
     if found.start.shape != found.target.shape or found.start.dtype != found.target.dtype:
-        return f"its start is {_got(found.start)} and its target {_got(found.target)}"
+        return f"it gave a segment with start {_got(found.start)} and target {_got(found.target)}"
     for name in ("start_epoch", "target_epoch"):
         if complaint := _number(component, given, getattr(found, name)):
             return f"{name}: {complaint}"

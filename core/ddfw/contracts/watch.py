@@ -334,12 +334,12 @@ def _session_names(method: str) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)[1:] if inspect.isfunction(function) else ()
 
 
-def _watch_module(model: object, given: Mapping[str, Any], module: Any) -> None:
+def _watch_module(model: Any, given: Mapping[str, Any], module: Any) -> None:
     """Watches the `forward` of a network that a plugin built, which gets a class of its own for that."""
     with _guarded(model, "build"):  # a module that never called nn.Module's __init__ raises here
         list(module.parameters())
         module._classes_promised = given["spec"].num_classes
-        module.__class__ = _watched_module(type(module), type(model))
+        module.__class__ = _watched_module(type(module), type(model))  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -350,7 +350,7 @@ def _watched_module(cls: Any, model: type) -> type:
         cls: the module's class, of the plugin or of PyTorch.
         model: class of the component that built it.
     """
-    component = object.__new__(model)
+    component: Any = object.__new__(model)
 
     def forward(self: Any, images: Any) -> Any:
         if _compiling():
