@@ -113,16 +113,17 @@ def test_a_long_name_still_has_a_temporary(tmp_path):
 
 def test_the_second_process_is_told_the_first_ones_number_and_machine(tmp_path):
     """Broken: nobody would know which process to wait for, or to stop."""
-    with atomic.locked(tmp_path, "the run directory", wait=False):
-        with pytest.raises(
-            DirectoryInUseError, match=rf"in use by process {os.getpid()} on {re.escape(os.uname()[1])};"
-        ):
-            with atomic.locked(tmp_path, "the run directory", wait=False):
-                pass
+
+    def lock():
+        return atomic.locked(tmp_path, "the run directory", wait=False)
+
+    me = f"process {os.getpid()} on {re.escape(os.uname()[1])}"
+    with lock():
+        with pytest.raises(DirectoryInUseError, match=f"in use by {me};"), lock():
+            pass
         (tmp_path / ".lock").write_bytes(b"1 \x1b[31mevil\n")
-        with pytest.raises(DirectoryInUseError, match="in use by another process;"):
-            with atomic.locked(tmp_path, "the run directory", wait=False):
-                pass
+        with pytest.raises(DirectoryInUseError, match="in use by another process;"), lock():
+            pass
 
 
 def test_a_tensor_file_has_the_bytes_of_the_reference_implementation(tmp_path):
