@@ -85,6 +85,13 @@ def test_writing_a_file_removes_what_a_dead_process_left_of_it_and_of_nothing_el
     assert not same.exists() and other.exists()
 
 
+def test_a_process_killed_while_it_tries_whether_a_folder_can_be_made_leaves_nothing_for_long(tmp_path):
+    """Broken: folders without a name would pile up beside runs and exports."""
+    stray = of_another(tmp_path / "run", lambda made: made.mkdir())
+    atomic.require_room(tmp_path / "run")
+    assert not stray.exists() and list(tmp_path.iterdir()) == []
+
+
 def test_whoever_locks_a_folder_tidies_it_below_but_not_where_another_holds_a_lock(tmp_path):
     """Broken: a folder below – pictures, snapshots, earlier runs – would keep strays, or a running trial lose files."""
     free, held = tmp_path / "earlier" / "step-1", tmp_path / "trials" / "0001"
