@@ -265,7 +265,8 @@ def require_room(folder: Path) -> None:
         if folder.exists():
             return
         nearest = next(p for p in folder.absolute().parents if p.exists())
-        trial = temporary_beside(nearest / "room")
+        tidy(nearest, target=folder.name)
+        trial = temporary_beside(nearest / folder.name)
         trial.mkdir()
         trial.rmdir()
     except OSError as error:

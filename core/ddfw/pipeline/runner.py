@@ -208,8 +208,8 @@ def run(
         places: folders to read and write; None for the defaults.
         extra_observers: observers beside the configuration's own, each with the name that warnings call it by.
         quiet: leave out observers that show progress to people.
-        max_seconds: time limit in seconds, None for none. The run stops after the expert or outer step during which
-            the limit is reached; with 0 or less, before any work is done.
+        max_seconds: time limit in seconds, None for none. The run stops between two inner steps or batches
+            once the limit is reached; with 0 or less, before any work is done.
         origins: which layer of settings set what, as `Configured.settings.origins`, for the run's manifest.
         extends: the configuration of the finished run in `places.out` that is to be continued; it differs from `config`
             in fewer `outer.steps` alone. `pipeline.extend` checks that.

@@ -133,7 +133,7 @@ class Stopping:
         if self._crew.size > 1:
             return  # no message, since a launcher also sends signals when another process has ended
         with contextlib.suppress(OSError):  # not sys.stderr, which the signal may have interrupted in a write
-            os.write(2, b"\n" * os.isatty(2) + b"stopping after this step; once more stops at once\n")
+            os.write(2, b"\n" * os.isatty(2) + b"stopping at the next inner step; once more stops at once\n")
 
     def _put_back(self) -> None:
         while self._handlers:

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 import os
-import pickle
 import random
 import threading
 import warnings
@@ -103,8 +102,8 @@ def _watched() -> Iterator[Callable[[], None]]:
     import torch
 
     yield _unless_equal(random.getstate, random.setstate)
-    yield _unless_equal(numpy.random.get_state, numpy.random.set_state, pickle.dumps)
-    yield _unless_equal(torch.get_rng_state, torch.set_rng_state, pickle.dumps)
+    yield _unless_equal(numpy.random.get_state, numpy.random.set_state, _comparable)
+    yield _unless_equal(torch.get_rng_state, torch.set_rng_state, lambda state: state.numpy().tobytes())
     yield _unless_equal(lambda: list(warnings.filters), _set_filters)
     yield _unless_equal(lambda: dict(os.environ), _set_environment)
     yield _unless_equal(_loggers, _set_loggers)
@@ -126,6 +125,11 @@ def _unless_equal(
             put(before)
 
     return put_back
+
+
+def _comparable(state: Any) -> tuple[object, ...]:
+    """NumPy's random state with its array as bytes, since arrays cannot be compared as a whole."""
+    return tuple(part.tobytes() if hasattr(part, "tobytes") else part for part in state)
 
 
 def _set_filters(filters: list[Any]) -> None:

@@ -85,6 +85,13 @@ def test_writing_a_file_removes_what_a_dead_process_left_of_it_and_of_nothing_el
     assert not same.exists() and other.exists()
 
 
+def test_a_process_killed_while_it_tries_whether_a_folder_can_be_made_leaves_nothing_for_long(tmp_path):
+    """Broken: folders without a name would pile up beside runs and exports."""
+    stray = of_another(tmp_path / "run", lambda made: made.mkdir())
+    atomic.require_room(tmp_path / "run")
+    assert not stray.exists() and list(tmp_path.iterdir()) == []
+
+
 def test_whoever_locks_a_folder_tidies_it_below_but_not_where_another_holds_a_lock(tmp_path):
     """Broken: a folder below – pictures, snapshots, earlier runs – would keep strays, or a running trial lose files."""
     free, held = tmp_path / "earlier" / "step-1", tmp_path / "trials" / "0001"
@@ -113,18 +120,17 @@ def test_a_long_name_still_has_a_temporary(tmp_path):
 
 def test_the_second_process_is_told_the_first_ones_number_and_machine(tmp_path):
     """Broken: nobody would know which process to wait for, or to stop."""
-    with atomic.locked(tmp_path, "the run directory", wait=False):
-        with (
-            pytest.raises(
-                DirectoryInUseError, match=rf"in use by process {os.getpid()} on {re.escape(os.uname()[1])};"
-            ),
-            atomic.locked(tmp_path, "the run directory", wait=False),
-        ):
+
+    def lock():
+        return atomic.locked(tmp_path, "the run directory", wait=False)
+
+    me = f"process {os.getpid()} on {re.escape(os.uname()[1])}"
+    with lock():
+        with pytest.raises(DirectoryInUseError, match=f"in use by {me};"), lock():
             pass
         (tmp_path / ".lock").write_bytes(b"1 \x1b[31mevil\n")
-        with pytest.raises(DirectoryInUseError, match="in use by another process;"):
-            with atomic.locked(tmp_path, "the run directory", wait=False):
-                pass
+        with pytest.raises(DirectoryInUseError, match="in use by another process;"), lock():
+            pass
 
 
 def test_a_tensor_file_has_the_bytes_of_the_reference_implementation(tmp_path):

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from typing import ClassVar
 
 import attrs
 import pytest
 import torch
 
-from ddfw import AbstractExecutor, AbstractObserver, AbstractParameterization, Crew, ObserverSession, ParamGroup
+from ddfw import (
+    AbstractAugmentation,
+    AbstractExecutor,
+    AbstractObserver,
+    AbstractParameterization,
+    Crew,
+    ObserverSession,
+    ParamGroup,
+)
 from ddfw.artifacts import atomic
 from ddfw.artifacts.seal import write_sealed
 from ddfw.config.layers import gather
@@ -23,6 +33,7 @@ from ddfw.errors import DataError, DirectoryInUseError, DivergedError, ResumeErr
 from ddfw.pipeline import resume, runner, stopping
 from ddfw.pipeline.resume import find
 from ddfw.pipeline.runner import Places, run
+from ddfw_plugins.augmentations.none import NoAugmentation
 from ddfw_plugins.executors.cpu import Cpu
 from ddfw_plugins.parameterizations.pixel import Pixel
 
@@ -543,3 +554,80 @@ def test_a_run_that_has_its_summary_stays_finished_whatever_goes_wrong_afterward
             go(config, out, experts)
     assert json.loads((out / "manifest.json").read_text())["status"] == "finished"
     assert go(config, out, experts).already_finished and not (out / "checkpoints").exists()
+
+
+@attrs.frozen(kw_only=True)
+class Watched(AbstractAugmentation):
+    """Changes no image, and calls what it is given at each batch."""
+
+    name: ClassVar[str] = "watched"
+    call: ClassVar[Callable[[], None]]
+
+    def draw(self, shape, rng):
+        return NoAugmentation().draw(shape, rng)
+
+    def apply(self, images, draws):
+        Watched.call()
+        return images
+
+
+@pytest.mark.parametrize("moment", ["inner step", "selection", "last selection"])
+@pytest.mark.parametrize("reason", ["time", "signal"])
+def test_a_stop_acts_at_the_next_inner_step_and_what_it_ends_is_done_again(
+    tmp_path, experts, clock, monkeypatch, moment, reason
+):
+    """Broken: a preempted job would be killed in the middle of a long step and lose what it learned before."""
+    began = {"inner step": 4, "selection": 3, "last selection": 7}[moment]
+    seen, armed = [], [False]
+
+    def look():
+        seen.append(clock.steps[-1] if clock.steps else 0)
+        # Of the batches after step 4 the second is one of step 5, of those after step 3 or 7 one of a selection.
+        if armed[0] and seen.count(began) == 2:
+            armed[0] = False
+            clock.seconds += 100
+            if reason == "signal":
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Watched, "call", staticmethod(look), raising=False)
+    config = config_of({}, augment=Watched())
+    go(config, tmp_path / "whole", experts, clock)
+    clock.steps.clear(), seen.clear()
+    clock.seconds, armed[0] = 0.0, True
+    ends = StoppedError if reason == "time" else KeyboardInterrupt
+    with pytest.raises(ends) as caught:
+        go(config, tmp_path / "run", experts, clock, max_seconds=50.0 if reason == "time" else None)
+    if reason == "time":
+        assert f"stopped after outer step {began} of 7" in str(caught.value)
+    assert seen.count(began) == 2, "it went on after the batch in which the stop came"
+    assert clock.steps == list(range(1, began + 1))
+    go(config, tmp_path / "run", experts, clock)
+    assert clock.steps == list(range(1, 8))
+    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+
+
+def test_time_that_is_over_stops_experts_and_the_evaluation_between_two_batches(tmp_path, clock, monkeypatch):
+    """Broken: an expert or an evaluation of an hour would be killed by the queue, again and again."""
+    late = [False]
+
+    def look():
+        clock.seconds += 100 * late[0]
+        assert not late[0] or clock.seconds < 200, "it went on after the batch in which the time was over"
+
+    monkeypatch.setattr(Watched, "call", staticmethod(look), raising=False)
+    config = config_of({}, augment=Watched())
+    late[0] = True
+    with pytest.raises(StoppedError, match="stopped after 0 of 2 experts"):
+        go(config, tmp_path / "run", tmp_path / "experts", clock, max_seconds=50.0)
+    late[0], clock.seconds = False, 0.0
+
+    def after(report):
+        late[0] = clock.steps[-1:] == [7]
+        return evaluated(report)
+
+    evaluated = clock.evaluated
+    clock.evaluated = after
+    with pytest.raises(StoppedError, match="stopped in the evaluation"):
+        go(config, tmp_path / "run", tmp_path / "experts", clock, max_seconds=50.0)
+    assert not (tmp_path / "run" / "summary.json").exists()

@@ -56,7 +56,7 @@ def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, start
     assert "rank 1 of 2 is gone" in done.errors[0]
     assert "the same command goes on" in done.errors[0]
     assert "internal error" not in done.stderr
-    assert "stopping after this step" not in done.stderr
+    assert "stopping at the next" not in done.stderr
     require_clean(tmp_path)
     done = torchrun(tmp_path, *command(*LONG))
     assert done.returncode == 0, done.stderr
