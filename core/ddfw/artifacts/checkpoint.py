@@ -195,7 +195,7 @@ def _way_out_of(path: Path) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{error}; {way_out(path.parent)}") from error
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
         text = f"{path} is no checkpoint: {type(error).__name__} {error}"
         raise DataError(f"{text}; {way_out(path.parent)}") from error
 
