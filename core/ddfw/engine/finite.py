@@ -31,7 +31,8 @@ def rates(table: str, component: Any) -> str:
         table: its table in the configuration.
         component: the component; options that are None are left out.
     """
-    fields = attrs.fields(type(component)) if attrs.has(type(component)) else ()
+    cls = type(component)
+    fields = attrs.fields(cls) if attrs.has(cls) else ()
     names = [f.name for f in fields if f.name in ("lr", "step_size_lr") or f.name.startswith("lr_")]
     given = [f"{table}.{name}" for name in names if getattr(component, name) is not None]
     return " or ".join(given) or f"the learning rates of {table}"

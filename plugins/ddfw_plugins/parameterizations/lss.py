@@ -13,6 +13,7 @@ columns, r_c/r_h/r_w ranks, F floats of a core, B images of a batch.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
@@ -301,9 +302,13 @@ class LowRankSpace(AbstractParameterization):
         mappers, price = self._prices(spec, budget, label_floats)
         need, classes = mappers + spec.num_classes * price, spec.num_classes
         ways = [f"budget.ipc >= {-(-need // (classes * spec.floats_per_image))}"]
-        fewer = [s for s in range(1, self.subspaces) if evolve(self, subspaces=s)._fits(spec, budget, label_floats)]
-        if fewer:
-            ways.append(f"param.subspaces <= {max(fewer)}")
+
+        def too_many(subspaces: int) -> bool:
+            return not evolve(self, subspaces=subspaces)._fits(spec, budget, label_floats)
+
+        # More subspaces take more floats, so that the first number that does not fit is found by halving.
+        if fewer := bisect_left(range(1, self.subspaces), True, key=too_many):
+            ways.append(f"param.subspaces <= {fewer}")
         if self.ranks is None and self.rank_h is None and self.rank_w is None:
             smaller = [r for r in range(1, self.rank) if evolve(self, rank=r)._fits(spec, budget, label_floats)]
             if smaller:
