@@ -105,7 +105,7 @@ def eval_command(
         experts_dir=experts_dir,
         quiet=quiet or as_json,
         trust=trust,
-        **({} if quiet or as_json else {"say": lambda text: click.echo(text, err=True)}),
+        **({} if quiet or as_json else {"say": lambda text: say(text, err=True)}),
     )
     written = out
     if out is not None:

@@ -61,6 +61,6 @@ def extend_command(
     stream = ddfw.json_observers() if as_json else ()
     left = None if until is None else max(until - time.monotonic(), 1e-3)
     silent = quiet or as_json
-    say = {} if silent else {"say": lambda text: click.echo(text, err=True)}
+    say = {} if silent else {"say": lambda text: ddfw.say(text, err=True)}
     result = ddfw.extend(run, steps, places, stream, quiet=silent, max_seconds=left, trust=trust, **say)
     ddfw.show_result(result, as_json=as_json)

@@ -64,7 +64,7 @@ def show_command(path: Path, of_class: str | None, step: int | None, out: Path |
         raise click.BadParameter(f"{out} does not end in .png, which is what is written", param_hint="--out")
     run = ddfw.read_run(path)
     if run.problem:
-        click.echo(f"warning: {run.problem}", err=True)
+        ddfw.say(f"warning: {run.problem}", err=True)
     shown = _images(run, step)
     only = None if of_class is None else _class_number(of_class, shown.names)
     if out is not None:
