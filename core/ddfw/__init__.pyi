@@ -138,6 +138,7 @@ from .pipeline.experts import train_experts as train_experts
 from .pipeline.extend import extend as extend
 from .pipeline.initial_run import InitialRun as InitialRun
 from .pipeline.initial_run import initial_run as initial_run
+from .pipeline.notebook import distill as distill
 from .pipeline.prepare import Plan as Plan
 from .pipeline.prepare import fits as fits
 from .pipeline.report.page import write_joint_page as write_joint_page
@@ -151,7 +152,6 @@ from .pipeline.report.tables import markdown_table as markdown_table
 from .pipeline.report.tables import percent as percent
 from .pipeline.report.tables import text_table as text_table
 from .pipeline.runner import Places as Places
-from .pipeline.runner import distill as distill
 from .pipeline.runner import download_data as download_data
 from .pipeline.runner import finished as finished
 from .pipeline.runner import plan as plan

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from ddfw.artifacts.expert_store import ExpertStore, StoredExperts
+from ddfw.artifacts.expert_store import ExpertStore
+from ddfw.artifacts.stored_experts import StoredExperts
 from ddfw.config.load import resolve
 from ddfw.contracts.executor import Crew, LabelledImages, TrainedExpert
 from ddfw.contracts.observer import ExpertReport

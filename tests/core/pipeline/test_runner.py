@@ -9,7 +9,8 @@ from ddfw.config.load import structured_config
 from ddfw.contracts.settings import EvalSettings, OuterSettings
 from ddfw.errors import ConfigError
 from ddfw.pipeline import runner
-from ddfw.pipeline.runner import Places, distill, run
+from ddfw.pipeline.notebook import distill
+from ddfw.pipeline.runner import Places, run
 from ddfw_plugins.labels.hard import Hard
 from ddfw_plugins.parameterizations.lss import LowRankSpace
 
