@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddfw.artifacts.opening import MAX_JSON, opened, parse_json, read_whole
+from ddfw.artifacts.opening import MAX_JSON, MAX_TEXT, opened, parse_json, read_whole
 from ddfw.artifacts.temporaries import temporary_beside, tidy, tidy_below
 from ddfw.artifacts.tensor_file import METADATA_KEY, load_tensors, serialised
 from ddfw.errors import DataError, DirectoryInUseError
@@ -153,16 +153,12 @@ def read_text(path: Path) -> str:
     """Reads a file of UTF-8 text that ddfw wrote.
 
     Raises:
-        DataError: it is no file, or no such text.
+        DataError: it is no plain file, too large, or no such text.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing") from error
+        return read_whole(path, MAX_TEXT).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is damaged: byte {error.start} is no text in UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -249,8 +245,8 @@ def tidy_unless_locked(folder: Path) -> None:
 
 def _holder(folder: Path) -> str:
     """The process that holds a folder's lock, as the lock's file names it."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if match := re.fullmatch(r"(\d{1,10}) ([\w.-]{1,64})\n", (folder / LOCK).read_bytes()[:100].decode("ascii")):
+    with contextlib.suppress(OSError, UnicodeDecodeError, DataError), opened(folder / LOCK) as file:
+        if match := re.fullmatch(r"(\d{1,10}) ([\w.-]{1,64})\n", file.read(100).decode("ascii")):
             return f"process {match[1]} on {match[2]}"
     return "another process"
 

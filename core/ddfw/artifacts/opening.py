@@ -22,6 +22,8 @@ FREE = 1 << 26
 RATIO = 100
 #: Largest size of a JSON file in bytes; the card of 10,000 pictures in 200 classes has half of it.
 MAX_JSON = 1 << 27
+#: Largest size of a text in bytes, such as a configuration; a complete one has 4,000.
+MAX_TEXT = 1 << 24
 #: How many lists and objects of a JSON text may lie within each other.
 MAX_DEPTH = 64
 #: Bytes that are read at once at most; only the directory of a zip archive is read in one piece.

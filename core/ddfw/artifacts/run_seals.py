@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 CONFIG, MANIFEST, SUMMARY = "config.toml", "manifest.json", "summary.json"
 #: The file that holds a run's events; it is only appended to.
 METRICS = "metrics.jsonl"
+#: More bytes than the last line of metrics.jsonl has.
+_LONGEST_LINE = 1 << 20
 #: Manifests seal themselves since schema 2, evaluations that are added to a finished run likewise.
 MANIFEST_SCHEMA = EVAL_FILE_SCHEMA = 2
 
@@ -128,7 +130,7 @@ def _require_end(path: Path, size: int) -> None:
     """
     with path.open("rb") as file:
         file.seek(size)
-        rest = file.read()
+        rest = file.read(_LONGEST_LINE)
     if rest and not is_last_line(rest):
         raise DataError(f"{path} is damaged or was edited: its last line does not fit its {seal.SEAL}")
 

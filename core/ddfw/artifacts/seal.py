@@ -18,6 +18,8 @@ from ddfw.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+#: Bytes of a file that are hashed at once.
+_PIECE = 1 << 20
 #: Name of the last entry of a sealed JSON file.
 SEAL = "seal"
 #: The seal of a file in which nothing stands yet, as `part_of` makes it.
@@ -142,10 +144,13 @@ def require_part(path: Path, part: Mapping[str, Any], *, whole: bool = True) -> 
     if not path.is_file():
         raise DataError(f"{path} is missing")
     size, expected = int(part["bytes"]), str(part["sha256"])
+    digest, left = hashlib.sha256(), size
     with path.open("rb") as file:
-        data = file.read(size)
+        while left > 0 and (piece := file.read(min(left, _PIECE))):
+            digest.update(piece)
+            left -= len(piece)
         more = whole and file.read(1)
-    found = hashlib.sha256(data).hexdigest()
+    found = digest.hexdigest()
     if found != expected or more:
         what = "its" if whole else f"of its first {size} bytes the"
         raise DataError(f"{path} is damaged or was edited: {what} sha256 is {found[:12]}…, expected {expected[:12]}…")

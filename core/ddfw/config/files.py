@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ddfw.artifacts.opening import MAX_TEXT, read_whole
 from ddfw.config.catalog import from_table
 from ddfw.config.toml import read_tables
-from ddfw.errors import config_error
+from ddfw.errors import DataError, config_error
 
 T = TypeVar("T")
 
@@ -19,16 +20,18 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, unreadable or not TOML.
     """
-    try:
-        return read_tables(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise config_error(str(path), "no such file") from None
-    except IsADirectoryError:
+    if path.is_dir():
         words = "is a folder, expected a TOML file; a run's settings are in its config.toml"
-        raise config_error(str(path), words) from None
+        raise config_error(str(path), words)
+    if not path.exists():
+        raise config_error(str(path), "no such file")
+    try:
+        return read_tables(read_whole(path, MAX_TEXT).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise config_error(str(path), "not a readable TOML file: it is no text in UTF-8") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except DataError as error:
+        raise config_error(str(path), str(error).removeprefix(f"{path} ")) from None
+    except (ValueError, RecursionError) as error:
         raise config_error(str(path), f"not a readable TOML file: {error}") from error
 
 

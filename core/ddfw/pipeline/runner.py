@@ -112,8 +112,8 @@ def recorded_text(folder: Path, text: str) -> str:
     The two texts differ where an earlier version of ddfw wrote the run and an option's value had another name in it.
     """
     path = RunDirectory(folder).config
-    with suppress(OSError, UnicodeDecodeError, ConfigError, DataError):
-        found = path.read_text(encoding="utf-8")
+    with suppress(ConfigError, DataError):
+        found = atomic.read_text(path)
         if found != text and resolve(structured_config(gather(str(path), {}, ()))).text == text:
             return found
     return text

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from ddfw.artifacts import atomic, checkpoint, run_seals
+from ddfw.artifacts.opening import MAX_JSON, read_whole
 from ddfw.artifacts.run_seals import CONFIG, MANIFEST, METRICS, SUMMARY
 from ddfw.artifacts.snapshots import snapshot_steps
 from ddfw.config.toml import read_tables
@@ -85,7 +86,7 @@ class RunRecord:
         path = self.path / CONFIG
         self._check(run_seals.require_config)
         try:
-            return read_tables(path.read_text(encoding="utf-8"))
+            return read_tables(atomic.read_text(path))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not readable TOML: {error}") from error
 
@@ -309,8 +310,8 @@ def _events(path: Path) -> Iterator[Mapping[str, Any]]:
     if not path.is_file():
         return
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
+        lines = read_whole(path, MAX_JSON).splitlines()
+    except DataError:
         return
     for line in lines:
         try:
