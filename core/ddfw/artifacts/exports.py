@@ -16,7 +16,7 @@ from attrs import evolve
 
 from ddfw.artifacts import atomic
 from ddfw.artifacts.image_set import MAX_SET, ImageSet
-from ddfw.artifacts.synthetic import SyntheticSet, require_finite, sealed_card, space_of
+from ddfw.artifacts.synthetic import SyntheticSet, require_finite_set, sealed_card, space_of
 from ddfw.artifacts.temporaries import temporary_beside, tidy
 from ddfw.contracts.records import Card, as_card
 from ddfw.errors import DataError, DirectoryInUseError, PluginError
@@ -52,7 +52,7 @@ def write_export(
         DivergedError: the set is not finite.
         PluginError: the writer wrote nothing, or files whose names are taken, or returned no mapping.
     """
-    require_finite({"images": learned.images, "targets": learned.targets}, str(out))
+    require_finite_set({"images": learned.images, "targets": learned.targets}, str(out))
     out = Path(os.path.abspath(out))
     tidy(out.parent, target=out.name)
     replaced = _replaced(out, force=force)

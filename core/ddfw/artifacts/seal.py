@@ -23,7 +23,7 @@ _PIECE = 1 << 20
 #: Name of the last entry of a sealed JSON file.
 SEAL = "seal"
 #: The seal of a file in which nothing stands yet, as `part_of` makes it.
-NOTHING = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+EMPTY_PART = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
 
 
 def digest(value: Mapping[str, Any]) -> str:

@@ -156,7 +156,7 @@ def write_set(
         **({"space": matrices} if (matrices := space.tensors()) else {}),
     }
     for name, tensors in content.items():
-        require_finite(tensors, f"{name}.safetensors")
+        require_finite_set(tensors, f"{name}.safetensors")
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {
         f"{name}.safetensors": atomic.write_tensors(
@@ -169,7 +169,7 @@ def write_set(
     return hashes
 
 
-def require_finite(tensors: Mapping[str, Tensor], file: str) -> None:
+def require_finite_set(tensors: Mapping[str, Tensor], file: str) -> None:
     """Refuses to write values that are not finite.
 
     Args:

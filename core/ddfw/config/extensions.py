@@ -52,12 +52,13 @@ def owner_of(kind: str, name: str) -> str | None:
     return owners.get(name)
 
 
-def imported(target: str, owner: str) -> Any:
+def imported(target: str, owner: str, what: str = "") -> Any:
     """Imports the object that a string `module:attribute` names.
 
     Args:
         target: the string; the attribute may have dots.
         owner: identity of the plugin that named it, for the message.
+        what: what the plugin offers by it, such as `format csv`, for the message.
 
     Raises:
         PluginError: the module fails to import, or has no such attribute.
@@ -75,7 +76,11 @@ def imported(target: str, owner: str) -> Any:
             f"plugin {owner} names {target}, which cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     ours = owner.partition(":")[0] == "ddfw"
-    return found if ours or not isfunction(found) else watched_function(found, owner, target)
+    return (
+        found
+        if ours or not isfunction(found)
+        else watched_function(found, f"{owner} ({what})" if what else owner, target)
+    )
 
 
 def _named(cls: type[Extension], item: object) -> tuple[str, Extension]:

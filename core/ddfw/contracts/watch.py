@@ -94,7 +94,7 @@ def watched_function(function: Callable[..., Any], owner: str, target: str) -> C
 
     Args:
         function: the function.
-        owner: identity of the plugin.
+        owner: identity of the plugin, and what it offers by the function.
         target: `module:function`, for the message.
     """
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
+from torch.nn.parameter import is_lazy
 
 from ddfw.engine.machine import limits_of_memory
 from ddfw.errors import OptionError
@@ -43,7 +44,7 @@ def total_memory(device: torch.device, root: Path = Path("/")) -> int | None:
     return limits_of_memory(root) if device.type == "cpu" else None
 
 
-def bytes_text(size: float) -> str:
+def size_text(size: float) -> str:
     """A number of bytes with a unit, as `3.6 TB`."""
     power = min(5, int(math.log10(max(size, 1)) / 3))
     return f"{size / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB')[power]}"
@@ -95,11 +96,16 @@ def require_room_for(model: AbstractModel, spec: ImageSpec) -> None:
         module = weightless(model, spec)
     if module is None or room is None:
         return
-    parameters = sum(p.numel() for p in module.parameters())
+    parameters = count_parameters(module)
     need = VECTORS * parameters * torch.float32.itemsize
     if need > room:
-        words = f"{bytes_text(need)} for a network of {parameters:,} parameters, this machine has {bytes_text(room)}"
+        words = f"{size_text(need)} for a network of {parameters:,} parameters, this machine has {size_text(room)}"
         raise OptionError(_words(model, words), largest_option(model))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number P of a module's parameters, without those of lazy layers, which have no size before they meet images."""
+    return sum(parameter.numel() for parameter in module.parameters() if not is_lazy(parameter))
 
 
 def weightless(model: AbstractModel, spec: ImageSpec) -> nn.Module | None:

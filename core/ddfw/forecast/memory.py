@@ -19,7 +19,7 @@ from ddfw.contracts.trajectory import AbstractTrajectory, Segment
 from ddfw.engine.budget import auto_memory, available_memory, graph_bytes, peak_bytes
 from ddfw.engine.distill import batch_sizes
 from ddfw.engine.inner import supervised_gradient
-from ddfw.engine.sizes import bytes_text, weightless
+from ddfw.engine.sizes import size_text, weightless
 
 if TYPE_CHECKING:
     from ddfw.contracts.dataset import Split
@@ -132,7 +132,7 @@ def require_measurable(plan: Plan, device: torch.device) -> None:
     rows = min(plan.layout.num_images, batch * plan.config.outer.syn_steps)
     size = MEASURED_COPIES * plan.network.num_parameters * plan.dtype.itemsize + rows * spec.floats_per_image * 16
     if size > MEASURED_BYTES:
-        raise ValueError(f"measuring would take {bytes_text(size)} of memory")
+        raise ValueError(f"measuring would take {size_text(size)} of memory")
     if (work := STUDENT_PASSES * MEASURED_STEPS * image_work(plan)) > 10 * MEASURED_WORK:
         raise ValueError(f"measuring would take long: {work:.1e} floating-point operations for a single image")
 

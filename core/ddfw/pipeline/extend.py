@@ -67,9 +67,9 @@ def extend(
     if not folder.config.is_file():
         raise DataError(f"{folder.path} is no run directory: it has no config.toml")
     file = read_run_file(folder.config, trust=trust)
+    run_seals.require_figures(folder.path)
     if not file.own:
         raise _not_trusted(file, steps)
-    run_seals.require_figures(folder.path)
     config = configure(str(folder.config), {}, ()).config
     say(f"as {folder.config} says: {_work(config, steps)}")
     places = evolve(places or Places(), out=folder.path)

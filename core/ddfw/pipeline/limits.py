@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from ddfw.contracts.trajectory import AbstractTrajectory
-from ddfw.engine.sizes import bytes_text, total_memory
+from ddfw.engine.sizes import size_text, total_memory
 from ddfw.errors import config_error
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def _require(needs: Iterator[Need] | tuple[Need, ...], device: torch.device) -> 
     if worst is not None:
         raise config_error(
             worst.option,
-            f"{worst.value} takes at least {bytes_text(worst.size)} of memory for {worst.what}, and there are "
-            f"{bytes_text(room)} in all; lower it",
+            f"{worst.value} takes at least {size_text(worst.size)} of memory for {worst.what}, and there are "
+            f"{size_text(room)} in all; lower it",
         )
 
 

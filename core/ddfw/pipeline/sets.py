@@ -129,7 +129,9 @@ def export(learned: SyntheticSet | str | Path, form: str, out: str | Path, *, fo
         raise DataError(
             f"the set has values that are no numbers, or the step size {learned.step_size}; nothing was written"
         )
-    return write_export(learned, form, imported(offer.item.writer, offer.plugin), Path(out), force=force)
+    return write_export(
+        learned, form, imported(offer.item.writer, offer.plugin, f"format {offer.name}"), Path(out), force=force
+    )
 
 
 @isolated
@@ -235,7 +237,7 @@ def _reader(form: str, path: Path) -> SetReader:
             "Install or enable the plugin that offers it; `ddfw plugins` and `ddfw list format` show what there is"
         )
     offer = formats().get(form)
-    read = imported(offer.item.reader, offer.plugin)
+    read = imported(offer.item.reader, offer.plugin, f"format {offer.name}")
 
     def reader(path: Path, card: Card) -> ImageSet:
         found: object = read(path, card)

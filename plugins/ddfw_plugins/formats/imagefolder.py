@@ -18,9 +18,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ddfw import DataError, ImageSet, OptionError, SyntheticSet, read_json
-from ddfw.artifacts.opening import require_honest
-from ddfw.contracts.classes import class_order, split_of
+from ddfw import (
+    DataError,
+    ImageSet,
+    OptionError,
+    SyntheticSet,
+    class_order,
+    read_json,
+    require_honest,
+    split_of,
+)
 from ddfw_plugins.picture_files import read_picture
 
 #: Beside the folders, where labels are no classes: {"class_names": […], "targets": {picture: [probabilities]}}.

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddfw import DataError, ImageSet, SyntheticSet
-from ddfw.artifacts.image_set import MAX_SET
-from ddfw.artifacts.npz_file import read_arrays
+from ddfw import MAX_SET, DataError, ImageSet, SyntheticSet, read_arrays
 
 _FILE = "set.npz"
 

@@ -50,7 +50,7 @@ def test_only_the_newest_is_kept_and_leftovers_of_a_killed_process_go(tmp_path):
     checkpoint.remove(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("fatal", ["write_tensors", "write_json", "_tidy"])
+@pytest.mark.parametrize("fatal", ["write_tensors", "write_json", "keep_only"])
 def test_a_process_that_dies_while_it_writes_leaves_a_checkpoint_that_is_whole(tmp_path, monkeypatch, fatal):
     """Broken: a kill at the wrong moment would cost the whole run."""
     checkpoint.write_checkpoint(tmp_path, 5, tensors(), {"n": 5})
@@ -59,12 +59,12 @@ def test_a_process_that_dies_while_it_writes_leaves_a_checkpoint_that_is_whole(t
         def die(*args, **kwargs):
             raise KeyboardInterrupt
 
-        broken.setattr(checkpoint if fatal == "_tidy" else atomic, fatal, die)
+        broken.setattr(checkpoint if fatal == "keep_only" else atomic, fatal, die)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.write_checkpoint(tmp_path, 10, tensors(), {"n": 10})
     pointer = checkpoint.latest(tmp_path)
     assert checkpoint.read_checkpoint(tmp_path, pointer).record == {"n": pointer.step}
-    assert pointer.step == (10 if fatal == "_tidy" else 5)
+    assert pointer.step == (10 if fatal == "keep_only" else 5)
     checkpoint.write_checkpoint(tmp_path, 15, tensors(), {"n": 15})
     assert len(list(tmp_path.glob("step-*"))) == 1
 

@@ -26,11 +26,12 @@ def test_the_runs_own_protocol_gives_the_runs_own_accuracies(ddfw, copy):
     assert record["split"] == "test"
 
 
-def test_what_the_runs_configuration_asks_for_is_named_before_it_is_done(ddfw, copy):
+def test_what_the_runs_configuration_asks_for_is_named_before_it_is_done(ddfw, copy, unsealed):
     """Broken: nobody would see what a directory makes the machine do, or all of it would be done for a stranger."""
     said = ddfw("eval", copy)
     words = "digits, convnet, executor cpu, 2 networks × 3 epochs"
     assert said.code == 0 and f"as {copy / 'config.toml'} says: {words}" in said.err
+    unsealed(copy)
     config = copy / "config.toml"
     config.write_text(config.read_text() + "# edited\n")
     said = ddfw("eval", copy, "-q")

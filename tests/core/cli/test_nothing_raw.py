@@ -87,7 +87,7 @@ def test_a_console_of_ours_obeys_its_styles_and_nothing_else(capsys, monkeypatch
     grid.add_row(Text(HOSTILE, style="bold"))
     screen = console(width=200)
     screen.print(grid)
-    screen.print(HOSTILE, markup=False, style="bold")
+    screen.print(HOSTILE, markup=False, highlight=False, style="bold")
     out = capsys.readouterr().out
     assert "\x1b[1m" in out and "\x1b[31m" not in out and "\\u001b[31m" in out
     plain(re.sub(r"\x1b\[[0-9;]*m", "", out))

@@ -9,7 +9,7 @@ from attrs import evolve
 from ddfw.config.catalog import component
 from ddfw.contracts.dataset import ImageSpec
 from ddfw.engine.inner import build_module
-from ddfw.engine.sizes import bytes_text, is_too_large, total_memory, weightless
+from ddfw.engine.sizes import is_too_large, size_text, total_memory, weightless
 from ddfw.errors import OptionError
 
 SPEC = ImageSpec(channels=1, height=8, width=8, num_classes=10)
@@ -85,7 +85,7 @@ def test_errors_about_size_are_told_from_others(error, large):
 
 def test_bytes_have_a_unit():
     """Figures in messages would be hard to read, or wrong by a thousand."""
-    assert [bytes_text(n) for n in (0, 999, 1000, 3.6e12, 7e18)] == [
+    assert [size_text(n) for n in (0, 999, 1000, 3.6e12, 7e18)] == [
         "0 bytes",
         "999 bytes",
         "1 kB",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddfw.artifacts.synthetic import require_finite
+from ddfw.artifacts.synthetic import require_finite_set
 from ddfw.engine.finite import rates, stands_still
 from ddfw.errors import DivergedError
 
@@ -42,10 +42,10 @@ def test_a_rate_for_all_images_together_beyond_float32_is_refused_by_its_option(
 
 def test_a_tensor_that_is_not_finite_is_not_written():
     """The last guard before a file: it would hold Inf whatever led to it."""
-    require_finite({"good": torch.ones(2), "table": torch.arange(3)}, "images.safetensors")
+    require_finite_set({"good": torch.ones(2), "table": torch.arange(3)}, "images.safetensors")
     for value in (float("inf"), float("-inf"), float("nan")):
         with pytest.raises(DivergedError, match=r"images.safetensors is not written: its tensor 'bad'"):
-            require_finite({"bad": torch.tensor([1.0, value])}, "images.safetensors")
+            require_finite_set({"bad": torch.tensor([1.0, value])}, "images.safetensors")
 
 
 def test_parameters_stand_still_if_only_rounding_moves_them():

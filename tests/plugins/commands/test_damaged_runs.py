@@ -24,7 +24,7 @@ def edited(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     match = re.search(r"\d\.\d*?([1-9])", text)
     assert match is not None
-    path.write_text(text[: match.start(1)] + str(10 - int(match[1])) * 1 + text[match.end(1) :], encoding="utf-8")
+    path.write_text(text[: match.start(1)] + str(int(match[1]) % 9 + 1) + text[match.end(1) :], encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -71,5 +71,7 @@ def test_a_fault_in_a_format_is_reported_as_its_plugins(files, tmp_path):
         (tmp_path / name).write_text(text)
     outside = {"DDFW_PLUGINS": "csv_plugin", "PYTHONPATH": str(tmp_path)}
     done = ddfw("export", str(RUN), "--format", "csv", "--out", "set", cwd=tmp_path, **outside)
-    assert done.returncode == 3 and "(format csv) failed: AttributeError" in done.stderr, done.stderr
+    assert done.returncode == 3 and "(format csv) failed in csv_format:write_csv: AttributeError" in done.stderr, (
+        done.stderr
+    )
     assert "Traceback" not in done.stderr and not (tmp_path / "set").exists()

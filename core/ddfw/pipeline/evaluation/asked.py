@@ -23,6 +23,7 @@ from ddfw.config.layers import gather
 from ddfw.config.load import Configured, configure, resolve
 from ddfw.config.run_config import RunConfig
 from ddfw.contracts.dataset import ImageSpec
+from ddfw.engine.sizes import count_parameters
 from ddfw.errors import ConfigError, ConfigProblem, DataError, config_error, did_you_mean, option_errors_at
 from ddfw.pipeline.adopt import require_shape
 from ddfw.pipeline.evaluation.baselines import BASELINES, asked_baselines
@@ -194,7 +195,7 @@ def _require_small(config: RunConfig, found: ImageSet | None, data_root: Path | 
         classes = targets.shape[1] if targets.ndim == 2 else len(found.class_names or ()) or int(targets.max()) + 1
         spec = ImageSpec(channels=channels, height=height, width=width, num_classes=classes)
     with option_errors_at("model"), torch.device("meta"):
-        count = sum(parameter.numel() for parameter in config.model.build(spec).parameters())
+        count = count_parameters(config.model.build(spec))
     if count > MOST_PARAMETERS:
         raise DataError(
             f"{where}: its network {config.model.name} has {count:,} parameters, a file from outside may ask for "

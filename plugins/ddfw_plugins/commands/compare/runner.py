@@ -16,7 +16,6 @@ from attrs import evolve, frozen
 
 import ddfw
 from ddfw import ConfigError, DirectoryInUseError, config_error, errors_in
-from ddfw.artifacts import seal
 from ddfw_plugins.commands.compare.files import Comparison, Variant
 from ddfw_plugins.commands.compare.tables import markdown
 
@@ -189,7 +188,7 @@ def run(
     """
     began, root, record, first = monotonic(), folder_of(whole, places), dict[str, Any](), True
     planned = jobs(comparison, places)
-    seal.warn_if_damaged(root / "comparison.json", RECORD_SCHEMA)
+    ddfw.warn_if_damaged(root / "comparison.json", RECORD_SCHEMA)
     finished = _finished_before(whole, places)
     for number, job in enumerate(planned, start=1):
         say(f"\n── {number}/{len(planned)}  {job.variant.title}, seed {job.config.run.seed}")
@@ -199,7 +198,7 @@ def run(
         result = ddfw.run(job.config, job.places, quiet=quiet, max_seconds=left)
         first = first and result.already_finished
         finished[job.variant.name, job.config.run.seed] = (job, result)
-        record = seal.sealed(_record(whole, finished))
+        record = ddfw.sealed(_record(whole, finished))
         ddfw.write_json(root / "comparison.json", record)
         ddfw.write_text(root / "comparison.md", markdown(record))
     return root, record

@@ -17,7 +17,6 @@ from attrs import field, frozen
 
 import ddfw
 from ddfw import ConfigError, DivergedError, OptionError, ResumeError, UnknownComponentError, config_error
-from ddfw.artifacts import seal
 from ddfw_plugins.commands.sweep import files
 from ddfw_plugins.commands.sweep.files import Sweep, words
 from ddfw_plugins.commands.sweep.study import Study, require_optuna
@@ -151,7 +150,7 @@ def run(
         probe(sweep, places)
     root.mkdir(parents=True, exist_ok=True)
     with ddfw.locked(root, "the sweep's folder", wait=False):
-        seal.warn_if_damaged(root / "sweep.json", RECORD_SCHEMA)
+        ddfw.warn_if_damaged(root / "sweep.json", RECORD_SCHEMA)
         study = Study(sweep, places, root / "study.journal") if sweep.method == "optuna" else None
         running = _Running(sweep=sweep, root=root, study=study, executor=executor, say=say, quiet=quiet)
         return root, running.run(trials if study is None else study.trials(), workers)
@@ -266,7 +265,7 @@ class _Running:
             "best": best[0]["number"] if best and best[0]["status"] == "finished" else None,
             "trials": rows,
         }
-        record = seal.sealed(record)
+        record = ddfw.sealed(record)
         ddfw.write_json(self.root / "sweep.json", record)
         ddfw.write_text(self.root / "sweep.md", markdown(record))
         return record

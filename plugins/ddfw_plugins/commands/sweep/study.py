@@ -11,7 +11,6 @@ from typing import Any
 
 import ddfw
 from ddfw import DataError, DirectoryInUseError, config_error
-from ddfw.artifacts import seal
 from ddfw_plugins.commands.sweep.files import Choice, Range, Sweep
 from ddfw_plugins.commands.sweep.trials import Trial, probe, trial_if_possible
 
@@ -160,13 +159,13 @@ class Study:
     def _require_seal(self) -> None:
         """Checks the journal as far as it was sealed; a process that died may have written more."""
         if not self._journal.exists():
-            seal.write_sealed(self._seal, {"schema": SEAL_SCHEMA, "journal": seal.NOTHING})
+            ddfw.write_sealed(self._seal, {"schema": SEAL_SCHEMA, "journal": ddfw.EMPTY_PART})
         elif self._seal.exists():
-            part = seal.read_sealed(self._seal, since=SEAL_SCHEMA, newest=SEAL_SCHEMA)["journal"]
-            seal.require_part(self._journal, part, whole=False)
+            part = ddfw.read_sealed(self._seal, since=SEAL_SCHEMA, newest=SEAL_SCHEMA)["journal"]
+            ddfw.require_part(self._journal, part, whole=False)
 
     def _put_seal(self) -> None:
-        seal.write_sealed(self._seal, {"schema": SEAL_SCHEMA, "journal": seal.part_of(self._journal)})
+        ddfw.write_sealed(self._seal, {"schema": SEAL_SCHEMA, "journal": ddfw.part_of(self._journal)})
 
     def _history(self) -> list[Any]:
         return list(self._study.get_trials(deepcopy=False))
