@@ -10,6 +10,8 @@ import attrs
 
 #: No option means a larger number: tensors have sizes of 64 bits and values of float32.
 LARGEST_INT, LARGEST_FLOAT = 2**63 - 1, 3.4e38
+#: A seed is hashed and no number of anything, so that those of other programs, of 64 bits and more, are taken as well.
+LARGEST_SEED = 2**256 - 1
 
 if TYPE_CHECKING:
     T = TypeVar("T")
@@ -45,9 +47,11 @@ else:
                 raise ValueError(f"must be a finite number, got {number}")
             if isinstance(number, float) and abs(number) > LARGEST_FLOAT:
                 raise ValueError(f"must be at most {LARGEST_FLOAT:g}, the largest number of float32, got {number:g}")
-            if isinstance(number, int) and abs(number) > LARGEST_INT:
+            seed = attribute.name == "seed" or attribute.name.endswith("_seed")
+            largest, bits = (LARGEST_SEED, 256) if seed else (LARGEST_INT, 64)
+            if isinstance(number, int) and abs(number) > largest:
                 # The number itself is not shown: Python refuses to write one of thousands of digits.
-                raise ValueError(f"must be at most {LARGEST_INT}, the largest integer of 64 bits")
+                raise ValueError(f"must be at most {largest}, the largest integer of {bits} bits")
 
     def required_option(*, validator=None, help):
         """An option of a component that users have to give.

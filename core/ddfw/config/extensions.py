@@ -76,11 +76,9 @@ def imported(target: str, owner: str, what: str = "") -> Any:
             f"plugin {owner} names {target}, which cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     ours = owner.partition(":")[0] == "ddfw"
-    return (
-        found
-        if ours or not isfunction(found)
-        else watched_function(found, f"{owner} ({what})" if what else owner, target)
-    )
+    if ours or not isfunction(found):
+        return found
+    return watched_function(found, f"{owner} ({what})" if what else owner, target)
 
 
 def _named(cls: type[Extension], item: object) -> tuple[str, Extension]:
