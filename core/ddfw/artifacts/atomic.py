@@ -201,7 +201,11 @@ def locked(folder: Path, what: str, *, wait: bool) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
             os.ftruncate(file, os.pwrite(file, said, 0))
         tidy_below(folder, _alone_in)
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, 0)  # nobody holds it any more, and what lies in the folder depends on no process
 
 
 @contextlib.contextmanager

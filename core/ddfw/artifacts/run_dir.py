@@ -87,7 +87,7 @@ class RunDirectory:
         Raises:
             DirectoryInUseError: another process holds the directory's lock.
         """
-        if (self.path / SUMMARY).is_file():
+        if run_seals.cut_line(self.path) is not None:
             with atomic.locked(self.path, "the run directory", wait=False):
                 run_seals.remove_cut_line(self.path)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -146,16 +147,26 @@ def is_last_line(rest: bytes) -> bool:
         return False
 
 
-def remove_cut_line(run: Path) -> None:
-    """Removes the last line of a finished run's metrics.jsonl if the process died, or the disk was full, within it."""
+def cut_line(run: Path) -> int | None:
+    """Where the last line of a finished run's metrics.jsonl begins, if the process died, or the disk was full, in it.
+
+    Returns:
+        The number of bytes before that line; None where the last line is whole, or there is none.
+    """
     path, part = run / METRICS, read_manifest(run).get(METRICS)
     if not (run / SUMMARY).is_file() or not isinstance(part, Mapping) or not path.is_file():
-        return
-    with path.open("rb+") as file:
+        return None
+    with path.open("rb") as file:
         file.seek(size := int(part["bytes"]))
-        if (rest := file.read()) and b"\n" not in rest:
-            logger.warning("%s was cut within its last line, which is removed", path)
-            file.truncate(size)
+        rest = file.read(_LONGEST_LINE)
+    return size if rest and b"\n" not in rest else None
+
+
+def remove_cut_line(run: Path) -> None:
+    """Removes the line that `cut_line` finds."""
+    if (size := cut_line(run)) is not None:
+        logger.warning("%s was cut within its last line, which is removed", run / METRICS)
+        os.truncate(run / METRICS, size)
 
 
 def _is_being_extended(run: Path, part: Mapping[str, Any]) -> bool:

@@ -134,7 +134,7 @@ def test_evaluating_a_run_on_other_data_is_refused(tmp_path):
     """Broken: a figure on changed data would stand beside the run's own."""
     from ddfw.pipeline.evaluation.asked import _require_same_data
 
-    (tmp_path / "manifest.json").write_text('{"data_sha256": "aa", "test_sha256": "bb"}')
+    (tmp_path / "manifest.json").write_text('{"schema": 1, "data_sha256": "aa", "test_sha256": "bb"}')
     _require_same_data(tmp_path, "data_sha256", "aa")
     with pytest.raises(DataError, match="training images or labels are not those"):
         _require_same_data(tmp_path, "data_sha256", "ab")

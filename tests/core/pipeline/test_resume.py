@@ -456,9 +456,9 @@ def test_in_a_crew_the_first_rank_writes_and_all_stop_and_go_on_together(tmp_pat
     """Broken: ranks would write over one another, wait for ever, or go on from different steps."""
     written, real = [], atomic._write
 
-    def noted(path, pieces):
+    def noted(path, *given):
         written.append((threading.current_thread().name, path))
-        return real(path, pieces)
+        return real(path, *given)
 
     monkeypatch.setattr(atomic, "_write", noted)
     config = config_of({"experts": {"count": 3}}, executor=Pair())
