@@ -186,6 +186,7 @@ def installed(tmp_path_factory):
     return target
 
 
+@pytest.mark.extended
 def test_an_installed_distribution_adds_a_parameterisation_and_a_trajectory_source(installed, ddfw, tmp_path):
     """Broken: third parties would have to touch this repository."""
     done = process(*tiny("--param", "mine", "--traj", "mine", "--json"), cwd=tmp_path, PYTHONPATH=str(installed))
@@ -225,6 +226,7 @@ def test_an_installed_distribution_adds_a_command(installed, tmp_path):
     assert gone.returncode == 2 and "No such command 'images'" in gone.stderr
 
 
+@pytest.mark.extended
 def test_an_installed_distribution_adds_a_recipe(installed, tmp_path):
     """Broken: settings of a third party would have to be part of this repository."""
     outside = {"PYTHONPATH": str(installed)}
@@ -272,6 +274,7 @@ def test_a_recipe_that_cannot_stand_beside_ours_is_refused_with_the_way_out(ddfw
     assert ddfw("recipes", "list", **left_out).returncode == 0
 
 
+@pytest.mark.extended
 def test_a_plugin_for_a_newer_ddfw_is_refused_and_an_older_one_is_not(ddfw, tmp_path):
     """Broken: a plugin would fail in the middle of a run, or every plugin would have to be released anew."""
     for api, works in ((1, True), (2, True), (3, False)):

@@ -32,6 +32,7 @@ def planned(first: int, last: int, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.extended
 def test_no_configuration_is_answered_by_a_traceback_or_takes_long(
     tmp_path: Path, size: Callable[[int, int], int], figures: Callable[..., None]
 ) -> None:
@@ -75,6 +76,7 @@ def small_configurations(count: int, folder: Path) -> list[list[str]]:
     return found
 
 
+@pytest.mark.extended
 def test_right_configurations_run_to_their_end_or_say_what_does_not_fit(
     here: Path, ddfw: Callable[..., Any], size: Callable[[int, int], int], figures: Callable[..., None]
 ) -> None:

@@ -197,6 +197,7 @@ def test_a_sweep_meets_a_full_disk_at_any_operation(place, size, figures):
     figures(what="sweep", faults=count, exit_74=count, equal_after=count)
 
 
+@pytest.mark.extended
 def test_a_limit_on_the_size_of_files_is_74_and_the_run_goes_on_without_it(place, size, figures):
     """Broken: a quota of the shell or of a queue would look like a bug, or kill the run without a word."""
     run = command_line(a_run())

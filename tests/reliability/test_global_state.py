@@ -136,6 +136,7 @@ def test_nineteen_properties_of_the_process_are_unchanged(tmp_path, ends, figure
     figures(properties=19, unchanged=19 - len(different), ends=ends)
 
 
+@pytest.mark.extended
 def test_the_first_call_in_a_process_changes_nothing_either(tmp_path):
     """Broken: what libraries set when they are imported – filters, variables, seeds – would stay."""
     code = f"""

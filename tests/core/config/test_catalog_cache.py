@@ -247,6 +247,7 @@ def names(kind: str = "loss") -> dict[str, str]:
     return {name: offer.item.summary for name, offer in listing().components(kind).entries.items()}
 
 
+@pytest.mark.extended
 def test_a_new_an_edited_and_a_removed_plugin_file_are_seen(own_cache, fresh, tmp_path, monkeypatch):
     """Broken: an author would see the component of yesterday."""
     file = tmp_path / "mine.py"
@@ -359,6 +360,7 @@ def test_without_a_folder_to_write_to_everything_works(tmp_path, monkeypatch, fr
     assert cache_folder() == tmp_path / "home" / ".cache" / "ddfw"
 
 
+@pytest.mark.extended
 def test_a_plugin_that_hangs_when_its_component_is_asked_for_is_named_the_first_time_too(
     own_cache, fresh, tmp_path, monkeypatch
 ):

@@ -8,7 +8,7 @@ from ddfw.config.layers import gather
 from ddfw.config.load import structured_config
 from ddfw.contracts.settings import EvalSettings, OuterSettings
 from ddfw.errors import ConfigError
-from ddfw.pipeline import runner
+from ddfw.pipeline import notebook
 from ddfw.pipeline.notebook import distill
 from ddfw.pipeline.runner import Places, run
 from ddfw_plugins.labels.hard import Hard
@@ -64,7 +64,7 @@ def test_a_misspelt_argument_is_named_with_the_right_ones():
 def started(monkeypatch, *arguments, **given):
     """The configuration that `distill` would run."""
     found = []
-    monkeypatch.setattr(runner, "run", lambda config, *rest, **more: found.append(config))
+    monkeypatch.setattr(notebook, "run", lambda config, *rest, **more: found.append(config))
     distill(*arguments, **given)
     return found[0]
 
