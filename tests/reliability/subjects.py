@@ -34,7 +34,7 @@ CHOSEN = ["--param", "lss", "--traj", "mct"]
 TINY = ["default", *CHOSEN, *(f"--set={key}={value}" for key, value in SETTINGS.items())]
 EXPERTS = ["default", *(f"--set={k}={v}" for k, v in SETTINGS.items() if k.startswith(("model.", "experts.")))]
 #: What measures time, names the process, says where a baseline was measured or counts evaluations that were begun.
-_VARYING = ("seconds", "t", "device", "test_reads", "source", "resumed_from", "started", "finished")
+_VARYING = ("seal", "seconds", "t", "device", "test_reads", "source", "resumed_from", "started", "finished")
 SWEEP = """
 [sweep]
 recipe = "default"

@@ -66,7 +66,7 @@ def test_a_process_killed_at_any_operation_on_files_changes_no_result_and_leaves
     """Broken: one moment between two writes would leave a folder that no command can repair."""
     kind, made, whole, _ = subject
     kills, strays, kinds = 0, 0, {}
-    for fault in at_each_operation(made.call, made.folder, KILL, size(5, 60), kinds=ALL, before=made.fresh):
+    for fault in at_each_operation(made.call, made.folder, KILL, size(5, 100), kinds=ALL, before=made.fresh):
         assert fault.ended.code == -9, fault
         operation = fault.operation
         strays += is_as_unbroken(made, whole, f"killed at {operation.kind} of {operation.path}")
