@@ -27,6 +27,7 @@ __all__ = [
     "DirectoryInUseError",
     "DivergedError",
     "DuplicateComponentError",
+    "Interrupted",
     "OptionError",
     "PluginError",
     "RegistryError",
@@ -106,6 +107,10 @@ class StoppedError(DdfwError):
     """A run reached its time limit, saved its work and stopped; the same command resumes it."""
 
     exit_code = 75
+
+
+class Interrupted(BaseException):
+    """A computation ended early because a stop was asked for; no error, so `except Exception` lets it pass."""
 
 
 class OptionError(ValueError):

@@ -13,7 +13,6 @@ Built-in components are not watched, so that this costs a run nothing that uses 
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import inspect
 import os
@@ -28,16 +27,14 @@ import attrs
 
 from ddfw.contracts.executor import ExecutorSession, TrainedExpert
 from ddfw.contracts.promises import PROMISES, SESSION_PROMISES, Promise
-from ddfw.errors import DdfwError, OptionError, PluginError, RegistryError, prints_to_stderr
+from ddfw.errors import DdfwError, Interrupted, OptionError, PluginError, RegistryError, is_disk_error, prints_to_stderr
 from ddfw.kinds import KINDS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: Errors that are told as they are: they have their own words and exit code, or came from the user.
-_PASSED = (DdfwError, OptionError, RegistryError, KeyboardInterrupt)
-#: The disk's faults and not a plugin's.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+_PASSED = (DdfwError, OptionError, RegistryError, KeyboardInterrupt, Interrupted)
 #: Arguments that a component may change: they are its own.
 _OWN = ("trajectories",)
 #: Methods whose arguments live on, so that a component that keeps them could change them later.
@@ -147,7 +144,7 @@ def _place(file: str | None, error: BaseException) -> str:
 
 
 def _passes(error: BaseException) -> bool:
-    return isinstance(error, _PASSED) or (isinstance(error, OSError) and error.errno in _DISK)
+    return isinstance(error, _PASSED) or is_disk_error(error)
 
 
 @contextlib.contextmanager

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from ddfw.errors import Interrupted
+
 Wanted = Callable[[], bool]
 
 _wanted: ContextVar[Wanted | None] = ContextVar("stop wanted", default=None)
 _wanted_in_shares: ContextVar[Wanted | None] = ContextVar("stop wanted in shares", default=None)
-
-
-class Interrupted(BaseException):
-    """A computation ended early because a stop was asked for; no error, so `except Exception` lets it pass."""
 
 
 @contextmanager

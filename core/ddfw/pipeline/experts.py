@@ -17,8 +17,7 @@ from ddfw.config.load import resolve
 from ddfw.contracts.executor import Crew, LabelledImages, TrainedExpert
 from ddfw.contracts.observer import ExpertReport
 from ddfw.engine.finite import stands_still
-from ddfw.engine.interruption import Interrupted
-from ddfw.errors import ConfigError, ConfigProblem, DivergedError, StoppedError, option_errors_at
+from ddfw.errors import ConfigError, ConfigProblem, DivergedError, Interrupted, StoppedError, option_errors_at
 from ddfw.pipeline.limits import require_room_for_experts
 from ddfw.pipeline.observers import Announcer
 from ddfw.pipeline.prepare import ExpertSet, Setup, select_experts, set_up

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from ddfw.engine.distill import Distillation, OuterState, run_steps
-from ddfw.engine.interruption import Interrupted
 from ddfw.engine.saved_state import moving_tensors
-from ddfw.errors import DivergedError
+from ddfw.errors import DivergedError, Interrupted
 from ddfw.pipeline.evaluation.baselines import distilled
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any, Literal
 
 from ddfw.contracts.executor import Crew
-from ddfw.engine.interruption import Interrupted, interruptible
-from ddfw.errors import StoppedError
+from ddfw.engine.interruption import interruptible
+from ddfw.errors import Interrupted, StoppedError
 
 #: Why to stop: the number of a signal, or "time" if the time limit is reached.
 Reason = int | Literal["time"]

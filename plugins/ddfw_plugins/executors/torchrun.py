@@ -18,7 +18,8 @@ from attrs.validators import ge, in_, le, optional
 from ddfw import AbstractExecutor, Crew, DivergedError, MetaGradient, OptionError, option
 from ddfw.contracts.executor import Evaluated, ask_classes
 from ddfw.engine.budget import auto_memory, available_memory
-from ddfw.engine.interruption import Interrupted, share_of_work
+from ddfw.engine.interruption import share_of_work
+from ddfw.errors import Interrupted
 from ddfw.process.ranks import Launch, launch
 from ddfw_plugins.executors._process_group import ProcessCrew, assembled, current
 from ddfw_plugins.executors.cpu import Cpu

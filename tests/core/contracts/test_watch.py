@@ -28,7 +28,7 @@ from ddfw import (
 )
 from ddfw.contracts.promises import PROMISES, SESSION_PROMISES
 from ddfw.contracts.watch import watch, watched_function
-from ddfw.errors import DivergedError
+from ddfw.errors import DivergedError, Interrupted
 from ddfw.kinds import KINDS
 from ddfw.testing import check_observer
 
@@ -55,6 +55,12 @@ def raising(error):
         raise error
 
     return function
+
+
+def test_a_stop_in_the_middle_of_a_plugins_computation_is_no_fault_of_the_plugin():
+    """Broken: SIGTERM or a time limit would end a run on somebody's executor with 3 instead of 75 or 143."""
+    with pytest.raises(Interrupted):
+        loss_of(raising(Interrupted())).loss(None, None)
 
 
 def test_every_promise_belongs_to_a_method_of_a_contract():
