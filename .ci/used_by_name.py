@@ -51,3 +51,6 @@ _.maxstring
 
 # Set on a frozen component only to see that this is refused.
 _.a_name_that_is_new
+
+# Called by rich where the reader of a pipe went away.
+_.on_broken_pipe

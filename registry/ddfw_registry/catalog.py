@@ -101,10 +101,6 @@ class Catalog:
         """All kinds, in the order in which they are shown."""
         return tuple(self._kinds.values())
 
-    def failures_of(self, kind: str) -> tuple[PluginFailure, ...]:
-        """The failures that may be why a component of this kind is unknown: of its hook, and of whole plugins."""
-        return (*self._discovery.failures, *self._ask(kind).failures)
-
     @property
     def failures(self) -> tuple[PluginFailure, ...]:
         """The plugins and components that do not work; those of kinds whose hook was not called yet are missing."""
