@@ -129,10 +129,12 @@ def finished(config: RunConfig, places: Places) -> RunResult | None:
 
     Raises:
         DataError: the run is finished, but its files were changed afterwards, or the data set cannot be read.
-        DirectoryInUseError: the directory holds another run, or something else.
+        DirectoryInUseError: the directory holds another run, or something else, or another process has it.
         ResumeError: the run is finished, but its data or the set that it started from were changed afterwards.
     """
-    return _finished(resolve(config), places)
+    asked = resolve(config)
+    RunDirectory(directory_for(asked, places)).mend()
+    return _finished(asked, places)
 
 
 def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:

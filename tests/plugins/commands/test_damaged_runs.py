@@ -68,6 +68,11 @@ def test_an_edited_trial_wins_no_sweep(ddfw, finished, tiny, tmp_path):
     record.write_text(record.read_text().replace('"best": ', '"best":  '))
     said = ddfw(*command)
     assert said.code == 0 and f"warning: {record} is damaged or was edited" in said.err and "made again" in said.err
+    # A trial whose process was killed within the last line is a finished one all the same.
+    metrics = path.with_name("metrics.jsonl")
+    metrics.write_bytes(metrics.read_bytes()[:-40])
+    said = ddfw(*command)
+    assert said.code == 0 and f"{metrics} was cut within its last line" in said.err
 
 
 def test_a_last_line_that_was_cut_is_removed_and_one_that_was_edited_is_not(ddfw, finished, copied):
