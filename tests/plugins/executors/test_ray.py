@@ -371,7 +371,7 @@ def test_a_killed_worker_loses_and_doubles_no_expert_and_leaves_no_process(elsew
 @pytest.mark.extended
 def test_an_interrupted_run_ends_and_takes_its_cluster_with_it(tmp_path):
     """Broken: Ctrl-C would hang, print Ray's traceback, or leave a cluster running."""
-    words = ["experts", "train", "default", "--count", "2", "--set=experts.epochs=100000", "--executor", "ray"]
+    words = ["experts", "train", "default", "--count", "2", "--set=experts.epochs=3000", "--executor", "ray"]
     log = tmp_path / "log"
     start = [sys.executable, "-m", "ddfw", *words, "--set=executor.workers=1"]
     with log.open("w") as out, subprocess.Popen(start, stdout=out, stderr=out, cwd=tmp_path) as run:
