@@ -193,7 +193,7 @@ def test_a_sweep_meets_a_full_disk_at_any_operation(place, size, figures):
     text += "".join(f"[base.{table}]\n" + "\n".join(lines) + "\n" for table, lines in tables.items())
     (place / "sweep.toml").write_text(f"{text}[grid]\nparam.lr = [1.0, 10.0]\n")
     words = ["sweep", "sweep.toml", "--out", "out/sweep", "--experts-dir", "out/experts", "-q"]
-    count = attempt(place, command_line(words), size(2, 300), cleared(place), lasting=False)
+    count = attempt(place, command_line(words), size(2, 100), cleared(place), lasting=False)
     figures(what="sweep", faults=count, exit_74=count, equal_after=count)
 
 
