@@ -354,6 +354,7 @@ def test_without_the_recipes_every_component_has_to_be_named(ddfw):
     assert done.returncode == 0 and 'name = "pixel"' in done.stdout
 
 
+@pytest.mark.extended
 def test_a_broken_neighbour_is_named_and_harms_nobody(ddfw, tmp_path):
     """Broken: one plugin that cannot be imported would end the program."""
     (tmp_path / "broken.py").write_text("raise RuntimeError('no such accelerator')\n")
@@ -367,6 +368,7 @@ def test_a_broken_neighbour_is_named_and_harms_nobody(ddfw, tmp_path):
     assert done.returncode == 0 and "digits · convnet · mine" in done.stdout
 
 
+@pytest.mark.extended
 def test_a_plugin_that_was_edited_is_another_plugin(ddfw, tmp_path):
     """Broken: a second try at an idea would be answered with the first one's table, or trained on its experts."""
     (tmp_path / "fine.py").write_text(MODULE)

@@ -150,7 +150,7 @@ def cleared(place: Path, *kept: str) -> Callable[[], None]:
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 def test_a_run_meets_a_full_disk_at_any_operation(place, size, figures, lasting):
     """Broken: a full disk would lose work, look like success, or leave what cannot be gone on from."""
-    count = attempt(place, command_line(a_run()), size(3, 1000), cleared(place), lasting=lasting)
+    count = attempt(place, command_line(a_run()), size(3, 100), cleared(place), lasting=lasting)
     figures(what="run", lasting=lasting, faults=count, exit_74=count, equal_after=count)
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def told(size, tmp_path_factory):
     """What a process that reads every hostile file says of each group of them."""
-    counts = {"headers": size(250, 20_000), "npz": size(60, 1_000), "others": size(120, 400)}
+    counts = {"headers": size(120, 20_000), "npz": size(30, 1_000), "others": size(60, 400)}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("hostile")), json.dumps(counts)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},

@@ -309,6 +309,7 @@ def distribution(site: Path, version: str, points: str) -> None:
     (info / "entry_points.txt").write_text(f"[ddfw.plugins]\n{points}\n")
 
 
+@pytest.mark.extended
 def test_an_installed_an_upgraded_and_a_changed_distribution_are_seen(own_cache, fresh, tmp_path, monkeypatch):
     """Broken: what pip has just installed could not be found."""
     site = tmp_path / "site"
