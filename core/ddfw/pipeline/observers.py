@@ -127,11 +127,11 @@ def _shielded(observer: AbstractObserver, name: str, run: Path) -> Iterator[Obse
         try:
             context.__exit__(None, None, None)
         except Exception as error:
-            if ended and is_disk_error(error):
+            full = is_disk_error(error)
+            if full and ended:
                 raise
-            if is_disk_error(error):  # said already, by the error that ends the block
-                return
-            logger.warning("observer %s failed to close: %s: %s", name, type(error).__name__, error)
+            if not full:  # a full disk is said already, by the error that ends the block
+                logger.warning("observer %s failed to close: %s: %s", name, type(error).__name__, error)
 
 
 @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,6 +121,20 @@ def test_sessions_are_closed_when_the_run_itself_fails():
     with pytest.raises(ValueError, match="the run"), Announcer().opened([("a", fake)], Path("d")):
         raise ValueError("the run")
     assert fake.heard == ["open", "closed"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no end"), OSError(errno.ENOSPC, "full")])
+def test_a_run_that_ends_by_an_error_keeps_it_when_an_observer_cannot_be_closed(error):
+    """Broken: a disk that is full for good would end a run without a word of it."""
+
+    class Unclosable(Fake):
+        @contextmanager
+        def open(self, run):
+            yield Listener(self.heard, ())
+            raise error
+
+    with pytest.raises(ValueError, match="the run"), Announcer().opened([("a", Unclosable())], Path("d")):
+        raise ValueError("the run")
 
 
 def test_the_runs_own_interruption_is_never_swallowed():
