@@ -316,7 +316,11 @@ def _reported(stages: Stages) -> RunResult:
             stop.add_note(f"the same command goes on from step {stages.checkpoints.saved}")
         raise
     except Exception as error:
-        stages.report_failure(error)
+        try:
+            stages.report_failure(error)
+        except OSError as other:
+            if not is_disk_error(other):  # the first error tells where a full disk was met
+                raise
         raise
     if not stages.crew.rank:
         _write_page(stages.directory.path)
