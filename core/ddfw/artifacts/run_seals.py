@@ -20,6 +20,7 @@ from typing import Any
 
 from ddfw.artifacts import atomic, checkpoint, seal
 from ddfw.errors import DataError
+from ddfw.plain import printable_json
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def is_last_line(rest: bytes) -> bool:
     try:
         event = json.loads(rest)
         found = event.pop(seal.SEAL, "")
-        whole = json.dumps(seal.sealed(event), ensure_ascii=False).encode() + b"\n"
+        whole = printable_json(seal.sealed(event)).encode() + b"\n"
         return bool(event["event"] == "run_finished" and found == seal.digest(event) and rest == whole)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False

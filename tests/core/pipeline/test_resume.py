@@ -196,6 +196,15 @@ def test_a_finished_run_whose_config_has_a_preset_by_its_former_name_is_recognis
         go(config_of({"outer": {**SGD["outer"], "steps": 2}}), out, experts)
 
 
+@pytest.mark.parametrize("name", ["caf\u00e9", "a\u200bb", "a\u202eb", "a\x7fb", "a\tb", "a\udcffb"], ids=ascii)
+def test_a_finished_run_in_a_directory_of_any_name_is_finished(tmp_path, experts, name):
+    """Broken: the last event holds the name as the terminal may show it, and would be called damaged."""
+    config = config_of({"outer": {**SGD["outer"], "steps": 1}})
+    go(config, tmp_path / name, experts)
+    assert lines(tmp_path / name)[-1]["event"] == "run_finished"
+    assert go(config, tmp_path / name, experts).already_finished
+
+
 def test_time_that_is_over_at_the_last_step_stops_before_the_evaluation(tmp_path, experts, clock):
     """Broken: a job would be killed in the evaluation, over and over."""
     config = config_of({})
