@@ -26,10 +26,8 @@ _LENGTH = 8
 #: Bytes of one element, by the format's names of dtypes.
 _ITEM_BYTES = {
     **{"BOOL": 1, "U8": 1, "I8": 1, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
-    **{"F32": 4, "I32": 4, "U32": 4, "F64": 8, "I64": 8, "U64": 8},
+    **{"F32": 4, "I32": 4, "U32": 4, "F64": 8, "I64": 8, "U64": 8, "C64": 8},
 }
-
-
 #: What safetensors calls the dtypes of tensors, narrow ones first.
 _DTYPES = {
     "bool": "BOOL",
@@ -203,5 +201,5 @@ def refuse_not_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
         DataError: a value is NaN or infinite.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(tensor.isfinite().all()):
             raise DataError(f"{path}: {name} holds values that are NaN or infinite; write the file again")

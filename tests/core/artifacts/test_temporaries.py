@@ -10,7 +10,8 @@ import pytest
 
 from ddfw.artifacts import atomic, temporaries
 from ddfw.artifacts.temporaries import temporary_beside, tidy
-from ddfw.errors import DirectoryInUseError
+from ddfw.artifacts.tensor_file import load_tensors, refuse_not_finite
+from ddfw.errors import DataError, DirectoryInUseError
 
 
 def of_another(path, make=lambda made: made.write_bytes(b"half")):
@@ -159,3 +160,14 @@ def test_a_tensor_file_has_the_bytes_of_the_reference_implementation(tmp_path):
     save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / "theirs", metadata={"ddfw": text})
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     assert sha256 == atomic.file_sha256(tmp_path / "ours")
+    read = load_tensors(tmp_path / "ours")
+    assert read.keys() == tensors.keys()
+    assert all(read[k].dtype == t.dtype and torch.equal(read[k], t) for k, t in tensors.items())
+
+
+def test_a_complex_number_that_is_not_finite_is_refused(tmp_path):
+    """Broken: the NaN of a stranger's file would enter a computation."""
+    import torch
+
+    with pytest.raises(DataError, match="spectrum holds values that are NaN or infinite"):
+        refuse_not_finite(tmp_path / "x", {"spectrum": torch.tensor([1 + 1j, complex(0, float("nan"))])})
