@@ -269,9 +269,6 @@ def _run(
         if crew.rank == 0 and not run.config.run.keep_checkpoint:
             with suppress(OSError):  # left by a process that ended between finishing the run and removing them
                 checkpoint.remove(directory.checkpoints)
-        if crew.rank == 0 and not (directory.path / REPORT).exists():
-            with suppress(OSError):  # the disk was full when the run was finished, and may be it still
-                _write_page(directory.path)
         summary = Summary.from_json(found["summary"])
         return RunResult(directory=directory.path, summary=summary, already_finished=True)
     if none_left:
