@@ -44,7 +44,7 @@ def _entry(rng: random.Random) -> tuple[tarfile.TarInfo, bytes]:
         [
             "../canary",
             f"{FOLDER}/../../canary",
-            "/tmp/canary-ddfw",
+            os.path.abspath("canary"),
             *MEMBERS,
             f"{FOLDER}/x",
             "n" * 100_000,

@@ -24,8 +24,10 @@ pytestmark = pytest.mark.skipif(
 def told(size, tmp_path_factory):
     """What a process that reads every hostile file says of each group of them."""
     counts = {"headers": size(120, 20_000), "npz": size(30, 1_000), "others": size(60, 400)}
+    folder = tmp_path_factory.mktemp("hostile")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("hostile")), json.dumps(counts)],
+        [sys.executable, str(SCRIPT), str(folder), json.dumps(counts)],
+        cwd=folder,  # where relative names of a hostile file would lead
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
         text=True,
@@ -49,7 +51,6 @@ def test_hostile_files_are_refused_in_our_own_words_or_read_soundly(told, figure
 def test_nothing_in_a_hostile_file_is_executed_and_nothing_is_written_elsewhere(told, group):
     """Broken: a pickle, a picture of another format or an archive could run code or place files."""
     assert told[group]["canaries"] == []
-    assert not any(Path(name).exists() for name in ("canary", "/tmp/canary.npy", "/tmp/canary-ddfw"))
 
 
 @pytest.mark.parametrize("group", GROUPS)
