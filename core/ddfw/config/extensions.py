@@ -55,6 +55,9 @@ def owner_of(kind: str, name: str) -> str | None:
 def imported(target: str, owner: str, what: str = "") -> Any:
     """Imports the object that a string `module:attribute` names.
 
+    A function of a third party's plugin is watched: what it prints goes to standard error, and what it raises becomes
+    a PluginError that names the plugin.
+
     Args:
         target: the string; the attribute may have dots.
         owner: identity of the plugin that named it, for the message.
@@ -62,9 +65,6 @@ def imported(target: str, owner: str, what: str = "") -> Any:
 
     Raises:
         PluginError: the module fails to import, or has no such attribute.
-
-    A function of a third party's plugin is watched: what it prints goes to standard error, and what it raises becomes
-    a PluginError that names the plugin.
     """
     try:
         with prints_to_stderr():

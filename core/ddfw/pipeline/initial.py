@@ -15,7 +15,7 @@ from ddfw.engine.distill import Distillation, OuterState, with_grad
 from ddfw.engine.experts import recognised_first
 from ddfw.errors import option_errors_at
 from ddfw.pipeline.prepare import Plan
-from ddfw.pipeline.warm_start import WarmStart, _alike
+from ddfw.pipeline.warm_start import WarmStart, same_form
 from ddfw.randomness import Stream, generator
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def initial_state(
     _check_images(plan, images)
     with option_errors_at("labels"):
         label_params = config.labels.init(plan.layout, images, teachers, generator(config.run.seed, Stream.LABEL_INIT))
-        if kept is not None and _alike(kept.label_params, label_params):
+        if kept is not None and same_form(kept.label_params, label_params):
             label_params = kept.label_params
     _check_stored(plan, params, label_params, images)
     step_size = None if kept is None else kept.step_size

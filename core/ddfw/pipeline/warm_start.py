@@ -54,7 +54,7 @@ class WarmStart:
 
     def fits(self, params: Params) -> bool:
         """Whether the stored parameters have the names, shapes and dtypes of `params`, and can replace them."""
-        return bool(self.params) and _alike(self.params, params)
+        return bool(self.params) and same_form(self.params, params)
 
 
 def set_hashes(path: Path) -> dict[str, str]:
@@ -86,7 +86,8 @@ def _decodes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return {k: v for k, v in one.items() if k not in rates} == {k: v for k, v in other.items() if k not in rates}
 
 
-def _alike(some: Params, others: Params) -> bool:
+def same_form(some: Params, others: Params) -> bool:
+    """Whether two sets of tensors have the same names, shapes and dtypes."""
     return {k: (t.shape, t.dtype) for k, t in some.items()} == {k: (t.shape, t.dtype) for k, t in others.items()}
 
 

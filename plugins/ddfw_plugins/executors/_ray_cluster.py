@@ -178,3 +178,25 @@ class Shelf:
         reference = self._ray.put(tensor.detach().cpu().contiguous().numpy())
         self._there[id(tensor)] = (weakref.ref(tensor), tensor._version, reference)
         return reference
+
+
+def require_room(ray: Any, cpus: float, gpus: float) -> None:
+    """Checks that a node is large enough for a task, which would otherwise wait for ever.
+
+    Args:
+        ray: the library, connected.
+        cpus: CPUs that a task reserves.
+        gpus: GPUs that a task reserves.
+
+    Raises:
+        OptionError: no node is as large as a task.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, wanted, kind in (("cpus", cpus, "CPU"), ("gpus", gpus, "GPU")):
+        most = max((float(node.get(kind, 0)) for node in nodes), default=0.0)
+        if wanted > most:
+            raise OptionError(
+                f"a task asks for {wanted:g} {kind}s, the largest node of the Ray cluster has {most:g}", name
+            )
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        raise OptionError(f"no node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs", "gpus")

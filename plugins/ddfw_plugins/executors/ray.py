@@ -16,11 +16,11 @@ import torch
 from attrs import Factory, astuple, define, field, frozen
 from attrs.validators import ge, gt, in_, le, optional
 
-from ddfw import AbstractExecutor, DdfwError, OptionError, option
+from ddfw import AbstractExecutor, DdfwError, option
 from ddfw.contracts.executor import Evaluated
 from ddfw.engine.interruption import stop_if_wanted
 from ddfw_plugins.executors import _ray_tasks
-from ddfw_plugins.executors._ray_cluster import Shelf, connected
+from ddfw_plugins.executors._ray_cluster import Shelf, connected, require_room
 from ddfw_plugins.executors.cpu import Cpu
 from ddfw_plugins.executors.cuda import Cuda
 
@@ -99,28 +99,12 @@ class Ray(AbstractExecutor):
     def _cluster(self) -> Iterator[_Cluster]:
         cores = None if self.workers is None else max(1, math.ceil(self.workers * self.cpus))
         with connected(self.address, cores) as ray:
-            self._require_room(ray)
+            require_room(ray, self.cpus, self.gpus)
             cluster = _Cluster(self, ray)
             try:
                 yield cluster
             finally:
                 cluster.close()
-
-    def _require_room(self, ray: Any) -> None:
-        """Checks that a node is large enough for a task, which would otherwise wait for ever.
-
-        Raises:
-            OptionError: no node is as large as a task.
-        """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        for name, wanted, kind in (("cpus", self.cpus, "CPU"), ("gpus", self.gpus, "GPU")):
-            most = max((float(node.get(kind, 0)) for node in nodes), default=0.0)
-            if wanted > most:
-                raise OptionError(
-                    f"a task asks for {wanted:g} {kind}s, the largest node of the Ray cluster has {most:g}", name
-                )
-        if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
-            raise OptionError(f"no node of the Ray cluster has {self.cpus:g} CPUs and {self.gpus:g} GPUs", "gpus")
 
     def _task_threads(self) -> int:
         return torch.get_num_threads() if self.threads is None else self.threads

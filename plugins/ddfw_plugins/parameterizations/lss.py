@@ -23,6 +23,7 @@ from attrs.validators import ge, in_, le, optional
 from torch import Tensor
 
 from ddfw import AbstractParameterization, Budget, ImageSpec, Layout, OptionError, ParamGroup, option
+from ddfw_plugins.parameterizations._cores import cosine_basis, flatten_cores, leading, project, unflatten_cores
 from ddfw_plugins.parameterizations._pixel_step import PER_IMAGE, TuckerBlocks, conjugate_gradients, normal_matrix
 
 if TYPE_CHECKING:
@@ -189,21 +190,21 @@ class LowRankSpace(AbstractParameterization):
         order = torch.argsort(labels * self.subspaces + assignment, stable=True)
         images, assignment, labels = images[order], assignment[order], labels[order]
 
-        mappers = {mode: torch.stack([_leading(group, mode, rank) for group in groups]) for mode, rank in modes.items()}
+        mappers = {mode: torch.stack([leading(group, mode, rank) for group in groups]) for mode, rank in modes.items()}
         if shared:
-            common = {mode: _leading(fit, mode, rank) for mode, rank in modes.items()}
-            cores = _project(images, {mode: m.expand(len(images), -1, -1) for mode, m in common.items()})
+            common = {mode: leading(fit, mode, rank) for mode, rank in modes.items()}
+            cores = project(images, {mode: m.expand(len(images), -1, -1) for mode, m in common.items()})
             mappers = {mode: self._near(common[mode], m, rng) for mode, m in mappers.items()}
         else:
-            cores = _project(images, {mode: m[assignment.to(m.device)] for mode, m in mappers.items()})
+            cores = project(images, {mode: m[assignment.to(m.device)] for mode, m in mappers.items()})
         if ranks.per_channel is not None and self.rotation == "fixed":
             # The fixed rotation is not stored, so _low_modes does not contain it.
-            cores = torch.einsum("nchw,cj->njhw", cores, _cosine_basis(spec.channels).to(cores))
+            cores = torch.einsum("nchw,cj->njhw", cores, cosine_basis(spec.channels).to(cores))
 
         counts = torch.zeros(spec.num_classes, self.subspaces, dtype=torch.int64)
         counts.index_put_((labels, assignment), torch.ones_like(labels), accumulate=True)
         return {
-            "cores": _flatten_cores(cores, ranks.per_channel),
+            "cores": flatten_cores(cores, ranks.per_channel),
             **{f"map_{mode}": m for mode, m in mappers.items()},
             "counts": counts.to(images.device),
             "core_shape": torch.tensor((ranks.channels, ranks.height, ranks.width)),
@@ -218,7 +219,7 @@ class LowRankSpace(AbstractParameterization):
             core, subspace = index, self._owner(counts)[index]
         shape = params["core_shape"].tolist()
         # index_select is used because the gradient of indexing with [...] sums in the random order of threads.
-        images = _unflatten_cores(params["cores"].index_select(0, core), shape, self.ranks)
+        images = unflatten_cores(params["cores"].index_select(0, core), shape, self.ranks)
         if "map_h" in params:
             images = params["map_h"].index_select(0, subspace).unsqueeze(1) @ images
         if "map_w" in params:
@@ -226,7 +227,7 @@ class LowRankSpace(AbstractParameterization):
         if "map_c" in params:
             images = torch.einsum("ncr,nrhw->nchw", params["map_c"].index_select(0, subspace), images)
         elif self.ranks is not None and self.rotation == "fixed":
-            images = torch.einsum("njhw,cj->nchw", images, _cosine_basis(shape[0]).to(images))
+            images = torch.einsum("njhw,cj->nchw", images, cosine_basis(shape[0]).to(images))
         return images
 
     def direction(self, params: Params, gradients: Params) -> Params:
@@ -240,14 +241,14 @@ class LowRankSpace(AbstractParameterization):
             return gradients
         shape, own = params["core_shape"].tolist(), self.pairing == "own"
         maps = {mode: params[f"map_{mode}"].double() for mode in modes}
-        cores = _unflatten_cores(params["cores"].double(), shape, self.ranks)
+        cores = unflatten_cores(params["cores"].double(), shape, self.ranks)
         kept = [(min(r, shape[1]), min(r, shape[2])) for r in self.ranks or ()] or None
         blocks = TuckerBlocks(cores, maps, self._owner(params["counts"]) if own else None, kept)
 
         def solve(right: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            full = blocks.solve_cores(_unflatten_cores(right["cores"], shape, self.ranks))
+            full = blocks.solve_cores(unflatten_cores(right["cores"], shape, self.ranks))
             mappers = {f"map_{mode}": blocks.solve_map(mode, right[f"map_{mode}"]) for mode in modes}
-            return {"cores": _flatten_cores(full, self.ranks), **mappers}
+            return {"cores": flatten_cores(full, self.ranks), **mappers}
 
         wide = {key: gradient.double() for key, gradient in gradients.items()}
         if own and self.ranks is None:
@@ -358,52 +359,3 @@ class LowRankSpace(AbstractParameterization):
             noise = torch.randn(mapper.shape, generator=rng, dtype=torch.float64).to(mapper)
             aligned.append(mapper @ (left @ right) + self.perturb * noise / mapper.shape[0] ** 0.5)
         return torch.stack(aligned)
-
-
-def _leading(images: Tensor, mode: str, rank: int) -> Tensor:
-    """The leading left singular vectors [size, rank] of the unfolding of images [n, C, H, W] along one mode.
-
-    They are computed in float64 as eigenvectors of the unfolding's Gram matrix. The sign of each vector is chosen so
-    that its largest entry is positive, since otherwise it would be arbitrary.
-    """
-    unfolded = images.double().movedim(1 + "chw".index(mode), 0).flatten(1)
-    vectors: Tensor = torch.linalg.eigh(unfolded @ unfolded.T).eigenvectors.flip(1)[:, :rank]
-    peaks = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-    return (vectors * peaks.sign()).to(images.dtype)
-
-
-def _project(images: Tensor, mappers: dict[str, Tensor]) -> Tensor:
-    """Projects images [n, C, H, W] to cores [n, r_c, r_h, r_w] by orthonormal mappers [n, size, rank] of some modes."""
-    equations = {"c": "nchw,ncr->nrhw", "h": "nchw,nhr->ncrw", "w": "nchw,nwr->nchr"}
-    for mode, mapper in mappers.items():
-        images = torch.einsum(equations[mode], images, mapper)
-    return images
-
-
-def _flatten_cores(cores: Tensor, per_channel: tuple[int, ...] | None) -> Tensor:
-    """Flattens cores [n, r_c, r_h, r_w] to [n, F], keeping the leading rows and columns of each rotated channel."""
-    if per_channel is None:
-        return cores.flatten(1).contiguous()
-    return torch.cat([cores[:, j, :r, :r].flatten(1) for j, r in enumerate(per_channel)], dim=1)
-
-
-def _unflatten_cores(flat: Tensor, shape: list[int], per_channel: tuple[int, ...] | None) -> Tensor:
-    """Restores cores [B, r_c, r_h, r_w] from [B, F], with zeros where a rotated channel keeps nothing."""
-    channels, height, width = shape
-    if per_channel is None:
-        return flat.view(-1, channels, height, width)
-    planes, first = [], 0
-    for rank in per_channel:
-        rows, columns = min(rank, height), min(rank, width)
-        plane = flat[:, first : first + rows * columns].view(-1, rows, columns)
-        planes.append(torch.nn.functional.pad(plane, (0, width - columns, 0, height - rows)))
-        first += rows * columns
-    return torch.stack(planes, dim=1)
-
-
-def _cosine_basis(channels: int) -> Tensor:
-    """The orthonormal cosine basis [C, C] (float64), one vector per column; the first is the mean of the channels."""
-    position = (torch.arange(channels, dtype=torch.float64) + 0.5) * torch.pi / channels
-    basis = torch.cos(position[:, None] * torch.arange(channels, dtype=torch.float64))
-    unit: Tensor = basis / basis.norm(dim=0)
-    return unit

@@ -7,9 +7,10 @@ import torch
 
 from ddfw import Budget, ImageSpec, RealImages
 from ddfw_plugins.parameterizations import _pixel_step
+from ddfw_plugins.parameterizations._cores import flatten_cores, unflatten_cores
 from ddfw_plugins.parameterizations.fred import FrequencyCoefficients
 from ddfw_plugins.parameterizations.linba import LinearBases
-from ddfw_plugins.parameterizations.lss import LowRankSpace, _flatten_cores, _unflatten_cores
+from ddfw_plugins.parameterizations.lss import LowRankSpace
 from ddfw_plugins.parameterizations.multiformation import MultiFormation
 from ddfw_plugins.parameterizations.pixel import Pixel
 
@@ -139,8 +140,8 @@ def other_basis(case):
             turns = [torch.diag(sizes) + 0.3 * t.triu(1) * (mode != "c") for t in turns]
         floats[f"map_{mode}"] = torch.stack([u @ t for u, t in zip(floats[f"map_{mode}"], turns, strict=True)])
         back = torch.stack([torch.linalg.inv(t) for t in turns])[owner]
-        cores = _pixel_step.apply(_unflatten_cores(floats["cores"], list(shape), param.ranks), mode, back)
-        floats["cores"] = _flatten_cores(cores, param.ranks)
+        cores = _pixel_step.apply(unflatten_cores(floats["cores"], list(shape), param.ranks), mode, back)
+        floats["cores"] = flatten_cores(cores, param.ranks)
     return floats
 
 
