@@ -1,0 +1,196 @@
+"""The student's step for a ConvNet, with its first and second derivatives written down layer by layer.
+
+PyTorch's automatic differentiation makes the second derivative of a step out of some hundred small operations a layer.
+A chain of blocks and a linear layer – the network of most papers – needs far fewer: the pullback of a cotangent λ through
+the gradient g is the derivative of g along λ, because second derivatives are symmetric. So a step's pullback goes once
+forward and once backward through the layers, with the derivative along λ of everything that the step computed.
+
+Shapes: B images in a batch, m classes, P parameters, F features of the last layer; maps lie as [H, W, B, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from ddfw.engine.blocks import Block, BlockStep, Prepared
+from ddfw.engine.norms import TwiceGroupNorm
+from ddfw.engine.pooling import HalvingPool2d
+
+#: Images of a batch are computed a few at a time, so that no map has more than this many values: maps stay in the cache.
+MOST_VALUES = 3 * 2**19
+
+
+class Chain:
+    """A network of blocks of convolution, group normalisation, ReLU and maybe pooling, then one linear layer.
+
+    Args:
+        blocks: the layers of each block but its activation.
+        last: the linear layer.
+        height: rows of an image.
+        width: columns of an image.
+    """
+
+    def __init__(self, blocks: Sequence[Sequence[nn.Module]], last: nn.Linear, height: int, width: int) -> None:
+        self.blocks = list[Block]()
+        for layers in blocks:
+            self.blocks.append(Block(layers, height, width))
+            height, width = self.blocks[-1].out_sides
+        layers = [*(layer for some in blocks for layer in some), last]
+        self.shapes = [tuple(p.shape) for layer in layers for p in layer.parameters()]
+        self.sizes = [torch.Size(shape).numel() for shape in self.shapes]
+        self._values = max(block.out_channels * block.sides[0] * block.sides[1] for block in self.blocks)
+
+    def prepared(self, theta: Tensor, images: int) -> tuple[list[Prepared], list[Tensor]]:
+        """θ [P], or a direction of it, as blocks and the last layer read it for B = `images` images."""
+        views = [piece.view(shape) for piece, shape in zip(theta.split(self.sizes), self.shapes, strict=True)]
+        blocks, at = [], 0
+        for block in self.blocks:
+            blocks.append(block.prepared(views[at : at + block.num_parameters], images))
+            at += block.num_parameters
+        return blocks, views[at:]
+
+    def rows(self, images: int) -> list[int]:
+        """The sizes of the parts in which B = `images` images are computed; equal ones if that takes few parts more."""
+        fewest = -(-images * self._values // MOST_VALUES)
+        even = next((count for count in range(fewest, 2 * fewest) if images % count == 0), None)
+        if even is not None:
+            return [images // even] * even
+        most = -(-images // fewest)
+        return [min(most, images - first) for first in range(0, images, most)]
+
+    def steps(self, theta: Tensor, images: Tensor, targets: Tensor, *, gradient: bool = True) -> Iterator[ChainStep]:
+        """The steps of each part of a batch; their gradients add up to that of the batch.
+
+        Args:
+            theta: [P] parameters.
+            images: [B, C, H, W].
+            targets: [B, m] probabilities.
+            gradient: whether steps compute their gradients.
+        """
+        rows = self.rows(len(images))
+        weights = targets.detach() / len(images)
+        for some, part in zip(images.detach().split(rows), weights.split(rows), strict=True):
+            yield ChainStep(self, theta.detach(), some, part, gradient=gradient)
+
+
+class ChainStep:
+    """One step: the gradient g [P] of the inner loss at θ [P], and what its pullback reads.
+
+    Args:
+        chain: the network.
+        theta: [P] parameters.
+        images: [B, C, H, W].
+        weights: [B, m] probabilities, each divided by the number of images of the batch.
+        gradient: whether the gradient is computed; it is empty otherwise.
+    """
+
+    def __init__(self, chain: Chain, theta: Tensor, images: Tensor, weights: Tensor, *, gradient: bool = True) -> None:
+        self.chain, self.images = chain, len(images)
+        self.prepared, (self.last, *bias) = chain.prepared(theta, self.images)
+        self.steps = list[BlockStep]()
+        x = images.permute(2, 3, 0, 1)
+        for block, prepared in zip(chain.blocks, self.prepared, strict=True):
+            x, step = block.forward(x, prepared)
+            self.steps.append(step)
+        self.maps = x.shape
+        self.features = self._flat(x)
+        logits = torch.addmm(bias[0], self.features, self.last.t()) if bias else self.features @ self.last.t()
+        self.mass = weights.sum(dim=1, keepdim=True)
+        self.log = log_softmax(logits, dim=1)
+        self.probabilities = self.log.exp()
+        self.dz = self.probabilities * self.mass - weights
+        pieces: list[Tensor] = []
+        if gradient:
+            pieces = [(self.dz.t() @ self.features).view(-1), *([self.dz.sum(dim=0)] if bias else [])]
+        dx = self._unflat(self.dz @ self.last)
+        for at in reversed(range(len(self.steps))):
+            dx, found = self.steps[at].backward(dx, self.prepared[at], inputs=at > 0, parameters=gradient)
+            pieces = found + pieces
+        self.gradient = torch.cat(pieces) if gradient else theta[:0]
+
+    def along(self, direction: Tensor, *, parameters: bool) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """The derivatives of s = g·λ for λ = `direction`: s, ∂s/∂θ (if `parameters`), ∂s/∂images, ∂s/∂weights."""
+        prepared, (last, *bias) = self.chain.prepared(direction, self.images)
+        x: Tensor | None = None
+        for step, p, d in zip(self.steps, self.prepared, prepared, strict=True):
+            x = step.forward_along(x, p, d)
+        features = self._flat(x)
+        logits = self.features @ last.t()
+        if bias:
+            logits += bias[0]
+        logits = torch.addmm(logits, features, self.last.t())
+        centred = logits - (self.probabilities * logits).sum(dim=1, keepdim=True)
+        dot_dz = self.probabilities * centred * self.mass
+        pieces: list[Tensor] = []
+        if parameters:
+            head = (dot_dz.t() @ self.features).addmm_(self.dz.t(), features)
+            pieces = [head.view(-1), *([dot_dz.sum(dim=0)] if bias else [])]
+        dx = self._unflat((dot_dz @ self.last).addmm_(self.dz, last))
+        for at in reversed(range(len(self.steps))):
+            dx, found = self.steps[at].backward_along(dx, self.prepared[at], prepared[at], parameters=parameters)
+            pieces = found + pieces
+        s = (self.dz * logits).sum()
+        return s, torch.cat(pieces) if parameters else None, dx.permute(2, 3, 0, 1).contiguous(), -centred
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """Maps [H, W, B, C] as features [B, C·H·W]."""
+        return x.permute(2, 3, 0, 1).reshape(self.images, -1)
+
+    def _unflat(self, features: Tensor) -> Tensor:
+        """Features [B, C·H·W] as maps [H, W, B, C]."""
+        height, width, images, channels = self.maps
+        return features.view(images, channels, height, width).permute(2, 3, 0, 1)
+
+
+def pulled(
+    steps: Iterable[ChainStep], direction: Tensor, *, parameters: bool
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """The derivatives of s = g·λ for λ = `direction` and the gradient g [P] that the steps of a batch add up to.
+
+    Returns:
+        s; ∂s/∂θ [P], None if not `parameters`; ∂s/∂images [B, C, H, W]; ∂s/∂targets [B, m].
+    """
+    found = [step.along(direction, parameters=parameters) for step in steps]
+    s, theta, images, weights = found[0]
+    if len(found) > 1:
+        s = torch.stack([one[0] for one in found]).sum()
+        theta = torch.stack([one[1] for one in found if one[1] is not None]).sum(dim=0) if parameters else None
+        images, weights = (torch.cat([one[at] for one in found]) for at in (2, 3))
+    return s, theta, images, weights / len(images)
+
+
+def chain_of(module: nn.Module, height: int, width: int) -> Chain | None:
+    """A module of `twice_differentiable` as a chain, if it is one for images of height × width.
+
+    It is if its layers are exactly of the classes of a chain, in this order, without hooks and without shared parameters.
+    """
+    if type(module) is not nn.Sequential or any(_changed(layer) for layer in module.modules()):
+        return None
+    layers = list(module)
+    blocks: list[list[nn.Module]] = []
+    while len(layers) >= 3 and _begins_block(*layers[:3]):
+        convolution, norm, _ = layers[:3]
+        pools = type(layers[3]) is HalvingPool2d if len(layers) > 3 else False
+        blocks.append([convolution, norm, *layers[3 : 3 + pools]])
+        layers = layers[3 + pools :]
+    if not blocks or [type(layer) for layer in layers] != [nn.Flatten, nn.Linear]:
+        return None
+    chain = Chain(blocks, layers[1], height, width)  # type: ignore[arg-type]
+    same = chain.shapes == [tuple(p.shape) for p in module.parameters()]
+    return chain if same and (layers[0].start_dim, layers[0].end_dim) == (1, -1) else None
+
+
+def _begins_block(convolution: nn.Module, norm: nn.Module, activation: nn.Module) -> bool:
+    if type(convolution) is not nn.Conv2d or convolution.groups != 1 or convolution.padding_mode != "zeros":
+        return False
+    return not isinstance(convolution.padding, str) and type(norm) is TwiceGroupNorm and type(activation) is nn.ReLU
+
+
+def _changed(layer: nn.Module) -> bool:
+    """Whether a layer has hooks or a `forward` of its own, which a chain would not call."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in vars(layer) or any(getattr(layer, name) for name in hooks)
