@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.nn.functional import softmax
 
 from ddfw.engine.blocks import Block, BlockStep, Prepared
 from ddfw.engine.norms import TwiceGroupNorm
@@ -22,6 +22,8 @@ from ddfw.engine.pooling import HalvingPool2d
 
 #: Images of a batch are computed a few at a time, so that no map has more than this many values: maps stay in the cache.
 MOST_VALUES = 3 * 2**19
+#: Steps whose largest map has fewer values than this are held whole: computing again costs calls, and saves little.
+LARGE = 2**16
 
 
 class Chain:
@@ -35,27 +37,27 @@ class Chain:
     """
 
     def __init__(self, blocks: Sequence[Sequence[nn.Module]], last: nn.Linear, height: int, width: int) -> None:
-        self.blocks = list[Block]()
+        self.blocks: list[Block] = []
         for layers in blocks:
             self.blocks.append(Block(layers, height, width))
             height, width = self.blocks[-1].out_sides
         layers = [*(layer for some in blocks for layer in some), last]
         self.shapes = [tuple(p.shape) for layer in layers for p in layer.parameters()]
         self.sizes = [torch.Size(shape).numel() for shape in self.shapes]
-        self._values = max(block.out_channels * block.sides[0] * block.sides[1] for block in self.blocks)
+        self.values = max(block.out_channels * block.sides[0] * block.sides[1] for block in self.blocks)
 
-    def prepared(self, theta: Tensor, images: int) -> tuple[list[Prepared], list[Tensor]]:
-        """θ [P], or a direction of it, as blocks and the last layer read it for B = `images` images."""
+    def prepared(self, theta: Tensor) -> tuple[list[Prepared], list[Tensor]]:
+        """θ [P], or a direction of it, as blocks and the last layer read it."""
         views = [piece.view(shape) for piece, shape in zip(theta.split(self.sizes), self.shapes, strict=True)]
         blocks, at = [], 0
         for block in self.blocks:
-            blocks.append(block.prepared(views[at : at + block.num_parameters], images))
+            blocks.append(Prepared(block, views[at : at + block.num_parameters]))
             at += block.num_parameters
         return blocks, views[at:]
 
     def rows(self, images: int) -> list[int]:
         """The sizes of the parts in which B = `images` images are computed; equal ones if that takes few parts more."""
-        fewest = -(-images * self._values // MOST_VALUES)
+        fewest = -(-images * self.values // MOST_VALUES)
         even = next((count for count in range(fewest, 2 * fewest) if images % count == 0), None)
         if even is not None:
             return [images // even] * even
@@ -89,34 +91,49 @@ class ChainStep:
     """
 
     def __init__(self, chain: Chain, theta: Tensor, images: Tensor, weights: Tensor, *, gradient: bool = True) -> None:
-        self.chain, self.images = chain, len(images)
-        self.prepared, (self.last, *bias) = chain.prepared(theta, self.images)
-        self.steps = list[BlockStep]()
+        self.chain, self.images, self.theta = chain, len(images), theta
+        blocks, (self.last, *bias) = chain.prepared(theta)
+        self.prepared: list[Prepared] | None = blocks
+        self.steps: list[BlockStep] = []
         x = images.permute(2, 3, 0, 1)
-        for block, prepared in zip(chain.blocks, self.prepared, strict=True):
-            x, step = block.forward(x, prepared)
-            self.steps.append(step)
+        for block, p in zip(chain.blocks, blocks, strict=True):
+            self.steps.append(BlockStep(block, x, p))
+            x = self.steps[-1].out(p)
         self.maps = x.shape
         self.features = self._flat(x)
         logits = torch.addmm(bias[0], self.features, self.last.t()) if bias else self.features @ self.last.t()
         self.mass = weights.sum(dim=1, keepdim=True)
-        self.log = log_softmax(logits, dim=1)
-        self.probabilities = self.log.exp()
+        self.probabilities = softmax(logits, dim=1)
         self.dz = self.probabilities * self.mass - weights
         pieces: list[Tensor] = []
         if gradient:
             pieces = [(self.dz.t() @ self.features).view(-1), *([self.dz.sum(dim=0)] if bias else [])]
         dx = self._unflat(self.dz @ self.last)
         for at in reversed(range(len(self.steps))):
-            dx, found = self.steps[at].backward(dx, self.prepared[at], inputs=at > 0, parameters=gradient)
+            dx, found = self.steps[at].backward(dx, blocks[at], inputs=at > 0, parameters=gradient)
             pieces = found + pieces
         self.gradient = torch.cat(pieces) if gradient else theta[:0]
 
+    def release(self) -> None:
+        """Drops what is large and can be computed again from the rest in a few operations."""
+        if self.images * self.chain.values < LARGE:
+            return
+        self.prepared = None
+        for step in self.steps:
+            step.release()
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that are held now."""
+        own = [value for value in vars(self).values() if isinstance(value, Tensor)]
+        prepared = [value for some in self.prepared or () for value in vars(some).values() if isinstance(value, Tensor)]
+        return [*own, *prepared, *(tensor for step in self.steps for tensor in step.tensors())]
+
     def along(self, direction: Tensor, *, parameters: bool) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """The derivatives of s = g·λ for λ = `direction`: s, ∂s/∂θ (if `parameters`), ∂s/∂images, ∂s/∂weights."""
-        prepared, (last, *bias) = self.chain.prepared(direction, self.images)
+        points = self.prepared or self.chain.prepared(self.theta)[0]
+        directions, (last, *bias) = self.chain.prepared(direction)
         x: Tensor | None = None
-        for step, p, d in zip(self.steps, self.prepared, prepared, strict=True):
+        for step, p, d in zip(self.steps, points, directions, strict=True):
             x = step.forward_along(x, p, d)
         features = self._flat(x)
         logits = self.features @ last.t()
@@ -131,7 +148,7 @@ class ChainStep:
             pieces = [head.view(-1), *([dot_dz.sum(dim=0)] if bias else [])]
         dx = self._unflat((dot_dz @ self.last).addmm_(self.dz, last))
         for at in reversed(range(len(self.steps))):
-            dx, found = self.steps[at].backward_along(dx, self.prepared[at], prepared[at], parameters=parameters)
+            dx, found = self.steps[at].backward_along(dx, points[at], directions[at], parameters=parameters)
             pieces = found + pieces
         s = (self.dz * logits).sum()
         return s, torch.cat(pieces) if parameters else None, dx.permute(2, 3, 0, 1).contiguous(), -centred
@@ -187,7 +204,9 @@ def chain_of(module: nn.Module, height: int, width: int) -> Chain | None:
 def _begins_block(convolution: nn.Module, norm: nn.Module, activation: nn.Module) -> bool:
     if type(convolution) is not nn.Conv2d or convolution.groups != 1 or convolution.padding_mode != "zeros":
         return False
-    return not isinstance(convolution.padding, str) and type(norm) is TwiceGroupNorm and type(activation) is nn.ReLU
+    if isinstance(convolution.padding, str) or {*convolution.stride, *convolution.dilation} != {1}:
+        return False
+    return type(norm) is TwiceGroupNorm and type(activation) is nn.ReLU
 
 
 def _changed(layer: nn.Module) -> bool:

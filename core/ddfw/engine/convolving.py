@@ -20,12 +20,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 #: Fewest input and output channels with which a 3×3 convolution goes by `Tiles`: transforms cost as much as products
 #: with fewer.
 TILES_CHANNELS = 48
 #: Smallest area H·W·B of maps for `Tiles`; smaller maps cost more calls than arithmetic.
 TILES_AREA = 512
+
+#: `Patches` finds the input's cotangent as a convolution if there are at most this many output channels to an input one.
+TURNED = 4
 
 Binary = Callable[..., Tensor]
 
@@ -39,18 +43,17 @@ class Convolving(ABC):
         width: columns W of the input.
     """
 
+    #: Whether the left factors are several times larger than the maps, so that they are not worth holding.
+    grows: bool = False
+
     def __init__(self, layer: nn.Conv2d, height: int, width: int) -> None:
         assert not isinstance(layer.padding, str)
         self.channels, self.out_channels = layer.in_channels, layer.out_channels
-        self.kernel, self.padding, self.stride, self.dilation = (
-            (int(pair[0]), int(pair[1])) for pair in (layer.kernel_size, layer.padding, layer.stride, layer.dilation)
-        )
+        self.kernel, self.padding = ((int(pair[0]), int(pair[1])) for pair in (layer.kernel_size, layer.padding))
         self.sides = (height, width)
         self.height, self.width = (
-            (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for side, padding, dilation, kernel, stride in zip(
-                self.sides, self.padding, self.dilation, self.kernel, self.stride, strict=True
-            )
+            side + 2 * padding - kernel + 1
+            for side, padding, kernel in zip(self.sides, self.padding, self.kernel, strict=True)
         )
 
     @abstractmethod
@@ -60,6 +63,14 @@ class Convolving(ABC):
     @abstractmethod
     def rows_adjoint(self, cotangent: Tensor, images: int) -> Tensor:
         """Turns a cotangent [K, T, M] of `rows` of B = `images` images into that of the maps [H, W, B, C]."""
+
+    def inputs(self, pairs: Sequence[tuple[Tensor, Tensor]], images: int) -> Tensor:
+        """The cotangent of the maps [H, W, B, C], from pairs of a cotangent [K, T, O] of products and factors [K, M, O]."""
+        (products, factors), *others = pairs
+        rows = torch.bmm(products, factors.transpose(1, 2))
+        for products, factors in others:
+            rows = rows.baddbmm_(products, factors.transpose(1, 2))
+        return self.rows_adjoint(rows, images)
 
     @abstractmethod
     def weights(self, w: Tensor) -> Tensor:
@@ -71,7 +82,7 @@ class Convolving(ABC):
 
     @abstractmethod
     def maps(self, products: Tensor) -> Tensor:
-        """Turns the products [K, T, O] into maps as a matrix [H'·W', B·O]."""
+        """Turns the products [K, T, O] into maps [H'·W', B·O]."""
 
     @abstractmethod
     def maps_adjoint(self, cotangent: Tensor) -> Tensor:
@@ -79,36 +90,52 @@ class Convolving(ABC):
 
 
 class Patches(Convolving):
-    """One product with the neighbourhood of each pixel; takes any kernel, stride, padding and dilation."""
+    """One product with the neighbourhood of each pixel; takes any kernel and padding."""
 
     def rows(self, x: Tensor) -> Tensor:
         """Copies each pixel's neighbourhood: [H, W, B, C] to [1, H'·W'·B, k·k·C]."""
-        padded = _padded(x, self.padding)
-        down, right, image, channel = padded.stride()
-        view = padded.as_strided(
-            (self.height, self.width, x.shape[2], *self.kernel, x.shape[3]),
-            (
-                down * self.stride[0],
-                right * self.stride[1],
-                image,
-                down * self.dilation[0],
-                right * self.dilation[1],
-                channel,
-            ),
-        )
-        return view.reshape(1, -1, self.kernel[0] * self.kernel[1] * x.shape[3])
+        return self._neighbourhoods(_padded(x, self.padding))
 
     def rows_adjoint(self, cotangent: Tensor, images: int) -> Tensor:
         """Adds up what each pixel's copies got."""
         (height, width), (above, left) = self.sides, self.padding
         parts = cotangent.view(self.height, self.width, images, *self.kernel, self.channels)
-        padded = cotangent.new_zeros(height + 2 * above, width + 2 * left, images, self.channels)
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                top, side = i * self.dilation[0], j * self.dilation[1]
-                bottom, end = top + self.stride[0] * self.height, side + self.stride[1] * self.width
-                padded[top : bottom : self.stride[0], side : end : self.stride[1]] += parts[:, :, :, i, j]
+        places = [(i, j) for i in range(self.kernel[0]) for j in range(self.kernel[1])]
+        if torch.compiler.is_compiling():
+            # Additions to slices in place would be nested conditions, which take the compiler minutes.
+            rows, columns = self.kernel[0] - 1, self.kernel[1] - 1
+            wide = [pad(parts[:, :, :, i, j], (0, 0, 0, 0, j, columns - j, i, rows - i)) for i, j in places]
+            padded = sum(wide[1:], start=wide[0])
+        else:
+            padded = cotangent.new_zeros(height + 2 * above, width + 2 * left, images, self.channels)
+            for i, j in places:
+                padded[i : i + self.height, j : j + self.width] += parts[:, :, :, i, j]
         return padded[above : above + height, left : left + width]
+
+    def inputs(self, pairs: Sequence[tuple[Tensor, Tensor]], images: int) -> Tensor:
+        """The cotangent of the maps [H, W, B, C], itself a convolution of that of the products, with turned kernels."""
+        margin = (self.kernel[0] - 1 - self.padding[0], self.kernel[1] - 1 - self.padding[1])
+        if min(margin) < 0 or self.out_channels > TURNED * self.channels:
+            return super().inputs(pairs, images)
+        found: Tensor | None = None
+        for products, factors in pairs:
+            maps = products.view(self.height, self.width, images, self.out_channels)
+            rows = self._neighbourhoods(_padded(maps, margin))
+            kernels = factors.view(-1, self.channels, self.out_channels).flip(0).transpose(1, 2)
+            turned = kernels.reshape(1, -1, self.channels)
+            found = torch.bmm(rows, turned) if found is None else found.baddbmm_(rows, turned)
+        assert found is not None
+        return found.view(*self.sides, images, self.channels)
+
+    def _neighbourhoods(self, padded: Tensor) -> Tensor:
+        """The k×k neighbourhoods in maps that have their margin, as rows."""
+        height, width, images, channels = padded.shape
+        down, right, image, channel = padded.stride()
+        view = padded.as_strided(
+            (height - self.kernel[0] + 1, width - self.kernel[1] + 1, images, *self.kernel, channels),
+            (down, right, image, down, right, channel),
+        )
+        return view.reshape(1, -1, self.kernel[0] * self.kernel[1] * channels)
 
     def weights(self, w: Tensor) -> Tensor:
         """Weights [O, C, k, k] as a matrix [1, k·k·C, O]."""
@@ -132,6 +159,7 @@ class Tiles(Convolving):
 
     def __init__(self, layer: nn.Conv2d, height: int, width: int) -> None:
         super().__init__(layer, height, width)
+        self.grows = True
         self.tiles = ((height + 1) // 2, (width + 1) // 2)
 
     def rows(self, x: Tensor) -> Tensor:
@@ -179,7 +207,7 @@ class Tiles(Convolving):
 
 def way_of(layer: nn.Conv2d, height: int, width: int) -> Convolving:
     """The way in which a convolution of maps of height × width is computed: by shape alone, never by timing."""
-    plain = (layer.kernel_size, layer.padding, layer.stride, layer.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+    plain = (layer.kernel_size, layer.padding) == ((3, 3), (1, 1))
     wide = min(layer.in_channels, layer.out_channels) >= TILES_CHANNELS
     return (Tiles if plain and wide and height * width >= TILES_AREA // 16 else Patches)(layer, height, width)
 
@@ -221,40 +249,47 @@ def _every_second(x: Tensor, axis: int, first: int, count: int) -> Tensor:
 
 def _spread_tiles(x: Tensor, axis: int, count: int) -> Tensor:
     """Along one axis of 2n + 2 pixels, n tiles of four: Bᵀ of each, stacked first."""
-    a, b, c, d = (_every_second(x, axis, first, count) for first in range(4))
+    a, b, c, d = [_every_second(x, axis, first, count) for first in range(4)]
     return _stacked([(torch.sub, a, c), (torch.add, b, c), (torch.sub, c, b), (torch.sub, b, d)])
 
 
 def _gather_tiles(t: Tensor, axis: int) -> Tensor:
     """The adjoint of `_spread_tiles`: stacked tiles back to 2n + 2 pixels along the axis that was `axis` before."""
-    count = t.shape[axis + 1]
-    zero, one, two, three = t
-    shape = list(zero.shape)
+    zero, one, two, three = t.unbind()
+    count, shape = zero.shape[axis], list(zero.shape)
+    both = one + two
+    difference = one - two
+    if torch.compiler.is_compiling():
+        before, behind = [0, 0] * (zero.ndim - axis), [0, 0] * (zero.ndim - axis)
+        before[-2], behind[-1] = 1, 1
+        even = pad(zero, behind) + pad(both - zero, before)
+        odd = pad(difference + three, behind) - pad(three, before)
+        return torch.stack([even, odd], dim=axis + 1).flatten(axis, axis + 1)
     shape[axis] = 2 * count + 2
-    found = t.new_zeros(shape)
-    _every_second(found, axis, 0, count).copy_(zero)
-    _every_second(found, axis, 1, count).copy_(three).add_(one).sub_(two)
-    _every_second(found, axis, 2, count).add_(one).add_(two).sub_(zero)
-    _every_second(found, axis, 3, count).sub_(three)
+    found = t.new_empty(shape)
+    even, odd = _every_second(found, axis, 0, count + 1), _every_second(found, axis, 1, count + 1)
+    even.narrow(axis, 0, count).copy_(zero)
+    odd.narrow(axis, 0, count).copy_(difference.add_(three))
+    even.narrow(axis, count, 1).zero_()
+    odd.narrow(axis, count, 1).zero_()
+    even.narrow(axis, 1, count).add_(both.sub_(zero))
+    odd.narrow(axis, 1, count).sub_(three)
     return found
 
 
 def _shrink_tiles(t: Tensor, axis: int) -> Tensor:
     """Along one axis, Aᵀ of stacked tiles: two pixels from each, interleaved."""
-    zero, one, two, three = t
-    count, shape = zero.shape[axis], list(zero.shape)
-    shape[axis] = 2 * count
-    found = t.new_empty(shape)
-    total = one + two
-    _every_second(found, axis, 0, count).copy_(total.add_(zero))
-    _every_second(found, axis, 1, count).copy_(torch.sub(one, two).sub_(three))
-    return found
+    zero, one, two, three = t.unbind()
+    even, odd = (one + two).add_(zero), (one - two).sub_(three)
+    return torch.stack([even, odd], dim=axis + 1).flatten(axis, axis + 1)
 
 
 def _widen_tiles(x: Tensor, axis: int) -> Tensor:
     """The adjoint of `_shrink_tiles`: 2n pixels along an axis to n stacked tiles."""
     count = x.shape[axis] // 2
-    even, odd = (_every_second(x, axis, first, count) for first in (0, 1))
+    even, odd = _every_second(x, axis, 0, count), _every_second(x, axis, 1, count)
+    if torch.compiler.is_compiling():
+        return torch.stack([even, even + odd, even - odd, -odd])
     found = x.new_empty(4, *even.shape)
     found[0].copy_(even)
     torch.add(even, odd, out=found[1])

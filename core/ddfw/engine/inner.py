@@ -186,6 +186,8 @@ class StepGraph:
         if chain is not None:
             self._steps = list(chain.steps(theta, images, targets))
             self._gradient = added([step.gradient for step in self._steps])
+            for step in self._steps:
+                step.release()
             return
         loss = inner_loss(network, self._theta, images, self._targets)
         (self._gradient,) = torch.autograd.grad(loss, self._theta, create_graph=True)
@@ -194,6 +196,10 @@ class StepGraph:
     def gradient(self) -> Tensor:
         """The gradient g [P], without its graph."""
         return self._gradient.detach()
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that are held outside of autograd's graph, its own argument θ among them."""
+        return [tensor for step in self._steps or () for tensor in step.tensors()]
 
     def pull(self, cotangent: Tensor, *, through_theta: bool) -> StepPullback:
         """Computes the derivatives of s = g·λ for λ = `cotangent` and frees the graph.
