@@ -12,7 +12,7 @@ from ddfw.contracts.records import Forecast
 from ddfw.errors import ConfigError, option_errors_at
 from ddfw.forecast.memory import predicted_peak, process_bytes, require_measurable
 from ddfw.forecast.time import CostClock, predicted_times
-from ddfw.pipeline.evaluation.evaluator import cross_contexts
+from ddfw.pipeline.evaluation.final import cross_contexts
 from ddfw.pipeline.limits import require_room_for_run
 from ddfw.pipeline.notes import notes
 from ddfw.pipeline.runner import Places, directory_for, finished, plan

@@ -26,7 +26,7 @@ from ddfw.forecast.memory import (
     sample_problem,
 )
 from ddfw.pipeline.evaluation.baselines import asked_baselines
-from ddfw.pipeline.evaluation.evaluator import cross_contexts
+from ddfw.pipeline.evaluation.final import cross_contexts
 
 if TYPE_CHECKING:
     from ddfw.contracts.executor import ExecutorSession
