@@ -152,6 +152,9 @@ class ExpertStore:
         """Removes what killed processes left unfinished in this store, beside it and among the rows of baselines."""
         for folder in (self.folder, self.folder.parent, self.folder.parent / ROWS):
             tidy(folder)
+        for path in self.folder.glob("expert-*.lock"):
+            with atomic.claimed(path):  # a claim that nobody holds any more is removed
+                pass
 
     def epochs(self, seeds: Sequence[int], network: ParameterTable) -> int:
         """Number K of epochs of the experts of these seeds, read from the headers of their files.

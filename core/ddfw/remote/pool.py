@@ -29,6 +29,8 @@ from ddfw.remote.tasks import error_from
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Seconds that a worker needs to load PyTorch before its first piece of work, about.
+START_S = 2.0
 #: How often a piece of work is begun whose worker is lost again and again.
 TRIES = 4
 #: Seconds between two questions whether to stop, at most.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Message = tuple[dict[str, Any], Block]
 
 
-def main(descriptor: int) -> None:
+def work_for(descriptor: int) -> None:
     """Works until the other end of the socket is closed.
 
     Args:
@@ -129,4 +129,4 @@ class _Work:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    work_for(int(sys.argv[1]))

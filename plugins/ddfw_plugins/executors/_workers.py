@@ -14,7 +14,7 @@ from ddfw import AbstractExecutor, DivergedError, OptionError
 from ddfw.contracts.evaluation import EvaluationTask
 from ddfw.contracts.executor import Evaluated, ExecutorContext, LabelledImages, TrainedExpert
 from ddfw.engine.inner import Network, supervised_gradient
-from ddfw.remote.pool import Outcome, Piece, Pool
+from ddfw.remote.pool import START_S, Outcome, Piece, Pool
 from ddfw.remote.tasks import expert_from, image_spec, pack_job, pack_settings
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     #: Work: settings of training, the images, and how many networks are trained in that way.
     Work = tuple[TrainingSettings, LabelledImages, int]
 
-#: `workers = "auto"` starts processes where they save at least so many seconds: loading PyTorch takes as long.
-START_S = 3.0
-#: And gives work to those that have been started where that saves so many.
+#: `workers = "auto"` starts processes where they save more than their start takes, and gives work to those that have
+#: been started where that saves so many seconds.
 SHARE_S = 0.2
 
 logger = logging.getLogger(__name__)

@@ -98,12 +98,12 @@ class CpuSession(LocalSession):
 
     Args:
         context: the model, augmentation, matching loss and settings of the run.
-        options: the executor, whose fields are its options.
+        options: the executor, whose fields are its options; None for the defaults.
         workers: train experts and evaluation networks side by side; None to do that in this process.
     """
 
-    def __init__(self, context: ExecutorContext, options: Cpu, workers: Workers | None = None) -> None:
-        network = Network(context.module)
+    def __init__(self, context: ExecutorContext, options: Cpu | None = None, workers: Workers | None = None) -> None:
+        network, options = Network(context.module), options or Cpu()
         self._options, self._workers = options, workers
         self._compiled = CompiledSteps(network) if options.compile else None
         super().__init__(
