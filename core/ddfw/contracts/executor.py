@@ -281,12 +281,12 @@ def ask_classes(
 class AbstractExecutor(ABC):
     """Where a run's computations happen: on this CPU, on a GPU, in several processes or on other machines.
 
-    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX, and
+    `without_effect` names options that change no bit of any result, such as a number of processes.
     """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
-    #: Names of options that change no bit of any result, such as a number of processes.
     without_effect: ClassVar[tuple[str, ...]] = ()
 
     @property
