@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from attrs import frozen
 
@@ -37,7 +37,6 @@ class EvaluationTask:
     classes: bool = False
 
 
-@runtime_checkable
 class EvaluatesSets(Protocol):
     """A session that evaluates several sets side by side; one that does not is given one after another."""
 
@@ -57,9 +56,10 @@ def ask_sets(
     session: ExecutorSession, tasks: Sequence[EvaluationTask], seed: int, on_network: Callable[[int, int], None]
 ) -> Iterator[tuple[int, Evaluated | DivergedError]]:
     """`session.evaluate_sets`, also of a session that does not have this method: then one set after another."""
-    if isinstance(session, EvaluatesSets):
-        return session.evaluate_sets(tasks, seed, on_network)
-    return one_after_another(session, tasks, seed, on_network)
+    able: EvaluatesSets | None = session if hasattr(session, "evaluate_sets") else None  # type: ignore[assignment]
+    if able is None:
+        return one_after_another(session, tasks, seed, on_network)
+    return able.evaluate_sets(tasks, seed, on_network)
 
 
 def one_after_another(
