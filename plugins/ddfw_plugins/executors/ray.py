@@ -20,14 +20,15 @@ from ddfw import AbstractExecutor, DdfwError, option
 from ddfw.contracts.executor import Evaluated
 from ddfw.engine.interruption import stop_if_wanted
 from ddfw_plugins.executors import _ray_tasks
-from ddfw_plugins.executors._ray_cluster import Shelf, connected, require_room
-from ddfw_plugins.executors.cpu import Cpu
+from ddfw_plugins.executors._ray_cluster import connected, require_room, shelf
+from ddfw_plugins.executors.cpu import NETWORK_THREADS, Cpu
 from ddfw_plugins.executors.cuda import Cuda
 
 if TYPE_CHECKING:
     from ddfw import LabelledImages, MetaGradient, Segment
     from ddfw.contracts.executor import ExecutorContext, ExecutorSession, Problem, TrainedExpert
     from ddfw.contracts.settings import TrainingSettings
+    from ddfw.remote.shelf import Shelf
 
 #: Seconds between two questions how many epochs running experts have done.
 _LOOK_S = 1.0
@@ -57,7 +58,8 @@ class Ray(AbstractExecutor):
     threads: int | None = option(
         None,
         validator=optional([ge(1), le(1024)]),
-        help="PyTorch's threads in a task; the default is as many as in this process, which gives the same numbers",
+        help="PyTorch's threads in a task; the default is that of the executor cpu for experts and networks, 1, which "
+        "gives the same numbers",
     )
     retries: int = option(3, validator=ge(0), help="how often a task whose worker was lost is started again")
     device: Literal["cpu", "cuda"] = option(
@@ -74,7 +76,8 @@ class Ray(AbstractExecutor):
         from ddfw.remote.tasks import pack_job
 
         with _on(self.device).open(context) as here:
-            job = pack_job(context, _on("cuda" if self.gpus else "cpu"), self._task_threads())
+            there = Cuda() if self.gpus else Cpu(threads=self._task_threads(), workers=1)
+            job = pack_job(context, there, self._task_threads())
             with self._cluster() as cluster:
                 session = RaySession(self, context, job, here, cluster)
                 try:
@@ -107,12 +110,12 @@ class Ray(AbstractExecutor):
                 cluster.close()
 
     def _task_threads(self) -> int:
-        return torch.get_num_threads() if self.threads is None else self.threads
+        return NETWORK_THREADS if self.threads is None else self.threads
 
 
 def _on(device: str) -> AbstractExecutor:
     """The executor of one machine for a device, with its default options."""
-    return Cuda() if device == "cuda" else Cpu()
+    return Cuda() if device == "cuda" else Cpu(workers=1)
 
 
 @frozen
@@ -260,7 +263,7 @@ class RaySession:
     _job: Mapping[str, Any]
     _here: ExecutorSession
     _cluster: _Cluster
-    _shelf: Shelf = field(init=False, default=Factory(lambda self: Shelf(self._cluster.ray), takes_self=True))
+    _shelf: Shelf[Any] = field(init=False, default=Factory(lambda self: shelf(self._cluster.ray), takes_self=True))
     _progress: Any = field(init=False, default=None)
     _calls: Iterator[int] = field(init=False, factory=count)
 

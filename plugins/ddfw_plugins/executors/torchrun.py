@@ -103,7 +103,9 @@ class Torchrun(AbstractExecutor):
     def _inner(self, device: torch.device) -> AbstractExecutor:
         """The executor that does a rank's share: `cpu` or `cuda`."""
         more: dict[str, Any] = {} if self.compile is None else {"compile": self.compile}
-        return Cpu(threads=self.threads, **more) if device.type == "cpu" else Cuda(device=str(device), **more)
+        if device.type == "cuda":
+            return Cuda(device=str(device), **more)
+        return Cpu(threads=self.threads or torch.get_num_threads(), workers=1, **more)
 
 
 def _with_its_memory(context: ExecutorContext, neighbours: int, crew: Crew) -> ExecutorContext:
