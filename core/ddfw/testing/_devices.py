@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -57,10 +58,16 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         _refuse_mixture(func._schema.name, args, leaves)
     asked = kwargs.get("device")
     there = moved if asked is None else torch.device(asked).type == _ELSEWHERE.type
+    given = args, kwargs
     args, kwargs = tree_map(lambda t: t.held if isinstance(t, _Elsewhere) else t, (args, dict(kwargs)))
     if asked is not None and there:
         kwargs = {**kwargs, "device": _CPU}
     found = func(*args, **kwargs)
+    if torch.Tag.inplace_view in func.tags and isinstance(given[0][0], _Elsewhere):
+        # An operation such as unsqueeze_ gives its tensor another shape, which whoever called it goes on with.
+        with no_dispatch():
+            func(*given[0], **given[1])
+        return given[0][0]
     return tree_map(lambda t: _Elsewhere(t) if isinstance(t, Tensor) else t, found) if there else found
 
 
