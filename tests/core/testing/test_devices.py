@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.func import grad, vmap
 
@@ -17,6 +18,18 @@ def test_a_tensor_that_gets_another_shape_in_place_has_it():
         assert y is x is z
         assert x.shape == (3, 1, 2) and x.device == device
         assert torch.equal((x + x).cpu(), 2 * torch.arange(6.0).view(2, 1, 3).transpose(0, 2))
+
+
+def test_a_number_of_the_cpu_is_read_and_not_written():
+    """Broken: a sum that begins on the CPU passes here and ends a run on a real GPU."""
+    with _stand_in() as device:
+        there, here = torch.ones(()).to(device), torch.zeros(())
+        assert float(there + here) == 1.0
+        with pytest.raises(RuntimeError, match="writes what is on the device"):
+            here += there
+        here.copy_(there)
+        there += here
+        assert float(there) == 2.0
 
 
 def test_networks_at_once_have_their_gradients_there():
