@@ -292,6 +292,14 @@ class AbstractExecutor(ABC):
         """How many experts its sessions train side by side in one process; a run that has to stop waits for them."""
         return 1
 
+    @property
+    def expert_arithmetic(self) -> str:
+        """How experts are computed where the run's precision is float32, "float32" unless it is lower.
+
+        Experts of another arithmetic are other experts: they get a store of their own.
+        """
+        return "float32"
+
     def assemble(self) -> AbstractContextManager[Crew]:
         """Connects the processes that were started for this run, before any file is read or written.
 

@@ -57,7 +57,7 @@ class CompiledSteps:
         self._say = say
         self._failed: str | None = None
         self._begun = False
-        student = Network(with_products(copy.deepcopy(network.module)))
+        student = type(network)(with_products(copy.deepcopy(network.module)))
 
         def gradient(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
             return grad(lambda point: inner_loss(student, point, images, targets))(theta)  # type: ignore[no-any-return]
