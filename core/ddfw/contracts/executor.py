@@ -302,6 +302,14 @@ class AbstractExecutor(ABC):
         """
         return None
 
+    @property
+    def expert_arithmetic(self) -> str:
+        """How experts are computed where the run's precision is float32, "float32" unless it is lower.
+
+        Experts of another arithmetic are other experts: they get a store of their own.
+        """
+        return "float32"
+
     def assemble(self) -> AbstractContextManager[Crew]:
         """Connects the processes that were started for this run, before any file is read or written.
 

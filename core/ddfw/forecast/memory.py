@@ -216,7 +216,7 @@ def expected_hold(plan: Plan, session: ExecutorSession) -> tuple[int, int]:
     few = measured_batch(plan, device)
     problem, segment = sample_problem(plan, 1, device, few)
     (batch,) = problem.schedules[0].batches
-    one = max(1, graph_bytes(plan.network, segment.start, problem.images[batch], problem.targets[batch]))
+    one = max(1, graph_bytes(plan.network.to(device), segment.start, problem.images[batch], problem.targets[batch]))
     one = one * largest_batch(plan) // few
     if session.describe().get("held_steps") == 0:  # as where steps are compiled
         return 0, one
@@ -237,7 +237,7 @@ def encoded_bytes(plan: Plan, *splits: Split) -> int:
 
 def _work_memory(plan: Plan, device: torch.device) -> list[Callable[[int], int]]:
     """Peak bytes by the number of images: of a training step, and of judging."""
-    spec, network = plan.layout.spec, plan.network
+    spec, network = plan.layout.spec, plan.network.to(device)
     rng = torch.Generator().manual_seed(0)
     theta = plan.config.model.init(plan.module, rng).to(device, plan.dtype)
 

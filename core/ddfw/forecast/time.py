@@ -118,8 +118,10 @@ def num_baseline_images(plan: Plan, baseline: Baseline) -> int:
 
 
 def _outer_step(plan: Plan, session: ExecutorSession, clock: CostClock) -> tuple[Tensor, Tensor]:
-    """Durations [2] of compiling, once in a run, and of one outer step."""
-    outer, compiled = plan.config.outer, bool(session.describe().get("compiled"))
+    """Durations [2] of compiling or capturing, once in a run for each size of a batch, and of one outer step."""
+    outer, described = plan.config.outer, session.describe()
+    made = bool(described.get("compiled") or described.get("graphs"))
+    sizes = len(set(batch_sizes(plan.layout.num_images, outer.batch_syn, outer.syn_steps)))
     largest = largest_batch(plan)
     warm_up, fixed, step = _student(plan, session, clock)
     held, _ = expected_hold(plan, session)
@@ -128,7 +130,7 @@ def _outer_step(plan: Plan, session: ExecutorSession, clock: CostClock) -> tuple
             _, _, recomputed = _student(plan, without, clock)
         step = (held * step + (outer.syn_steps - held) * recomputed) / outer.syn_steps
     # Steps are timed on the largest batch; the last batch of a set may be smaller.
-    return compiled * warm_up, outer.segments_per_step * (fixed + images_seen(plan) / largest * step)
+    return made * sizes * warm_up, outer.segments_per_step * (fixed + images_seen(plan) / largest * step)
 
 
 def images_seen(plan: Plan) -> int:

@@ -231,6 +231,18 @@ def test_compiling_counts_once_and_not_for_each_step(make):
     assert expected_hold(made, Scripted(FakeClock(), described))[0] == 0
 
 
+@pytest.mark.parametrize("way", ["compiled", "graphs"])
+def test_the_short_batch_of_a_set_is_compiled_too(make, way):
+    """Broken: a run with batches of two sizes begins its first step a minute late."""
+    described = {"type": "scripted", way: True, "held_steps": 0}
+    extra = []
+    for batch in (10, 7):  # of ten images: one size, or seven and three
+        made = make(budget={"ipc": 1}, outer={"batch_syn": batch, "syn_steps": 4})
+        plain, _, _ = forecast(made)
+        extra.append(forecast(made, described=described, warm_up=32.0)[0]["distill"] - plain["distill"])
+    assert 32.0 < extra[0] < 34.0 and 64.0 < extra[1] < 67.0
+
+
 def test_the_median_of_several_calls_is_taken_and_a_long_one_is_not_repeated():
     """Broken: a call that was disturbed would be the measurement, or looking would take minutes."""
     clock, times = FakeClock(), iter([0.01, 0.5, 0.01, *[0.02] * 30])
