@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 from attrs import define, field, frozen
@@ -92,16 +93,19 @@ class _Watched:
             "assignments": list(self.preset.assignments),
         }
         self._current = ""
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-            worker = subprocess.Popen(
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+            subprocess.Popen(
                 [*self.preset.command, json.dumps(order)],
                 stdin=subprocess.PIPE,  # never written to: its end tells the worker that nobody listens any more
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, "KINETO_LOG_LEVEL": "99"},  # the profiler talks at every start and stop
+                start_new_session=True,  # so that it can be ended together with the runs that it starts
                 text=True,
                 encoding="utf-8",
-            )
+            ) as worker,
+        ):
             timer = threading.Timer(max(self.left(), 0), self._end, [worker])
             timer.start()
             try:
@@ -111,13 +115,12 @@ class _Watched:
                 code = worker.wait()
             finally:
                 timer.cancel()
-                worker.kill()
-                worker.wait()
+                _kill(worker)
             yield from self._explained(code, errors)
 
     def _end(self, worker: subprocess.Popen[str]) -> None:
         self._ended_at_limit = True
-        worker.kill()
+        _kill(worker)
 
     def _received(self, message: Row) -> Iterator[Row]:
         section = message["section"]
@@ -151,6 +154,22 @@ class _Watched:
             self.errors += 1
             error = {"class": "WorkerDied", "message": _end_of(code), "traceback": said[-6:]}
             yield self.row(name, "error", case="", given={}, error=error)
+
+
+def end_with_parent() -> None:
+    """Waits in a worker until nobody holds the other end of its standard input, then ends it and what it has started.
+
+    The worker has to lead its process group.
+    """
+    while os.read(0, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _kill(worker: subprocess.Popen[str]) -> None:
+    """Ends a worker and whatever it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
 
 
 def _end_of(code: int) -> str:

@@ -21,6 +21,7 @@ import torch
 
 from ddfw import configure, flag_tables
 from ddfw_plugins.commands.bench.gpu.cases import Cases, DeviceLost
+from ddfw_plugins.commands.bench.gpu.preset import end_with_parent
 from ddfw_plugins.commands.bench.gpu.sections import GPU_SECTIONS, LOST, GpuSection, plain_value
 from ddfw_plugins.commands.bench.gpu.stage import Stage
 from ddfw_plugins.executors.cuda import Cuda
@@ -35,7 +36,7 @@ def main(order: dict[str, Any]) -> int:
     """
     rows = _own_output()
     warnings.simplefilter("ignore")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
     def emit(section: str, kind: str, **facts: Any) -> None:
         rows.write(json.dumps(plain_value({"section": section, "kind": kind, **facts}), allow_nan=False) + "\n")
@@ -79,12 +80,6 @@ def _own_output() -> TextIO:
     rows = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return rows
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":
