@@ -194,7 +194,8 @@ class PretendedSession(CudaSession):
     def __init__(self, context: ExecutorContext, options: Cuda) -> None:
         super().__init__(context, evolve(options, compile=False, graphs=False), CPU)
         if options.compile or options.graphs:
-            self._steps = GraphedSteps(EagerSteps(self._network), capture=lambda function, inputs: function)
+            student = getattr(self, "_student", None) or self._network
+            self._steps = GraphedSteps(EagerSteps(student), capture=lambda function, inputs: function)
             self._budget = StepBudget(held_steps=0)
 
     def describe(self) -> dict[str, object]:
