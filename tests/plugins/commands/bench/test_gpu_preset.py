@@ -140,6 +140,50 @@ def test_a_device_that_does_not_answer_ends_the_worker_with_its_own_code(monkeyp
     assert rows == ["began", "error", "finished"]
 
 
+def test_a_section_that_leaves_the_stream_of_a_capture_ends_the_worker(monkeypatch):
+    """Broken: a capture that fails without an error makes the figures of all sections after it those of its stream."""
+    monkeypatch.setattr(stage.Stage, "on_default_stream", lambda self: False)
+    with pytest.raises(DeviceLost):
+        one_section(monkeypatch, lambda cases: cases.case("fine", lambda: {}))
+
+
+def test_a_profiler_that_fails_costs_no_other_figure(monkeypatch):
+    """Broken: on a GPU whose counters may not be read, all times of outer steps are lost."""
+
+    def refusing(**options):
+        raise RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES")
+
+    monkeypatch.setattr(stage, "profile", refusing)
+    assert "INSUFFICIENT" in PRETENDED.kernels(lambda: None)["profiler"]
+
+
+def test_waits_of_a_gpu_are_counted_where_ddfw_asked(monkeypatch):
+    """Broken: PyTorch's own remark on the mode counts as a wait, or all waits are those of a line of PyTorch."""
+    import warnings
+
+    from ddfw.engine import finite
+
+    class Tensors:
+        @staticmethod
+        def isfinite(images):
+            warnings.warn("called a synchronizing CUDA operation (Triggered internally)", UserWarning, stacklevel=1)
+            return torch.isfinite(images)
+
+    modes = []
+
+    def mode(name):
+        modes.append(name)
+        warnings.warn("a prototype that does not detect all synchronizing operations", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", mode)
+    before = warnings.showwarning
+    with runs.device_waits() as found:
+        monkeypatch.setattr(torch.Tensor, "isfinite", Tensors.isfinite)
+        finite.require_finite_images(torch.ones(2, 1, 2, 2), "param", 0)
+    assert modes == ["warn", "default"] and warnings.showwarning is before
+    assert len(found) == 1 and next(iter(found)).startswith("ddfw/engine/finite.py:")
+
+
 def test_what_does_not_fit_the_time_is_left_out_with_its_reason(monkeypatch):
     """Broken: a section starts that cannot be done in time, or nobody learns that it was not measured."""
     ((kind, facts),) = one_section(monkeypatch, pytest.fail, until=time.time() - 1)
@@ -308,7 +352,7 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path, capsys):
 def test_people_see_rows_as_they_come_and_a_table_at_the_end(monkeypatch, capsys):
     """Broken: eight minutes of silence, or an error that nobody sees in the table."""
     rows = faked("raise MemoryError('no room')")
-    monkeypatch.setattr(preset.GpuPreset, "rows", lambda self: iter(rows))
+    monkeypatch.setattr(preset.GpuPreset, "rows", lambda self: (row for row in rows))
     assert invoke(["bench", "--preset", "gpu", "--pretend"]) == 0
     said = capsys.readouterr()
     assert len(said.err.splitlines()) == len(rows) and "machine [a]: x 1" in said.err

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import IO, Any
 
@@ -44,7 +44,7 @@ class GpuPreset:
     assignments: tuple[str, ...] = ()
     command: tuple[str, ...] = WORKER
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Generator[Row, None, None]:
         """Runs all sections that fit and yields each row as soon as it is known; the last one says what was left out.
 
         A section that fails gives an error row, and the others go on.

@@ -6,14 +6,13 @@ import hashlib
 import subprocess
 import sys
 import tempfile
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -83,14 +82,26 @@ def _one_run(stage: Stage, options: Figures, steps: int) -> tuple[Counter[str], 
 def device_waits() -> Iterator[Counter[str]]:
     """Counts, by file and line, the calls in the block that make the processor wait for the GPU."""
     found = Counter[str]()
-    with warnings.catch_warnings(record=True) as seen:
+
+    def count(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if "called a synchronizing" in str(message):
+            found[_line_of_ddfw() or _place(filename, lineno)] += 1
+
+    with warnings.catch_warnings():
         warnings.simplefilter("always")
+        warnings.showwarning = count  # what the standard library offers for that
         torch.cuda.set_sync_debug_mode("warn")
         try:
             yield found
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            found.update(_place(w.filename, w.lineno) for w in seen if "synchroniz" in str(w.message))
 
 
 @contextmanager
@@ -112,11 +123,19 @@ class _Reading(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if str(func).startswith(self.ASKING):
-            own = [
-                frame for frame in traceback.extract_stack() if "ddfw" in frame.filename and frame.filename != __file__
-            ]
-            self.found[_place(own[-1].filename, own[-1].lineno or 0) if own else "elsewhere"] += 1
+            self.found[_line_of_ddfw() or "elsewhere"] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _line_of_ddfw() -> str:
+    """The innermost line of ddfw that is being executed, this module apart; "" if there is none."""
+    frame = sys._getframe()
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        if module != __name__ and module.partition(".")[0] in ("ddfw", "ddfw_plugins"):
+            return _place(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
 
 
 def _place(file: str, line: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -34,9 +34,9 @@ def show_gpu_preset(preset: GpuPreset, out: Path | None, *, quiet: bool, as_json
     if not preset.pretend:
         _require_gpu(preset.assignments)
     rows: list[Row] = []
-    with _new_file(out) as file:
+    with _new_file(out) as file, closing(preset.rows()) as coming:
         try:
-            for row in preset.rows():
+            for row in coming:
                 rows.append(row)
                 if file is not None:
                     file.write(json.dumps(row, allow_nan=False) + "\n")

@@ -59,7 +59,7 @@ def run_section(section: GpuSection, stage: Stage, until: float, emit: Callable[
     """Runs one section, or emits that it is left out because it would not be done in time.
 
     Raises:
-        DeviceLost: an error left the device useless; it was emitted.
+        DeviceLost: the section left the device useless; its error, if any, was emitted.
     """
     left, needs = until - time.time(), section.pretended if stage.pretend else section.needs
     if left < needs:
@@ -73,6 +73,8 @@ def run_section(section: GpuSection, stage: Stage, until: float, emit: Callable[
         cases.guarded("", {}, lambda: getattr(import_module(f"{__package__}.{module}"), function)(cases))
     finally:
         emit(section.name, "finished", seconds=time.monotonic() - began)
+    if not stage.usable():  # without an error, as a failed capture may leave it
+        raise DeviceLost
 
 
 def _own_output() -> TextIO:
