@@ -22,7 +22,8 @@ from ddfw.engine.budget import StepBudget, peak_bytes
 from ddfw.engine.inner import EagerSteps
 from ddfw_plugins.commands.bench.shapes import GPU_SHAPES, BenchShape
 from ddfw_plugins.commands.bench.work import BenchWork, bench_work
-from ddfw_plugins.executors.cuda import Cuda, CudaSession, arithmetic
+from ddfw_plugins.executors.arithmetic import arithmetic
+from ddfw_plugins.executors.cuda import Cuda, CudaSession
 from ddfw_plugins.executors.graphed import GraphedSteps
 
 Figures = dict[str, Any]
