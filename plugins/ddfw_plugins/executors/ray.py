@@ -17,15 +17,16 @@ from attrs.validators import ge, gt, in_, le, optional
 from ddfw import AbstractExecutor, option
 from ddfw.contracts.executor import Evaluated
 from ddfw_plugins.executors import _ray_tasks
-from ddfw_plugins.executors._ray_cluster import Shelf, connected, require_room
+from ddfw_plugins.executors._ray_cluster import connected, require_room, shelf
 from ddfw_plugins.executors._ray_jobs import Cluster, Job
-from ddfw_plugins.executors.cpu import Cpu
+from ddfw_plugins.executors.cpu import NETWORK_THREADS, Cpu
 from ddfw_plugins.executors.cuda import ARITHMETIC, Lower, cuda_with
 
 if TYPE_CHECKING:
     from ddfw import LabelledImages, MetaGradient, Segment
     from ddfw.contracts.executor import ExecutorContext, ExecutorSession, Problem, TrainedExpert
     from ddfw.contracts.settings import TrainingSettings
+    from ddfw.remote.shelf import Shelf
 
 #: What an option of `cuda` is where nobody says.
 _CUDA = "the default is cuda's"
@@ -53,7 +54,8 @@ class Ray(AbstractExecutor):
     threads: int | None = option(
         None,
         validator=optional([ge(1), le(1024)]),
-        help="PyTorch's threads in a task; the default is as many as in this process, which gives the same numbers",
+        help="PyTorch's threads in a task; the default is that of the executor cpu for experts and networks, 1, which "
+        "gives the same numbers",
     )
     retries: int = option(3, validator=ge(0), help="how often a task whose worker was lost is started again")
     device: Literal["cpu", "cuda"] = option(
@@ -95,7 +97,7 @@ class Ray(AbstractExecutor):
         from ddfw.remote.tasks import pack_job
 
         with self._on(self.device).open(context) as here:
-            job = pack_job(context, self._on("cuda" if self.gpus else "cpu"), self._task_threads())
+            job = pack_job(context, self._there(), self._task_threads())
             with self._cluster() as cluster:
                 session = RaySession(self, context, job, here, cluster)
                 try:
@@ -128,11 +130,15 @@ class Ray(AbstractExecutor):
                 cluster.close()
 
     def _on(self, device: str) -> AbstractExecutor:
-        """The executor of one machine for a device: in this process, or in a task."""
-        return cuda_with(self, device="cuda") if device == "cuda" else Cpu(compile=bool(self.compile))
+        """The executor of this process."""
+        return cuda_with(self, device="cuda") if device == "cuda" else Cpu(compile=bool(self.compile), workers=1)
+
+    def _there(self) -> AbstractExecutor:
+        """The executor in a task."""
+        return cuda_with(self, device="cuda") if self.gpus else Cpu(threads=self._task_threads(), workers=1)
 
     def _task_threads(self) -> int:
-        return torch.get_num_threads() if self.threads is None else self.threads
+        return NETWORK_THREADS if self.threads is None else self.threads
 
 
 @define(eq=False)
@@ -152,7 +158,7 @@ class RaySession:
     _job: Mapping[str, Any]
     _here: ExecutorSession
     _cluster: Cluster
-    _shelf: Shelf = field(init=False, default=Factory(lambda self: Shelf(self._cluster.ray), takes_self=True))
+    _shelf: Shelf[Any] = field(init=False, default=Factory(lambda self: shelf(self._cluster.ray), takes_self=True))
     _progress: Any = field(init=False, default=None)
     _calls: Iterator[int] = field(init=False, factory=count)
 

@@ -139,7 +139,7 @@ class Torchrun(AbstractExecutor):
         """The executor that does a rank's share: `cpu` or `cuda`."""
         if device.type == "cuda":
             return self._on_gpu(str(device))
-        return Cpu(threads=self.threads, compile=bool(self.compile))
+        return Cpu(threads=self.threads or torch.get_num_threads(), workers=1, compile=bool(self.compile))
 
 
 def _with_its_memory(context: ExecutorContext, neighbours: int, crew: Crew) -> ExecutorContext:

@@ -15,6 +15,7 @@ from ddfw.forecast.memory import expected_hold
 from ddfw.forecast.time import CostClock, duration_of, num_baseline_images, predicted_times
 from ddfw.pipeline.evaluation.baselines import BASELINES
 from ddfw.pipeline.runner import Places, run
+from ddfw.remote.pool import START_S
 
 
 class FakeClock:
@@ -176,6 +177,19 @@ def test_all_stages_add_up_over_selections_baselines_and_other_networks(make):
     full = 5 * network(train, 2, test)
     assert found["evaluate"] == pytest.approx(2 * (table + rates) + full, abs=MS)
     assert found["total"] == pytest.approx(found["experts"] + found["distill"] + found["evaluate"], abs=MS)
+
+
+def test_workers_of_the_session_shorten_what_they_share(make):
+    """Broken: a run on sixteen cores would be predicted as on one."""
+    made = make()
+    alone, _, _ = forecast(made, missing=4)
+    clock = FakeClock()
+    made, _ = scripted(made, clock)
+    found = predicted_times(made, Scripted(clock, described={"type": "scripted", "workers": 2}), 4, clock)
+    assert found["workers"] == 2
+    assert found["seconds"]["experts"] == pytest.approx(alone["experts"] / 2 + START_S, abs=MS)
+    assert found["seconds"]["evaluate"] == pytest.approx(alone["evaluate"] * 10 / 20, rel=0.02)
+    assert found["cpu_seconds"]["experts"] == pytest.approx(alone["experts"] / 4 + 2 * START_S, abs=MS)
 
 
 def test_a_slow_first_call_is_no_part_of_the_forecast(make):
