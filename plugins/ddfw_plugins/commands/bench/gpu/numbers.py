@@ -148,7 +148,7 @@ def arithmetic(cases: Cases) -> None:
         return
     for name, options in stage.arithmetics().items():
         if options is None:
-            cases.unavailable(name, "this version has no option executor.gradient", gradient=name)
+            cases.unavailable(name, "the executor has no option gradient", gradient=name)
             continue
         ways: dict[str, Figures] = {"eager": {}, "CUDA graphs": {"graphs": True}}
         if stage.has("deterministic"):

@@ -59,7 +59,7 @@ def _ways(cases: Cases) -> Iterator[tuple[str, Figures]]:
     known = {}
     for name, options in cases.stage.arithmetics().items():
         if options is None:
-            cases.unavailable(name, "this version has no option executor.gradient", gradient=name)
+            cases.unavailable(name, "the executor has no option gradient", gradient=name)
         else:
             known[name] = options
     fastest = known.get("tf32", known["float32"])

@@ -126,7 +126,7 @@ class Stage:
         wanted = "CPU" if self.pretend else "CUDA"
         try:
             self.wait()
-            with profile(activities=[getattr(ProfilerActivity, wanted)]) as record:
+            with profile(activities=[getattr(ProfilerActivity, wanted)], acc_events=True) as record:
                 work()
                 self.wait()
             events = [event for event in record.events() or () if event.device_type.name == wanted]
