@@ -52,7 +52,8 @@ def show_gpu_preset(preset: GpuPreset, out: Path | None, *, quiet: bool, as_json
 
 def _require_gpu(assignments: Sequence[str]) -> None:
     """Refuses a machine without the GPU that the options name, in the executor's words."""
-    from ddfw_plugins.executors.cuda import Cuda, require_gpu
+    from ddfw_plugins.executors._gpu import require_gpu
+    from ddfw_plugins.executors.cuda import Cuda
 
     executor = configure(None, flag_tables({"executor": "cuda"}), assignments).config.executor
     assert isinstance(executor, Cuda)
