@@ -20,8 +20,9 @@ from ddfw.engine.metagradient import meta_gradient
 from ddfw.testing import check_executor
 from ddfw_plugins.augmentations.dsa import FAMILIES
 from ddfw_plugins.commands.bench.gpu.cases import Cases
-from ddfw_plugins.commands.bench.gpu.stage import CPU, Figures, plain_arithmetic, relative_error
+from ddfw_plugins.commands.bench.gpu.stage import CPU, Figures, relative_error
 from ddfw_plugins.commands.bench.work import BenchWork
+from ddfw_plugins.commands.bench.yardstick import Plain, plain_settings
 from ddfw_plugins.executors.cuda import Cuda
 from ddfw_plugins.executors.graphed import GraphedSteps
 
@@ -148,7 +149,7 @@ def arithmetic(cases: Cases) -> None:
         return
     for name, options in stage.arithmetics().items():
         if options is None:
-            cases.unavailable(name, "this version has no option executor.gradient", gradient=name)
+            cases.unavailable(name, "the executor has no option gradient", gradient=name)
             continue
         ways: dict[str, Figures] = {"eager": {}, "CUDA graphs": {"graphs": True}}
         if stage.has("deterministic"):
@@ -156,7 +157,8 @@ def arithmetic(cases: Cases) -> None:
         for way, more in ways.items():
             chosen = {**UNCOMPILED, **options, **more}
             cases.case(f"{name}, {way}", partial(_errors, cases, there, wanted, chosen), **chosen)
-    for how in ("defaults", "ieee"):
+    hows: tuple[Plain, ...] = ("defaults", "ieee")
+    for how in hows:
         cases.case(f"plain loop, {how}", partial(_plain_errors, there, wanted, how), plain=how)
     for name, options in stage.arithmetics().items():
         if options is not None:
@@ -174,8 +176,8 @@ def _errors(cases: Cases, work: BenchWork, wanted: MetaGradient, options: Figure
     }
 
 
-def _plain_errors(work: BenchWork, wanted: MetaGradient, how: str) -> Figures:
-    with plain_arithmetic(how):
+def _plain_errors(work: BenchWork, wanted: MetaGradient, how: Plain) -> Figures:
+    with plain_settings(how):
         found = work.plain_gradient()
     images, size = found.images, found.step_size
     return {

@@ -53,7 +53,7 @@ GPU_SECTIONS = {
         _section("experts", "speed:experts", 15, 40, 4),
         _section("evaluations", "speed:evaluations", 15, 30, 4),
         _section("waits", "runs:waits", 20, 40, 4),
-        _section("twice", "runs:twice", 40, 80, 15),
+        _section("twice", "runs:twice", 30, 80, 10),
         _section("memory", "speed:memory", 20, 40, 3),
         _section("contract-compiled", "numbers:contract_compiled", 60, 60, 2),
     )

@@ -11,9 +11,10 @@ import torch
 from ddfw import LabelledImages, TrainingSettings
 from ddfw_plugins.commands.bench.gpu.cases import Cases
 from ddfw_plugins.commands.bench.gpu.numbers import UNCOMPILED
-from ddfw_plugins.commands.bench.gpu.stage import Figures, Stage, plain_arithmetic
+from ddfw_plugins.commands.bench.gpu.stage import Figures, Stage
 from ddfw_plugins.commands.bench.suite import HOLD_ALL
 from ddfw_plugins.commands.bench.work import BenchWork
+from ddfw_plugins.commands.bench.yardstick import Plain, plain_settings
 
 #: Seconds that compiling the two functions of a step takes about.
 COMPILING = 45.0
@@ -44,7 +45,8 @@ def outer(cases: Cases, shape: str, layouts: bool = False) -> None:
     """Times one outer step in each way; `ratio` is to the plain loop with PyTorch's defaults."""
     work = cases.stage.work(shape)
     reference: float | None = None
-    for how in ("defaults", "ieee", "benchmark"):
+    hows: tuple[Plain, ...] = ("defaults", "ieee", "benchmark")
+    for how in hows:
         found = cases.case(f"plain loop, {how}", partial(_plain, cases.stage, work, how), needs=3, plain=how)
         reference = found.get("ms") if how == "defaults" else reference
     for title, options in _ways(cases):
@@ -59,7 +61,7 @@ def _ways(cases: Cases) -> Iterator[tuple[str, Figures]]:
     known = {}
     for name, options in cases.stage.arithmetics().items():
         if options is None:
-            cases.unavailable(name, "this version has no option executor.gradient", gradient=name)
+            cases.unavailable(name, "the executor has no option gradient", gradient=name)
         else:
             known[name] = options
     fastest = known.get("tf32", known["float32"])
@@ -97,8 +99,8 @@ def _ddfw(
     cases.case(title, look, needs=COMPILING if options["compile"] else 3, **options)
 
 
-def _plain(stage: Stage, work: BenchWork, how: str) -> Figures:
-    with plain_arithmetic(how):
+def _plain(stage: Stage, work: BenchWork, how: Plain) -> Figures:
+    with plain_settings(how):
         return {
             **stage.timed(work.plain_gradient),
             **stage.peak(work.plain_gradient),

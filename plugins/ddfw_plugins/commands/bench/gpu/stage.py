@@ -22,7 +22,6 @@ from ddfw.engine.budget import StepBudget, peak_bytes
 from ddfw.engine.inner import EagerSteps
 from ddfw_plugins.commands.bench.shapes import GPU_SHAPES, BenchShape
 from ddfw_plugins.commands.bench.work import BenchWork, bench_work
-from ddfw_plugins.executors.arithmetic import arithmetic
 from ddfw_plugins.executors.cuda import Cuda, CudaSession
 from ddfw_plugins.executors.graphed import GraphedSteps
 
@@ -127,7 +126,7 @@ class Stage:
         wanted = "CPU" if self.pretend else "CUDA"
         try:
             self.wait()
-            with profile(activities=[getattr(ProfilerActivity, wanted)]) as record:
+            with profile(activities=[getattr(ProfilerActivity, wanted)], acc_events=True) as record:
                 work()
                 self.wait()
             events = [event for event in record.events() or () if event.device_type.name == wanted]
@@ -162,26 +161,6 @@ class Stage:
         if self.has("gradient"):
             return {name: {"gradient": name} for name in ("float32", "tf32", "bf16")}
         return {"float32": {}, "tf32": None, "bf16": None}
-
-
-@contextmanager
-def plain_arithmetic(how: str) -> Iterator[None]:
-    """Sets how the plain loop computes inside the block, and restores PyTorch's settings after it.
-
-    Args:
-        how: "defaults", PyTorch's own, with convolutions in TF32; "benchmark", the same with
-            `torch.backends.cudnn.benchmark`; "ieee", full float32.
-    """
-    if how == "ieee":
-        with arithmetic("ieee"):
-            yield
-        return
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = how == "benchmark"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
