@@ -131,6 +131,8 @@ def hooks() -> str:
         "fields are the options, its methods the behaviour. See [Writing plugins](plugins.md).",
         "",
     ]
+    # What a component may be able to do beside its contract.
+    more = {"executor": ("ddfw.contracts.evaluation",)}
     for kind in KINDS:
         hook = getattr(hookspecs, kind.hook)
         module, _, name = kind.base.partition(":")
@@ -138,9 +140,10 @@ def hooks() -> str:
         lines += [f"## {kind.id}: {kind.title}", "", "```python", signature(kind.hook, hook), "```", ""]
         lines += [inspect.getdoc(hook) or "", "", f"**`{module}.{name}`** – {inspect.getdoc(base)}", ""]
         lines += members(base)
-        for word, record in vars(importlib.import_module(module)).items():
-            if inspect.isclass(record) and record.__module__ == module and record is not base and word[0] != "_":
-                lines += [f"**`{module}.{word}`** – {inspect.getdoc(record)}", "", *members(record)]
+        for place in (module, *more.get(kind.id, ())):
+            for word, record in vars(importlib.import_module(place)).items():
+                if inspect.isclass(record) and record.__module__ == place and record is not base and word[0] != "_":
+                    lines += [f"**`{place}.{word}`** – {inspect.getdoc(record)}", "", *members(record)]
     lines += ["## Beside components: commands, formats, recipes", ""]
     components = {kind.hook for kind in KINDS}
     for name, hook in vars(hookspecs).items():

@@ -32,6 +32,15 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests marked `gpu` where PyTorch can use none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs an NVIDIA GPU that PyTorch can use")
+
+
 @pytest.fixture
 def golden():
     """Loads a golden file as a dict of arrays."""

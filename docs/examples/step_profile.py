@@ -31,7 +31,7 @@ REST = "everything else"
 def shares(work: Callable[[], object], repeats: int) -> tuple[dict[str, float], float]:
     """Milliseconds of each part in one call, and of all of them."""
     work()
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
         for _ in range(repeats):
             work()
     parts = dict.fromkeys([*PARTS, REST], 0.0)

@@ -191,15 +191,12 @@ def locked(folder: Path, what: str, *, wait: bool) -> Iterator[None]:
     Raises:
         DirectoryInUseError: another process holds the lock and `wait` is false; the message says which one.
     """
-    with _lock(folder, wait=wait) as file:
+    with _lock(folder / LOCK, wait=wait) as file:
         if file is None:
             raise DirectoryInUseError(
-                f"{what} {folder} is in use by {_holder(folder)}; wait for it or choose another --out"
+                f"{what} {folder} is in use by {holder(folder / LOCK)}; wait for it or choose another --out"
             )
-        # Written before the rest is cut off, so that another process never reads an empty file.
-        said = f"{os.getpid()} {socket.gethostname()}\n".encode()
-        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
-            os.ftruncate(file, os.pwrite(file, said, 0))
+        _name_holder(file)
         tidy_below(folder, _alone_in)
         try:
             yield
@@ -209,21 +206,48 @@ def locked(folder: Path, what: str, *, wait: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, *, wait: bool) -> Iterator[int | None]:
-    """Yields the descriptor of the folder's lock, held; None while another process holds it and `wait` is false."""
+def claimed(path: Path) -> Iterator[bool]:
+    """Claims a piece of work inside a `with` block: yields whether it is this process's, by a lock on a file.
+
+    The file names the process, and is removed at the end of the block. A process that ends holds no claim any more.
+
+    Args:
+        path: the file, in a folder that exists.
+    """
+    with _lock(path, wait=False) as file:
+        if file is None:
+            yield False
+            return
+        _name_holder(file)
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _name_holder(file: int) -> None:
+    # Written before the rest is cut off, so that another process never reads an empty file.
+    said = f"{os.getpid()} {socket.gethostname()}\n".encode()
+    with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+        os.ftruncate(file, os.pwrite(file, said, 0))
+
+
+@contextlib.contextmanager
+def _lock(path: Path, *, wait: bool) -> Iterator[int | None]:
+    """Yields the descriptor of a file's lock, held; None while another process holds it and `wait` is false."""
     import fcntl
 
     while True:
-        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield None
                 return
-            # The holder before may have removed the folder, and another process may have made it anew.
+            # The holder before may have removed the file or its folder, and another process may have made it anew.
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), os.stat(folder / LOCK)):
+                if os.path.samestat(os.fstat(file), os.stat(path)):
                     yield file
                     return
         finally:
@@ -236,7 +260,7 @@ def _alone_in(folder: Path) -> Iterator[bool]:
     if not (folder / LOCK).exists():
         yield True
         return
-    with _lock(folder, wait=False) as file:
+    with _lock(folder / LOCK, wait=False) as file:
         yield file is not None
 
 
@@ -247,9 +271,9 @@ def tidy_unless_locked(folder: Path) -> None:
             tidy_below(folder, _alone_in)
 
 
-def _holder(folder: Path) -> str:
-    """The process that holds a folder's lock, as the lock's file names it."""
-    with contextlib.suppress(OSError, UnicodeDecodeError, DataError), opened(folder / LOCK) as file:
+def holder(path: Path) -> str:
+    """The process that holds the lock on a file, as the file names it."""
+    with contextlib.suppress(OSError, UnicodeDecodeError, DataError), opened(path) as file:
         if match := re.fullmatch(r"(\d{1,10}) ([\w.-]{1,64})\n", file.read(100).decode("ascii")):
             return f"process {match[1]} on {match[2]}"
     return "another process"

@@ -5,11 +5,12 @@ Shapes: E experts, K epochs, S snapshots, P parameters, T parameter tensors.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ STORE_SCHEMA = 1
 INDEX_SCHEMA = 2
 _EXPERT_FILE = re.compile(r"expert-\d+\.safetensors")
 #: Everything that a store's folder may hold, unfinished files of a killed process included.
-_OUR_FILES = re.compile(rf"index\.json|\.lock|{_EXPERT_FILE.pattern}|.*\.tmp", re.DOTALL)
+_OUR_FILES = re.compile(rf"index\.json|\.lock|expert-\d+\.lock|{_EXPERT_FILE.pattern}|.*\.tmp", re.DOTALL)
 
 
 class ExpertStore:
@@ -129,10 +130,31 @@ class ExpertStore:
             )
         return stored
 
+    @contextlib.contextmanager
+    def claimed(self, seed: int) -> Iterator[bool]:
+        """Yields whether this process may train the expert of a seed: not if another trains it, or if it is there.
+
+        Inside the block no other process trains it; a process that ends holds no claim any more.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic.claimed(self._claim(seed)) as mine:
+            # Asked once more, since another process may have stored it just before it gave up its claim.
+            yield mine and seed not in self.index()
+
+    def trainer(self, seed: int) -> str:
+        """The process that trains the expert of a seed now, in words."""
+        return atomic.holder(self._claim(seed))
+
+    def _claim(self, seed: int) -> Path:
+        return self.folder / f"expert-{seed}.lock"
+
     def tidy(self) -> None:
         """Removes what killed processes left unfinished in this store, beside it and among the rows of baselines."""
         for folder in (self.folder, self.folder.parent, self.folder.parent / ROWS):
             tidy(folder)
+        for path in self.folder.glob("expert-*.lock"):
+            with atomic.claimed(path):  # a claim that nobody holds any more is removed
+                pass
 
     def epochs(self, seeds: Sequence[int], network: ParameterTable) -> int:
         """Number K of epochs of the experts of these seeds, read from the headers of their files.

@@ -23,9 +23,11 @@ KEY_SCHEMA = 1
 def expert_key(run: ResolvedRun[RunConfig], splits: Splits, data_sha256: str) -> dict[str, Any]:
     """The key of an expert store: everything that an expert depends on, except its seed; JSON-able.
 
-    The number of experts and the executor are not part of it, since they do not change an expert.
+    The number of experts and the executor are not part of it, since they do not change an expert. An arithmetic lower
+    than float32 does.
     """
     config = run.config
+    arithmetic = config.executor.expert_arithmetic if config.run.precision == "float32" else "float32"
     training = attrs.asdict(config.experts.training)
     if training["sharpness"] is None:
         del training["sharpness"]
@@ -34,6 +36,8 @@ def expert_key(run: ResolvedRun[RunConfig], splits: Splits, data_sha256: str) ->
         "training": training,
         "augment": run.component_key("augment"),
         "precision": config.run.precision,
+        # Not named where it is float32, as in keys of stores that were made before this could be told.
+        **({} if arithmetic == "float32" else {"arithmetic": arithmetic}),
     }
 
 

@@ -44,7 +44,12 @@ _MOST_BYTES = 1_000_000
 #: Tables of a configuration in which texts can lead out of this machine or to other files.
 _REACHING = ("data", "executor", "observers", "experts", "outer", "model", "augment", "cross")
 #: Texts of a configuration's own tables that lead nowhere.
-_HARMLESS = {"experts.optimiser", "outer.images", *(f"data.{field.name}" for field in attrs.fields(AbstractDataset))}
+_HARMLESS = {
+    "experts.optimiser",
+    "outer.images",
+    "executor.workers",
+    *(f"data.{field.name}" for field in attrs.fields(AbstractDataset)),
+}
 #: Tables whose texts lead nowhere if they are plain words, such as the name of a normalisation.
 _WORDY = ("model.", "augment.", "cross.")
 

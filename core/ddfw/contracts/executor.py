@@ -281,16 +281,34 @@ def ask_classes(
 class AbstractExecutor(ABC):
     """Where a run's computations happen: on this CPU, on a GPU, in several processes or on other machines.
 
-    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX.
+    Subclasses are `@final @frozen(kw_only=True)` and set `name`, the word that users type; `citation` is BibTeX, and
+    `without_effect` names options that change no bit of any result, such as a number of processes.
     """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
+    without_effect: ClassVar[tuple[str, ...]] = ()
 
     @property
     def experts_at_once(self) -> int:
         """How many experts its sessions train side by side in one process; a run that has to stop waits for them."""
         return 1
+
+    @property
+    def experts_per_call(self) -> int | None:
+        """How many experts a call of `train_experts` is given, so that runs at the same time share those they need.
+
+        None gives all to one call, which is right where the executor has more processes than it can tell here.
+        """
+        return None
+
+    @property
+    def expert_arithmetic(self) -> str:
+        """How experts are computed where the run's precision is float32, "float32" unless it is lower.
+
+        Experts of another arithmetic are other experts: they get a store of their own.
+        """
+        return "float32"
 
     def assemble(self) -> AbstractContextManager[Crew]:
         """Connects the processes that were started for this run, before any file is read or written.

@@ -265,6 +265,7 @@ class Forecast:
         device: whose memory it is: of the process for `cpu`, of the device alone elsewhere.
         available_bytes: what could be allocated there when it was measured; None where nobody can say.
         held_steps: how many step graphs the run will hold.
+        workers: processes that share the training of experts and evaluation networks; 0 for none.
         reasons: why `seconds` or `peak_bytes` are None, by these names.
     """
 
@@ -275,6 +276,7 @@ class Forecast:
     device: str = ""
     available_bytes: int | None = None
     held_steps: int | None = None
+    workers: int | None = None
     reasons: Mapping[str, str] = field(factory=dict)
 
 

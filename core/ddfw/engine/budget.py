@@ -146,11 +146,17 @@ def available_memory(device: torch.device) -> int | None:
 
     On a CPU this is the smallest of two kinds of numbers: the memory that Linux calls available, and what each control
     group (cgroup) of this process leaves under its limit. On a CUDA device it is the free memory plus what PyTorch's
-    allocator has reserved without using it.
+    allocator has reserved without using it, except in the pools of captured graphs, which serve these alone.
     """
     if device.type == "cuda":
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + reserved
+        free = int(torch.cuda.mem_get_info(device)[0])
+        number = torch.cuda.current_device() if device.index is None else device.index
+        spare = sum(
+            int(segment["total_size"] - segment["active_size"])
+            for segment in torch.cuda.memory_snapshot()
+            if segment["device"] == number and tuple(segment["segment_pool_id"]) == (0, 0)
+        )
+        return free + spare
     return processor_memory() if device.type == "cpu" else None
 
 

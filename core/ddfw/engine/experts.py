@@ -104,6 +104,7 @@ class ExpertTeachers:
             [E, n, m] logits of all experts, or [1, n, m] of the given one.
         """
         epoch = self.num_epochs if epoch is None else epoch
+        self._network = self._network.to(images.device)
         if not 0 <= epoch <= self.num_epochs:
             raise ValueError(f"epoch must lie in 0 … {self.num_epochs}, got {epoch}")
         rows = []

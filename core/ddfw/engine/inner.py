@@ -5,6 +5,7 @@ Shapes: B images in a batch, m classes, P parameters in T tensors.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,6 +93,15 @@ class Network:
         if sides not in self._chains:
             self._chains[sides] = chain_of(self.module, *sides)
         return self._chains[sides]
+
+    def to(self, device: torch.device) -> Network:
+        """This network with its buffers on a device: itself where they are there, else a copy.
+
+        Parameters come with every call, but buffers, such as a table of coordinates, are the module's own.
+        """
+        if all(buffer.device == device for buffer in self.module.buffers()):
+            return self
+        return type(self)(copy.deepcopy(self.module).to(device))
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         """Logits [B, m] for parameters θ [P] and images [B, C, H, W]; differentiable in both as often as the layers."""

@@ -1,7 +1,8 @@
-"""The memory of this machine as Linux tells it: what it has, and what is left for this process."""
+"""The memory and the cores of this machine as Linux tells them: what it has, and what is left for this process."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,21 @@ def processor_memory(root: Path = Path("/")) -> int | None:
         if name == "MemAvailable" and words and words[0].isdigit():
             found.append(int(words[0]) * 1024)
     return max(0, min(found)) if found else None
+
+
+def processors(root: Path = Path("/")) -> int:
+    """Cores that this process may use: those it is bound to, or fewer where a control group limits its time on them.
+
+    Args:
+        root: the folder that holds `proc` and `sys`; tests use one of their own.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares = [float(bound)]
+    for folder, *_ in _control_groups(root):
+        quota, period = [*" ".join(_lines(folder / "cpu.max")).split(), "", ""][:2]
+        if quota.isdigit() and period.isdigit() and int(period):
+            shares.append(int(quota) / int(period))
+    return max(1, int(min(shares)))
 
 
 def limits_of_memory(root: Path = Path("/")) -> int | None:

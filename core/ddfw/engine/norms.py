@@ -32,13 +32,18 @@ class TwiceGroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises maps [B, C, …] over groups of channels."""
-        plain = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+        compiling, vectorised = torch.compiler.is_compiling(), torch._C._functorch.peek_interpreter_stack() is not None
+        if vectorised and not compiling:
+            input = input.contiguous()  # under vmap, torch 2.11 does not know of other layouts
+        plain = compiling or vectorised
         plain = plain or self.weight is None or self.bias is None or input.numel() < SMALLEST
         # Under autocast the maps have a lower precision than the parameters, which only PyTorch's own layer accepts.
         if plain or input.dtype != self.weight.dtype:
             return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-        # The copy is made outside the autograd function, because inside it would have no second derivative.
-        return _GroupNorm.apply(input.contiguous(), self.weight, self.bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
+        # Copies are made outside the autograd function, because inside they would have no second derivative. The
+        # function below PyTorch's layer reads weights as if they lay one after the other (wrong numbers in torch 2.11).
+        weight, bias = self.weight.contiguous(), self.bias.contiguous()
+        return _GroupNorm.apply(input.contiguous(), weight, bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
 
 
 def twice_differentiable(module: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ from ddfw.contracts.records import Forecast
 from ddfw.errors import ConfigError, option_errors_at
 from ddfw.forecast.memory import predicted_peak, process_bytes, require_measurable
 from ddfw.forecast.time import CostClock, predicted_times
-from ddfw.pipeline.evaluation.evaluator import cross_contexts
+from ddfw.pipeline.evaluation.final import cross_contexts
 from ddfw.pipeline.limits import require_room_for_run
 from ddfw.pipeline.notes import notes
 from ddfw.pipeline.runner import Places, directory_for, finished, plan
@@ -120,19 +121,24 @@ def measured(made: Plan) -> Forecast:
             with executor.open(made.context()) as session:
                 require_room_for_run(made, session.device)
                 require_measurable(made, session.device)
-                for name, measure in (
-                    ("seconds", lambda: predicted_times(made, session, missing, CostClock())),
-                    ("peak_bytes", lambda: predicted_peak(made, session, missing, loading_peak)),
-                ):
-                    try:
-                        found |= measure()
-                    except Exception as error:
-                        reasons[name] = _one_line(error)
+                found |= _or_why(reasons, "seconds", lambda: predicted_times(made, session, missing, CostClock()))
+                workers = found.get("workers", 0)
+                peak = partial(predicted_peak, made, session, missing, loading_peak, workers)
+                found |= _or_why(reasons, "peak_bytes", peak)
     except ConfigError:
         raise
     except Exception as error:
         reasons = dict.fromkeys(("seconds", "peak_bytes"), _one_line(error))
     return Forecast(**found, reasons=reasons)
+
+
+def _or_why(reasons: dict[str, str], name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured; nothing where that failed, with the reason under this name."""
+    try:
+        return measure()
+    except Exception as error:
+        reasons[name] = _one_line(error)
+        return {}
 
 
 def _one_line(error: Exception) -> str:
@@ -152,6 +158,7 @@ def forecast_record(forecast: Forecast) -> dict[str, Any]:
         "predicted_seconds": forecast.seconds,
         "predicted_cpu_seconds": forecast.cpu_seconds,
         "predicted_seconds_note": forecast.reasons.get("seconds", HOW_FOUND),
+        "predicted_workers": forecast.workers,
         "predicted_held_steps": forecast.held_steps,
         "predicted_bytes": None if parts is None else {**parts, "total": sum(parts.values())},
         "predicted_bytes_note": forecast.reasons.get("peak_bytes", ""),
@@ -167,7 +174,8 @@ def forecast_lines(forecast: Forecast) -> dict[str, str]:
     if forecast.seconds is not None and forecast.cpu_seconds is not None:
         parts = ", ".join(f"{word} {seconds_text(forecast.seconds[stage])}" for stage, word in STAGE_WORDS.items())
         cpu = seconds_text(forecast.cpu_seconds["total"])
-        time = f"about {seconds_text(forecast.seconds['total'])} ({parts}; {cpu} of CPU), {HOW_FOUND}"
+        side = f", {forecast.workers} workers" if forecast.workers else ""
+        time = f"about {seconds_text(forecast.seconds['total'])} ({parts}; {cpu} of CPU{side}), {HOW_FOUND}"
     if forecast.peak_bytes is not None:
         total, available = sum(forecast.peak_bytes.values()), forecast.available_bytes
         unit, size = ("GB", 1e9) if total >= 1e9 else ("MB", 1e6)

@@ -6,7 +6,7 @@ Shapes: b images of a batch, N inner steps, P parameters, K epochs of an expert.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,8 @@ REVERSE_COPIES = 7
 CHECKPOINT_COPIES = 2
 #: Vectors of P that a trajectory source keeps of each expert, where it keeps any.
 SOURCE_COPIES = 2
+#: Bytes of a worker process that has loaded PyTorch and done nothing else: what it does not share with others.
+WORKER_BYTES = 300 * 2**20
 #: Images that are classified at a time.
 CHUNK = 1024
 #: A student is measured over at most so many steps; of each, so many passes through the network are made.
@@ -55,7 +57,9 @@ MEASURED_COPIES = 12
 _FEW, _MORE = 2, 6
 
 
-def predicted_peak(plan: Plan, session: ExecutorSession, missing: int, loading_peak: int) -> dict[str, Any]:
+def predicted_peak(
+    plan: Plan, session: ExecutorSession, missing: int, loading_peak: int, workers: int = 0
+) -> dict[str, Any]:
     """The fields of a forecast that are about memory: the whole process's on a processor, the device's elsewhere.
 
     Args:
@@ -63,11 +67,12 @@ def predicted_peak(plan: Plan, session: ExecutorSession, missing: int, loading_p
         session: says which device, and whether it holds step graphs.
         missing: experts that have to be trained.
         loading_peak: the most that this process has held so far.
+        workers: processes that train networks for it, whose memory counts, too; 0 for none.
     """
     stages = stage_memory(plan, session, missing)
     if session.device.type == "cpu":
         process = _process_memory(plan)  # last: by now the libraries have loaded most of what work needs
-        stages = {stage: {**process, **parts} for stage, parts in stages.items()}
+        stages = {stage: {**process, **parts} for stage, parts in _with_workers(stages, workers).items()}
         stages["loading"] = {**process, "loading": max(0, loading_peak - sum(process.values()))}
     worst = max(stages, key=lambda stage: sum(stages[stage].values()))
     return {
@@ -118,6 +123,20 @@ def stage_memory(plan: Plan, session: ExecutorSession, missing: int) -> dict[str
         checkpoints = CHECKPOINT_COPIES * (plan.expert_set.epochs + 1) * theta
         stages["experts"] = {**data, "networks": work, "checkpoints": checkpoints}
     return stages
+
+
+def _with_workers(stages: Mapping[str, Mapping[str, int]], workers: int) -> dict[str, Mapping[str, int]]:
+    """Memory by stage where so many workers train networks; they stay until the end of the run, with what they took."""
+    if not workers:
+        return dict(stages)
+    own = process_bytes("RssAnon")
+    each = max(stages[stage].get("networks", 0) + stages[stage].get("checkpoints", 0) for stage in stages)
+    found = dict[str, Mapping[str, int]]()
+    for stage, parts in stages.items():
+        here = {name: size for name, size in parts.items() if name != "networks"}
+        # The data lie in memory a second time, which all workers share.
+        found[stage] = {**here, "shared_data": parts["data"], "workers": workers * (min(own, WORKER_BYTES) + each)}
+    return found
 
 
 def require_measurable(plan: Plan, device: torch.device) -> None:
@@ -197,7 +216,7 @@ def expected_hold(plan: Plan, session: ExecutorSession) -> tuple[int, int]:
     few = measured_batch(plan, device)
     problem, segment = sample_problem(plan, 1, device, few)
     (batch,) = problem.schedules[0].batches
-    one = max(1, graph_bytes(plan.network, segment.start, problem.images[batch], problem.targets[batch]))
+    one = max(1, graph_bytes(plan.network.to(device), segment.start, problem.images[batch], problem.targets[batch]))
     one = one * largest_batch(plan) // few
     if session.describe().get("held_steps") == 0:  # as where steps are compiled
         return 0, one
@@ -218,7 +237,7 @@ def encoded_bytes(plan: Plan, *splits: Split) -> int:
 
 def _work_memory(plan: Plan, device: torch.device) -> list[Callable[[int], int]]:
     """Peak bytes by the number of images: of a training step, and of judging."""
-    spec, network = plan.layout.spec, plan.network
+    spec, network = plan.layout.spec, plan.network.to(device)
     rng = torch.Generator().manual_seed(0)
     theta = plan.config.model.init(plan.module, rng).to(device, plan.dtype)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import evolve
@@ -25,8 +25,9 @@ from ddfw.forecast.memory import (
     measured_batch,
     sample_problem,
 )
+from ddfw.forecast.workers import SideBySide
 from ddfw.pipeline.evaluation.baselines import asked_baselines
-from ddfw.pipeline.evaluation.evaluator import cross_contexts
+from ddfw.pipeline.evaluation.final import cross_contexts
 
 if TYPE_CHECKING:
     from ddfw.contracts.executor import ExecutorSession
@@ -64,10 +65,8 @@ def duration_of(clock: CostClock, work: Callable[[], object]) -> Tensor:
     return torch.stack(durations).median(dim=0).values
 
 
-def predicted_times(
-    plan: Plan, session: ExecutorSession, missing: int, clock: CostClock
-) -> dict[str, dict[str, float]]:
-    """`seconds` and `cpu_seconds` of a forecast, by stage and in total.
+def predicted_times(plan: Plan, session: ExecutorSession, missing: int, clock: CostClock) -> dict[str, Any]:
+    """`seconds` and `cpu_seconds` of a forecast, by stage and in total, and how many `workers` share the work.
 
     Args:
         plan: what was configured.
@@ -83,10 +82,15 @@ def predicted_times(
         with config.executor.open(context) as other:
             networks.append(_network(plan, other, clock))
 
+    side_by_side = SideBySide.of(session)
+    epochs, passes = config.experts.epochs, 2 if config.experts.optimiser == "gsam" else 1
+    experts = missing * networks[0](train, passes * epochs, config.experts.batch_size, epochs * validation)
+    experts = side_by_side.shared(experts, missing)
     batch, select_epochs = settings.batch_size, settings.select_epochs or settings.epochs
     selections = 1 + -(-config.outer.steps // settings.every)  # before the first step, now and then, after the last
-    distill = once + config.outer.steps * outer
-    distill += selections * settings.select_networks * networks[0](own, select_epochs, batch, validation)
+    selecting = selections * settings.select_networks * networks[0](own, select_epochs, batch, validation)
+    selecting = side_by_side.shared(selecting, settings.select_networks, times=selections)
+    distill = once + config.outer.steps * outer + selecting
     asked = asked_baselines(settings.baselines)
     baselines = [num_baseline_images(plan, baseline) for baseline in asked if baseline.selection != "all"]
     tried = settings.select_networks * (len(settings.baseline_lrs) if len(settings.baseline_lrs) > 1 else 0)
@@ -98,13 +102,13 @@ def predicted_times(
             evaluate += tried * network(images, select_epochs, batch, validation)
     if any(baseline.selection == "all" for baseline in asked):
         evaluate += settings.networks * networks[0](train, settings.full_epochs, batch, test)
-    epochs, passes = config.experts.epochs, 2 if config.experts.optimiser == "gsam" else 1
-    experts = missing * networks[0](train, passes * epochs, config.experts.batch_size, epochs * validation)
+    sets = len(networks) * (1 + len(baselines)) + ("full_data" in settings.baselines)
+    evaluate = side_by_side.shared(evaluate, sets * settings.networks)
     stages = {"experts": experts, "distill": distill, "evaluate": evaluate, "total": experts + distill + evaluate}
-    return {
-        name: {stage: round(float(duration[column]), 3) for stage, duration in stages.items()}
-        for column, name in enumerate(("seconds", "cpu_seconds"))
-    }
+    by_clock, on_processors = (
+        {stage: round(float(duration[column]), 3) for stage, duration in stages.items()} for column in (0, 1)
+    )
+    return {"seconds": by_clock, "cpu_seconds": on_processors, "workers": side_by_side.used}
 
 
 def num_baseline_images(plan: Plan, baseline: Baseline) -> int:
@@ -114,8 +118,10 @@ def num_baseline_images(plan: Plan, baseline: Baseline) -> int:
 
 
 def _outer_step(plan: Plan, session: ExecutorSession, clock: CostClock) -> tuple[Tensor, Tensor]:
-    """Durations [2] of compiling, once in a run, and of one outer step."""
-    outer, compiled = plan.config.outer, bool(session.describe().get("compiled"))
+    """Durations [2] of compiling or capturing, once in a run for each size of a batch, and of one outer step."""
+    outer, described = plan.config.outer, session.describe()
+    made = bool(described.get("compiled") or described.get("graphs"))
+    sizes = len(set(batch_sizes(plan.layout.num_images, outer.batch_syn, outer.syn_steps)))
     largest = largest_batch(plan)
     warm_up, fixed, step = _student(plan, session, clock)
     held, _ = expected_hold(plan, session)
@@ -124,7 +130,7 @@ def _outer_step(plan: Plan, session: ExecutorSession, clock: CostClock) -> tuple
             _, _, recomputed = _student(plan, without, clock)
         step = (held * step + (outer.syn_steps - held) * recomputed) / outer.syn_steps
     # Steps are timed on the largest batch; the last batch of a set may be smaller.
-    return compiled * warm_up, outer.segments_per_step * (fixed + images_seen(plan) / largest * step)
+    return made * sizes * warm_up, outer.segments_per_step * (fixed + images_seen(plan) / largest * step)
 
 
 def images_seen(plan: Plan) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from ddfw.artifacts.expert_store import ExpertStore
 from ddfw.artifacts.stored_experts import StoredExperts
@@ -17,6 +18,7 @@ from ddfw.config.load import resolve
 from ddfw.contracts.executor import Crew, LabelledImages, TrainedExpert
 from ddfw.contracts.observer import ExpertReport
 from ddfw.engine.finite import stands_still
+from ddfw.engine.interruption import stop_if_wanted
 from ddfw.errors import ConfigError, ConfigProblem, DivergedError, Interrupted, StoppedError, option_errors_at
 from ddfw.pipeline.limits import require_room_for_experts
 from ddfw.pipeline.observers import Announcer
@@ -27,6 +29,9 @@ from ddfw.process.isolation import isolated
 if TYPE_CHECKING:
     from ddfw.config.run_config import RunConfig
     from ddfw.contracts.executor import ExecutorSession
+
+#: Seconds between two looks whether an expert is there that another run trains.
+_WAIT_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +123,7 @@ class _Training:
     announce: Announcer
     stopping: Stopping
     crew: Crew
+    _said: set[str] = field(init=False, factory=set)
 
     def report(self, seed: int, cached: bool, accuracies: Sequence[float]) -> None:
         """Tells observers that an expert is in the store."""
@@ -134,10 +140,14 @@ class _Training:
         )
 
     def run(self, missing: Sequence[int], train: LabelledImages, validation: LabelledImages) -> tuple[set[int], bool]:
-        """Trains experts; returns the seeds trained in this process, and whether the time limit is reached."""
-        settings, crew = self.setup.config.experts, self.crew
+        """Trains experts, or waits for those that other runs train at this moment.
+
+        Returns:
+            The seeds trained in this process, and whether the time limit is reached.
+        """
+        settings, crew, executor = self.setup.config.experts, self.crew, self.setup.config.executor
         epochs, counter = len(missing) * settings.epochs, itertools.count(1)
-        here, over = set[int](), False
+        here, waiting, over = set[int](), list(missing), False
 
         def told(position: int, epoch: int) -> None:
             # Epochs of all experts are counted, since several may be trained at once; each rank trains an equal share.
@@ -145,12 +155,19 @@ class _Training:
 
         # The deadline is checked after each batch of experts: the ranks of a crew can only stop together, and experts
         # that are trained at the same time are finished at the same time.
-        together = crew.size * self.setup.config.executor.experts_at_once
+        together = crew.size * executor.experts_at_once
         in_batches = any(crew.gather(self.stopping.timed)) and together > 1
-        at_once = together if in_batches else max(1, len(missing))
-        for first in range(0, len(missing), at_once):
-            batch = missing[first : first + at_once]
-            with suppress(Interrupted), self.stopping.interrupting():
+        at_once = together if in_batches else crew.size * (executor.experts_per_call or max(1, len(missing)))
+        while waiting and not over:
+            with ExitStack() as claims, suppress(Interrupted), self.stopping.interrupting():
+                batch, elsewhere = self._claimed(waiting, at_once, claims)
+                for seed, accuracies in elsewhere.items():
+                    waiting.remove(seed)
+                    self.report(seed, True, accuracies)
+                    for _ in range(settings.epochs):
+                        told(0, 0)
+                if not batch and not elsewhere:
+                    self._wait(waiting)
                 for expert in self.session.train_experts(settings.training, train, validation, batch, told):
                     _require_movement(expert)
                     stored = self.expert_set.store.add(expert, self.setup.network)
@@ -159,10 +176,47 @@ class _Training:
                     self.stopping.progressed()
                     if together == 1 and self.stopping.time_is_over:
                         break
+                waiting = [seed for seed in waiting if seed not in batch]
             # Once every rank has answered, all experts of the batch are in the store.
-            if over := any(crew.gather(self.stopping.time_is_over)):
-                break
+            over = any(crew.gather(self.stopping.time_is_over))
         return here, over
+
+    def _claimed(
+        self, waiting: Sequence[int], most: int, claims: ExitStack
+    ) -> tuple[list[int], dict[int, tuple[float, ...]]]:
+        """Some experts for this run to train, claimed until `claims` closes.
+
+        Returns:
+            Their seeds, and the accuracies of those that other runs have trained meanwhile, by seed.
+        """
+        batch, elsewhere = list[int](), dict[int, tuple[float, ...]]()
+        store = self.expert_set.store
+        if self.crew.rank == 0:
+            there = store.index()
+            for seed in waiting:
+                if len(batch) == most:
+                    break
+                if seed in there:
+                    elsewhere[seed] = there[seed].validation_accuracy
+                elif claims.enter_context(store.claimed(seed)):
+                    batch.append(seed)
+        shared = self.crew.share([batch, [[seed, list(curve)] for seed, curve in elsewhere.items()]])
+        return list(shared[0]), {seed: tuple(curve) for seed, curve in shared[1]}
+
+    def _wait(self, waiting: Sequence[int]) -> None:
+        """Waits a moment for experts that other runs train."""
+        if self.crew.rank == 0:
+            words = (
+                f"waiting for the expert of seed {waiting[0]}, which {self.expert_set.store.trainer(waiting[0])} trains"
+            )
+            self._say_once(words)
+        stop_if_wanted()
+        time.sleep(_WAIT_S)
+
+    def _say_once(self, words: str) -> None:
+        if words not in self._said:
+            self._said.add(words)
+            logger.warning("%s", words)
 
 
 def _require_movement(expert: TrainedExpert) -> None:

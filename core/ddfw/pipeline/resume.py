@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from ddfw.pipeline.prepare import Plan
     from ddfw.pipeline.stopping import StageTimer
 
-#: Entries of a session's description that change no bit of a result: the size of a cluster, and `held_steps`, which a
-#: resumed run takes from its checkpoint.
-_WITHOUT_EFFECT = ("held_steps", "nodes", "cpus", "gpus")
+#: Entries of a session's description that change no bit of a result: the size of a cluster, worker processes, and
+#: `held_steps`, which a resumed run takes from its checkpoint.
+_WITHOUT_EFFECT = ("held_steps", "nodes", "cpus", "gpus", "workers")
 
 
 @define(kw_only=True)

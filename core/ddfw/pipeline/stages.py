@@ -19,7 +19,8 @@ from ddfw.engine.distill import Distillation, Learned, OuterState
 from ddfw.engine.experts import ExpertTeachers
 from ddfw.errors import DivergedError, OptionError, option_errors_at
 from ddfw.pipeline.evaluation.baselines import asked_baselines, distilled
-from ddfw.pipeline.evaluation.evaluator import Evaluator, FinalReports, cross_contexts, final
+from ddfw.pipeline.evaluation.evaluator import Evaluator
+from ddfw.pipeline.evaluation.final import FinalReports, cross_contexts, final
 from ddfw.pipeline.experts import ensure_experts
 from ddfw.pipeline.initial import initial_state
 from ddfw.pipeline.limits import require_room_for_run

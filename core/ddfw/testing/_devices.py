@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -55,12 +56,19 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     moved = any(isinstance(t, _Elsewhere) for t in leaves)
     if moved:
         _refuse_mixture(func._schema.name, args, leaves)
+        _refuse_writing_here(func._schema, args, kwargs)
     asked = kwargs.get("device")
     there = moved if asked is None else torch.device(asked).type == _ELSEWHERE.type
+    given = args, kwargs
     args, kwargs = tree_map(lambda t: t.held if isinstance(t, _Elsewhere) else t, (args, dict(kwargs)))
     if asked is not None and there:
         kwargs = {**kwargs, "device": _CPU}
     found = func(*args, **kwargs)
+    if torch.Tag.inplace_view in func.tags and isinstance(given[0][0], _Elsewhere):
+        # An operation such as unsqueeze_ gives its tensor another shape, which whoever called it goes on with.
+        with no_dispatch():
+            func(*given[0], **given[1])
+        return given[0][0]
     return tree_map(lambda t: _Elsewhere(t) if isinstance(t, Tensor) else t, found) if there else found
 
 
@@ -71,6 +79,17 @@ def _refuse_mixture(name: str, args: tuple[Any, ...], leaves: list[Tensor]) -> N
         leaves = [t for t in tree_leaves((args[0], args[2:])) if isinstance(t, Tensor)]
     if any(not isinstance(t, _Elsewhere) and t.ndim > 0 for t in leaves):
         raise RuntimeError(f"{name.removeprefix('aten::')} mixes a tensor of the CPU with tensors of the device")
+
+
+def _refuse_writing_here(schema: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """A number of the CPU may be read by an operation of the device, but not written, as in `total += loss`."""
+    if schema.name == "aten::copy_":
+        return
+    for position, argument in enumerate(schema.arguments):
+        given = args[position] if position < len(args) else kwargs.get(argument.name)
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        if written and isinstance(given, Tensor) and not isinstance(given, _Elsewhere):
+            raise RuntimeError(f"{schema.name.removeprefix('aten::')} writes what is on the device to the CPU")
 
 
 class _Operations(TorchDispatchMode):

@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ddfw.contracts.dataset import ImageSpec
+from ddfw.contracts.evaluation import EvaluationTask, ask_sets
 from ddfw.contracts.executor import (
     AbstractExecutor,
     Evaluated,
@@ -29,7 +30,7 @@ from ddfw.engine.evaluate import evaluate_network
 from ddfw.engine.experts import train_expert
 from ddfw.engine.inner import Network, build_module
 from ddfw.engine.metagradient import meta_gradient
-from ddfw.errors import OptionError
+from ddfw.errors import DivergedError, OptionError
 from ddfw.testing._common import Checked, generator, undisturbed
 from ddfw.testing._component import checking
 from ddfw.testing._fakes import Brighten, EndAndMiddle, TinyModel, real_images
@@ -192,6 +193,33 @@ class _Case:
             )
             again = ask_classes(session, SETTINGS, there, judge_there, self.seed, range(4), purpose, lambda done: None)
             self.check_classes(again, found, judge_there)
+        self.check_sets(session, there, judge_there)
+
+    def check_sets(self, session: ExecutorSession, train: LabelledImages, judge: LabelledImages) -> None:
+        """Checks that several sets that are evaluated side by side have the accuracies of each by itself."""
+        tasks = [
+            EvaluationTask(
+                settings=evolve(SETTINGS, lr=lr),
+                train=train,
+                test=judge,
+                networks=range(2),
+                purpose="eval",
+                classes=True,
+            )
+            for lr in (SETTINGS.lr, SETTINGS.lr / 8)
+        ]
+        told: list[tuple[int, int]] = []
+        found = list(ask_sets(session, tasks, self.seed, lambda *at: told.append(at)))
+        positions = sorted(position for position, _ in found)
+        self.subject.require(positions == [0, 1], f"evaluate_sets gives the sets {positions} of 0 and 1")
+        wrong = f"evaluate_sets tells on_network {told}, expected (set, networks done) once for each network"
+        self.subject.require(sorted(told) == [(p, n) for p in range(2) for n in (1, 2)], wrong)
+        for position, evaluated in found:
+            if isinstance(evaluated, DivergedError):
+                self.subject.fail(f"evaluate_sets: set {position} diverges, and does not by itself ({evaluated})")
+            settings = tasks[position].settings
+            alone = session.evaluate(settings, train, judge, self.seed, range(2), "eval", lambda done: None)
+            self.check_classes(evaluated, alone, judge)
 
     def check_classes(self, found: Evaluated, accuracies: Sequence[float], test: LabelledImages) -> None:
         """Checks that predicted classes, where a session gives some, are those behind the accuracies."""

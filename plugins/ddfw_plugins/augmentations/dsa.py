@@ -13,7 +13,6 @@ import torch
 from attrs import frozen
 from attrs.validators import ge, le
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from ddfw import AbstractAugmentation, Draws, option
 
@@ -162,9 +161,31 @@ def _hole(offset: Tensor, size: int, side: int) -> Tensor:
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Samples images bilinearly at positions multiplied by matrices [B, 2, 2]; 0 outside; corner pixels are at ±1."""
     rows, columns = (_positions(side, images) for side in images.shape[2:])
-    # All x of an image come before all y, which grid_sample reads faster than the pairs of affine_grid.
+    # All x of an image come before all y, which the sampler reads faster than the pairs of affine_grid.
     moved = matrices[:, :, 0, None, None] * columns + matrices[:, :, 1, None, None] * rows[:, None]  # [B, 2, H, W]
-    return grid_sample(images, moved.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=True)
+    if images.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
+        return _gathered(images, moved)
+    # `grid_sample` would take cuDNN's sampler on a GPU: it refuses some memory layouts, and computes a gradient of the
+    # positions that nobody reads. 0, 0: bilinear, and zeros outside.
+    return torch.grid_sampler_2d(images, moved.permute(0, 2, 3, 1), 0, 0, True)
+
+
+def _gathered(images: Tensor, positions: Tensor) -> Tensor:
+    """Samples images bilinearly as `_warp` does, at positions [B, 2, H, W] in [−1, 1], by reading four pixels for each.
+
+    The backward pass of reading by indices repeats to the bit on a GPU, which that of PyTorch's sampler does not.
+    """
+    b, _, h, w = images.shape
+    x, y = ((positions[:, axis] + 1) * ((side - 1) / 2) for axis, side in ((0, w), (1, h)))  # [B, H, W], in pixels
+    number, pixels = torch.arange(b, device=images.device)[:, None, None], images.movedim(1, 3)
+    found = torch.zeros_like(pixels)
+    for row in (y.floor(), y.floor() + 1):
+        for column in (x.floor(), x.floor() + 1):
+            inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+            weight = (1 - (y - row).abs()) * (1 - (x - column).abs()) * inside
+            place = number, row.clamp(0, h - 1).long(), column.clamp(0, w - 1).long()
+            found = found + pixels[place] * weight[..., None]
+    return found.movedim(3, 1)
 
 
 def _positions(side: int, like: Tensor) -> Tensor:

@@ -7,17 +7,14 @@ import random
 import signal
 import socket
 import threading
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define, field
 
 from ddfw import OptionError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ddfw.remote.shelf import Shelf
 
 #: Environment variables that are set while Ray is in use, and those that Ray itself changes.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -162,22 +159,9 @@ def _restore_handler() -> None:
             signal.signal(signal.SIGTERM, _CONNECTION.handler)
 
 
-class Shelf:
-    """Tensors in Ray's object store; each is put there once, and again only after it was changed in place."""
-
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
-        self._there: dict[int, tuple[weakref.ref[Tensor], int, Any]] = {}
-
-    def put(self, tensor: Tensor) -> Any:
-        """Stores a tensor unless it is there, and returns the reference to hand to a task."""
-        kept = self._there.get(id(tensor))
-        if kept is not None and kept[0]() is tensor and kept[1] == tensor._version:
-            return kept[2]
-        self._there = {key: kept for key, kept in self._there.items() if kept[0]() is not None}
-        reference = self._ray.put(tensor.detach().cpu().contiguous().numpy())
-        self._there[id(tensor)] = (weakref.ref(tensor), tensor._version, reference)
-        return reference
+def shelf(ray: Any) -> Shelf[Any]:
+    """Tensors in Ray's object store; what is handed to a task is a reference."""
+    return Shelf(lambda tensor: ray.put(tensor.detach().cpu().contiguous().numpy()))
 
 
 def require_room(ray: Any, cpus: float, gpus: float) -> None:

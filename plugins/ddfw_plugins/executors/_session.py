@@ -38,6 +38,8 @@ class LocalSession:
         together: how many networks are trained at a time, as one vectorised network.
         training: a context that is entered while networks train; it sets the precision.
         prepare: applied to images and labels before networks train on them.
+        student: the network of meta-gradients, if it computes in another way than the one of training; else None.
+        gradient: a context that is entered for each meta-gradient; it sets the precision.
     """
 
     _context: ExecutorContext
@@ -47,6 +49,8 @@ class LocalSession:
     _together: int = field(default=1, kw_only=True)
     _training: Callable[[], AbstractContextManager[object]] = field(default=nullcontext, kw_only=True)
     _prepare: Callable[[LabelledImages], LabelledImages] = field(default=lambda data: data, kw_only=True)
+    _student: Network | None = field(default=None, kw_only=True)
+    _gradient: Callable[[], AbstractContextManager[object]] = field(default=nullcontext, kw_only=True)
     _budget: StepBudget | None = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -82,20 +86,21 @@ class LocalSession:
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
         """Computes the meta-gradient, holding as many step graphs as fit the memory, which the first call measures."""
-        c = self._context
-        if self._budget is None:
-            self._budget = step_budget(c.gradient, problem, self._network, segments[0].start, self.device)
-        return meta_gradient(
-            self._network,
-            c.augmentation,
-            c.loss,
-            problem,
-            segments,
-            method=c.gradient.method,
-            tesla_form=c.gradient.tesla_form,
-            held_steps=self._budget.held_steps,
-            steps=self._steps,
-        )
+        c, student = self._context, self._student or self._network
+        with self._gradient():
+            if self._budget is None:
+                self._budget = step_budget(c.gradient, problem, student, segments[0].start, self.device)
+            return meta_gradient(
+                student,
+                c.augmentation,
+                c.loss,
+                problem,
+                segments,
+                method=c.gradient.method,
+                tesla_form=c.gradient.tesla_form,
+                held_steps=self._budget.held_steps,
+                steps=self._steps,
+            )
 
     def evaluate(
         self,

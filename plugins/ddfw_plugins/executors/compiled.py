@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType
@@ -56,7 +57,7 @@ class CompiledSteps:
         self._say = say
         self._failed: str | None = None
         self._begun = False
-        student = Network(with_products(copy.deepcopy(network.module)))
+        student = type(network)(with_products(copy.deepcopy(network.module)))
 
         def gradient(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
             return grad(lambda point: inner_loss(student, point, images, targets))(theta)  # type: ignore[no-any-return]
@@ -79,6 +80,7 @@ class CompiledSteps:
 
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss's gradient [P] at θ [P], for images [B, C, H, W] and probabilities [B, m], compiled."""
+        images = _in_rows(images)
         found: Tensor = self._try(
             lambda: self._gradient(theta, images, targets), lambda: self._eager.gradient(theta, images, targets)
         )
@@ -95,6 +97,7 @@ class CompiledSteps:
         learn_targets: bool = True,
     ) -> StepPullback:
         """Derivatives of s = g·λ for λ = `cotangent` [P], compiled; ∂s/∂θ only if `through_theta`."""
+        images = _in_rows(images)
 
         def compiled() -> StepPullback:
             if not through_theta:
@@ -126,14 +129,29 @@ class CompiledSteps:
             return eager()
 
 
+def _in_rows(images: Tensor) -> Tensor:
+    """The images [B, C, H, W] with the strides of a fresh tensor, as the steps are compiled for one set of strides.
+
+    Those that dsa has cropped lie channels last, and would be compiled to kernels of their own. An axis of one element
+    may have any stride, which only the two views put right.
+    """
+    return images.contiguous().view(-1).view(images.shape)
+
+
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Silences torch's extension builder, which logs on every machine without a GPU that there is none."""
+    """Silences torch's extension builder, which logs on every machine without a GPU that there is none.
+
+    Also ignores warnings: those of the compiler are about its own code or about TF32, and where warnings are errors
+    (`python -W error`) one of them would end the compilation.
+    """
     log = logging.getLogger("torch.utils.cpp_extension")
     before = log.level
     log.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         log.setLevel(before)
 

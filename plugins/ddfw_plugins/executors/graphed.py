@@ -84,15 +84,25 @@ class GraphedSteps:
         if key not in self._replays:
             try:
                 self._replays[key] = self._capture(function, inputs)
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:
+                if cause := _no_fault_of_the_capture(error):
+                    raise cause from None
                 self._failed = True
                 self._replays.clear()
                 text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 self._say(f"the student's step could not be captured in a CUDA graph and runs without ({text})")
                 return function(*inputs)
         return self._replays[key](*inputs)
+
+
+def _no_fault_of_the_capture(error: BaseException | None) -> BaseException | None:
+    """Full memory or Ctrl-C, if the error is it or came while it was handled; None for other errors.
+
+    A capture in which either comes ends with an error of its own, which only knows that the capture is broken.
+    """
+    while isinstance(error, Exception) and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class CudaCapture:
@@ -108,18 +118,26 @@ class CudaCapture:
             return self._captured(function, inputs)
 
     def _captured(self, function: Function, inputs: Sequence[Tensor]) -> Function:
-        own = [tensor.detach().clone() for tensor in inputs]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        # With strides of their own: those of the first batch would decide on the kernels of all that follow.
+        own = [tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in inputs]
+        # PyTorch's own stream for captures would belong to the GPU of the process's first capture.
+        before, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(before)
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
                 function(*own)
-        torch.cuda.current_stream().wait_stream(side)
+        before.wait_stream(side)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            outputs = function(*own)
+        try:
+            # Other threads, such as one that copies data, may use the GPU meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+                outputs = function(*own)
+        except BaseException:
+            # Where ending a capture fails, torch.cuda.graph does not get to leaving its stream.
+            torch.cuda.set_stream(before)
+            raise
 
         def replay(*given: Tensor) -> tuple[Tensor, ...]:
             for mine, theirs in zip(own, given, strict=True):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
@@ -16,23 +14,22 @@ import torch
 from attrs import Factory, astuple, define, field, frozen
 from attrs.validators import ge, gt, in_, le, optional
 
-from ddfw import AbstractExecutor, DdfwError, option
+from ddfw import AbstractExecutor, option
 from ddfw.contracts.executor import Evaluated
-from ddfw.engine.interruption import stop_if_wanted
 from ddfw_plugins.executors import _ray_tasks
-from ddfw_plugins.executors._ray_cluster import Shelf, connected, require_room
-from ddfw_plugins.executors.cpu import Cpu
-from ddfw_plugins.executors.cuda import Cuda
+from ddfw_plugins.executors._ray_cluster import connected, require_room, shelf
+from ddfw_plugins.executors._ray_jobs import Cluster, Job
+from ddfw_plugins.executors.cpu import NETWORK_THREADS, Cpu
+from ddfw_plugins.executors.cuda import ARITHMETIC, Lower, cuda_with
 
 if TYPE_CHECKING:
     from ddfw import LabelledImages, MetaGradient, Segment
     from ddfw.contracts.executor import ExecutorContext, ExecutorSession, Problem, TrainedExpert
     from ddfw.contracts.settings import TrainingSettings
+    from ddfw.remote.shelf import Shelf
 
-#: Seconds between two questions how many epochs running experts have done.
-_LOOK_S = 1.0
-#: Seconds between two questions whether a task has finished, at most; right after one has finished they come faster.
-_POLL_S = 0.05
+#: What an option of `cuda` is where nobody says.
+_CUDA = "the default is cuda's"
 
 
 @final
@@ -57,24 +54,50 @@ class Ray(AbstractExecutor):
     threads: int | None = option(
         None,
         validator=optional([ge(1), le(1024)]),
-        help="PyTorch's threads in a task; the default is as many as in this process, which gives the same numbers",
+        help="PyTorch's threads in a task; the default is that of the executor cpu for experts and networks, 1, which "
+        "gives the same numbers",
     )
     retries: int = option(3, validator=ge(0), help="how often a task whose worker was lost is started again")
     device: Literal["cpu", "cuda"] = option(
         "cpu", validator=in_(("cpu", "cuda")), help="where this process computes meta-gradients"
+    )
+    compile: bool | None = option(
+        None, help="compile the student's step in this process; the default is that of the executors cpu and cuda"
+    )
+    graphs: bool | None = option(None, help=f"device cuda only: replay it as a CUDA graph; {_CUDA}")
+    gradient: Lower | None = option(
+        None,
+        validator=optional(in_(ARITHMETIC)),
+        help=f"device cuda only: arithmetic of the student's network; {_CUDA}",
+    )
+    training: Lower | None = option(
+        None,
+        validator=optional(in_(ARITHMETIC)),
+        help=f"gpus above 0 only: arithmetic of experts and evaluation networks; {_CUDA}",
+    )
+    channels_last: bool | None = option(
+        None, help=f"gpus above 0 only: images in tasks lie channel by channel last; {_CUDA}"
+    )
+    deterministic: bool | None = option(
+        None, help=f"on GPUs only: take only operations that repeat to the bit; {_CUDA}"
     )
 
     def __attrs_post_init__(self) -> None:
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus above 1 have to be whole, got {self.gpus}")
 
+    @property
+    def expert_arithmetic(self) -> str:
+        """The option `training`, where tasks train on GPUs."""
+        return self._on("cuda").expert_arithmetic if self.gpus else "float32"
+
     @contextmanager
     def open(self, context: ExecutorContext) -> Iterator[RaySession]:
         """A session. A cluster that was started for it ends when the last open session closes."""
         from ddfw.remote.tasks import pack_job
 
-        with _on(self.device).open(context) as here:
-            job = pack_job(context, _on("cuda" if self.gpus else "cpu"), self._task_threads())
+        with self._on(self.device).open(context) as here:
+            job = pack_job(context, self._there(), self._task_threads())
             with self._cluster() as cluster:
                 session = RaySession(self, context, job, here, cluster)
                 try:
@@ -89,158 +112,33 @@ class Ray(AbstractExecutor):
             return
         with self._cluster() as cluster:
             jobs = [
-                _Job(f"{task} {position}", _ray_tasks.call, (task, text, threads, folder))
+                Job(f"{task} {position}", _ray_tasks.call, (task, text, threads, folder))
                 for position, text in enumerate(texts)
             ]
             for position, result in cluster.run(jobs):
                 yield position, json.loads(result)
 
     @contextmanager
-    def _cluster(self) -> Iterator[_Cluster]:
+    def _cluster(self) -> Iterator[Cluster]:
         cores = None if self.workers is None else max(1, math.ceil(self.workers * self.cpus))
         with connected(self.address, cores) as ray:
             require_room(ray, self.cpus, self.gpus)
-            cluster = _Cluster(self, ray)
+            cluster = Cluster(self, ray)
             try:
                 yield cluster
             finally:
                 cluster.close()
 
+    def _on(self, device: str) -> AbstractExecutor:
+        """The executor of this process."""
+        return cuda_with(self, device="cuda") if device == "cuda" else Cpu(compile=bool(self.compile), workers=1)
+
+    def _there(self) -> AbstractExecutor:
+        """The executor in a task."""
+        return cuda_with(self, device="cuda") if self.gpus else Cpu(threads=self._task_threads(), workers=1)
+
     def _task_threads(self) -> int:
-        return torch.get_num_threads() if self.threads is None else self.threads
-
-
-def _on(device: str) -> AbstractExecutor:
-    """The executor of one machine for a device, with its default options."""
-    return Cuda() if device == "cuda" else Cpu()
-
-
-@frozen
-class _Job:
-    """One task: a title for messages, a function of `_ray_tasks`, and its arguments."""
-
-    title: str
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-
-
-@define
-class _Cluster:
-    """Runs jobs as Ray tasks.
-
-    Args:
-        options: the executor, whose fields are its options.
-        ray: the library, connected.
-        outstanding: the reference of each task that has not ended, with its job's position.
-        closed: whether the session is over.
-    """
-
-    options: Ray
-    ray: Any
-    outstanding: dict[Any, int] = field(factory=dict)
-    closed: bool = False
-
-    def close(self) -> None:
-        """Cancels all running tasks. Ray must not be called afterwards: it would start a new cluster."""
-        self._cancel(self.outstanding)
-        self.closed = True
-
-    def run(self, jobs: Sequence[_Job], look: Callable[[], None] = lambda: None) -> Iterator[tuple[int, Any]]:
-        """Yields the position and result of each job when it is finished; calls `look` about once a second.
-
-        After a failure, jobs before the failed one are finished and jobs after it are cancelled. So the error raised is
-        the one that a loop over the jobs would have met first.
-
-        Raises:
-            DdfwError: a job's worker was lost more often than `retries` allows.
-            Exception: whatever a job raised.
-        """
-        most, pause, looked = self.options.workers or len(jobs), 0.001, time.monotonic()
-        waiting, running, failed = deque(range(len(jobs))), dict[Any, int](), dict[int, Exception]()
-        try:
-            while running or waiting:
-                while waiting and len(running) < most:
-                    position = waiting.popleft()
-                    reference = self._submit(jobs[position])
-                    running[reference] = self.outstanding[reference] = position
-                stop_if_wanted()
-                ready = self._ready(list(running), pause)
-                pause = 0.001 if ready else min(_POLL_S, 1.5 * pause)
-                for reference in sorted(ready, key=running.__getitem__):
-                    position = running.pop(reference)
-                    del self.outstanding[reference]
-                    try:
-                        result = self._result(jobs[position], reference)
-                    except Exception as error:
-                        failed[position] = error
-                    else:
-                        yield position, result
-                        if self.closed:
-                            raise DdfwError("the session of executor ray is closed")
-                if time.monotonic() - looked > _LOOK_S:
-                    look()
-                    looked = time.monotonic()
-                if failed:
-                    first = min(failed)
-                    waiting = deque(position for position in waiting if position < first)
-                    late = [reference for reference, position in running.items() if position > first]
-                    running = {r: position for r, position in running.items() if position < first}
-                    self._cancel(late)
-        finally:
-            self._cancel(running)
-        if failed:
-            raise failed[min(failed)]
-
-    def _ready(self, references: list[Any], pause: float) -> list[Any]:
-        """The tasks that have ended; pauses if none has."""
-        ray = self.ray
-        if ray.get_runtime_context().get_task_id() is not None:
-            # This process is itself a task, such as a trial: Ray lends its CPUs to other tasks only inside `ray.wait`.
-            ray.wait(references, num_returns=1, timeout=_LOOK_S)
-        # Pauses are made by `sleep`: `ray.wait` turns whatever a signal's handler raises into a KeyboardInterrupt.
-        ready: list[Any] = ray.wait(references, num_returns=len(references), timeout=0)[0]
-        if not ready:
-            time.sleep(pause)
-        return ready
-
-    def _submit(self, job: _Job) -> Any:
-        o = self.options
-        remote = self.ray.remote(job.function).options(
-            name=f"ddfw {job.title}",
-            num_cpus=o.cpus,
-            num_gpus=o.gpus,
-            max_retries=o.retries,
-            retry_exceptions=False,
-        )
-        return remote.remote(*job.arguments)
-
-    def _result(self, job: _Job, reference: Any) -> Any:
-        from ddfw.remote.tasks import error_from
-
-        try:
-            outcome = self.ray.get(reference)
-        except self.ray.exceptions.RayTaskError as error:  # from outside our code, which returns its errors as data
-            reason = str(error).strip().splitlines()[-1]
-            raise DdfwError(
-                f"a Ray worker could not start {job.title}: {reason}; ddfw and its plugins have to be installed there"
-            ) from None
-        except self.ray.exceptions.RayError as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise DdfwError(
-                f"{job.title} was lost with its Ray worker, {self.options.retries + 1} times (executor.retries = "
-                f"{self.options.retries}): {reason}; what was finished is kept, the same command goes on from there"
-            ) from None
-        if outcome["error"] is not None:
-            raise error_from(outcome["error"])
-        return outcome["value"]
-
-    def _cancel(self, references: Iterable[Any]) -> None:
-        if self.closed or not self.ray.is_initialized():
-            return
-        for reference in list(references):
-            self.outstanding.pop(reference, None)
-            with suppress(Exception):  # it has ended, or its node is gone
-                self.ray.cancel(reference, force=True)
+        return NETWORK_THREADS if self.threads is None else self.threads
 
 
 @define(eq=False)
@@ -259,8 +157,8 @@ class RaySession:
     _context: ExecutorContext
     _job: Mapping[str, Any]
     _here: ExecutorSession
-    _cluster: _Cluster
-    _shelf: Shelf = field(init=False, default=Factory(lambda self: Shelf(self._cluster.ray), takes_self=True))
+    _cluster: Cluster
+    _shelf: Shelf[Any] = field(init=False, default=Factory(lambda self: shelf(self._cluster.ray), takes_self=True))
     _progress: Any = field(init=False, default=None)
     _calls: Iterator[int] = field(init=False, factory=count)
 
@@ -313,7 +211,7 @@ class RaySession:
 
         head, data = self._head(settings, train), self._data(train, validation)
         jobs = [
-            _Job(f"expert of seed {seed}", _ray_tasks.expert, (*head, seed, f"{call}/{position}", progress, *data))
+            Job(f"expert of seed {seed}", _ray_tasks.expert, (*head, seed, f"{call}/{position}", progress, *data))
             for position, seed in enumerate(seeds)
         ]
         for position, record in self._cluster.run(jobs, look):
@@ -351,7 +249,7 @@ class RaySession:
         """As `evaluate`, with the classes that each network predicts."""
         head, data = self._head(settings, train), self._data(train, test)
         jobs = [
-            _Job(f"network {number} ({purpose})", _ray_tasks.network, (*head, seed, number, purpose, *data))
+            Job(f"network {number} ({purpose})", _ray_tasks.network, (*head, seed, number, purpose, *data))
             for number in networks
         ]
         found = dict[int, Mapping[str, Any]]()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import torch
 from attrs import evolve, frozen
@@ -23,13 +23,15 @@ from ddfw.errors import Interrupted
 from ddfw.process.ranks import Launch, launch
 from ddfw_plugins.executors._process_group import ProcessCrew, assembled, current
 from ddfw_plugins.executors.cpu import Cpu
-from ddfw_plugins.executors.cuda import Cuda
+from ddfw_plugins.executors.cuda import ARITHMETIC, Cuda, Lower, cuda_with
 
 if TYPE_CHECKING:
     from ddfw import Segment
     from ddfw.contracts.executor import ExecutorContext, ExecutorSession, LabelledImages, Problem, TrainedExpert
     from ddfw.contracts.settings import TrainingSettings
 
+#: What an option of `cuda` is where nobody says.
+_CUDA = "the default is cuda's"
 _START = "torchrun --nproc-per-node N -m ddfw run … --executor torchrun"
 
 
@@ -57,6 +59,32 @@ class Torchrun(AbstractExecutor):
     compile: bool | None = option(
         None, help="compile the student's step on each rank; the default is that of the executors cpu and cuda"
     )
+    graphs: bool | None = option(None, help=f"GPUs only: replay it as a CUDA graph; {_CUDA}")
+    training: Lower | None = option(
+        None,
+        validator=optional(in_(ARITHMETIC)),
+        help=f"GPUs only: arithmetic of experts and evaluation networks; {_CUDA}",
+    )
+    gradient: Lower | None = option(
+        None, validator=optional(in_(ARITHMETIC)), help=f"GPUs only: arithmetic of the student's network; {_CUDA}"
+    )
+    deterministic: bool | None = option(None, help=f"GPUs only: take only operations that repeat to the bit; {_CUDA}")
+    channels_last: bool | None = option(None, help=f"GPUs only: images lie channel by channel last; {_CUDA}")
+    together: int | None = option(
+        None,
+        validator=optional(ge(1)),
+        help=f"GPUs only: experts and evaluation networks that each rank trains at a time; {_CUDA}",
+    )
+
+    @property
+    def experts_at_once(self) -> int:
+        """The option `together`, on GPUs."""
+        return self._on_gpu().experts_at_once if self._gpus() else 1
+
+    @property
+    def expert_arithmetic(self) -> str:
+        """The option `training`, on GPUs."""
+        return self._on_gpu().expert_arithmetic if self._gpus() else "float32"
 
     @contextmanager
     def assemble(self) -> Iterator[Crew]:
@@ -86,7 +114,7 @@ class Torchrun(AbstractExecutor):
             yield SharedSession(session, crew)
 
     def _device(self, here: Launch | None) -> torch.device:
-        gpus = torch.cuda.device_count() if self.device != "cpu" and torch.cuda.is_available() else 0
+        gpus = self._gpus()
         if self.device == "cuda" and not gpus:
             raise OptionError("no GPU that PyTorch can use; device = 'cpu' works anywhere", "device")
         if not gpus:
@@ -100,10 +128,18 @@ class Torchrun(AbstractExecutor):
             )
         return torch.device("cuda", 0 if here is None else here.local_rank)
 
+    def _gpus(self) -> int:
+        """How many GPUs of this machine are to be used."""
+        return torch.cuda.device_count() if self.device != "cpu" and torch.cuda.is_available() else 0
+
+    def _on_gpu(self, device: str = "cuda") -> Cuda:
+        return cuda_with(self, device=device)
+
     def _inner(self, device: torch.device) -> AbstractExecutor:
         """The executor that does a rank's share: `cpu` or `cuda`."""
-        more: dict[str, Any] = {} if self.compile is None else {"compile": self.compile}
-        return Cpu(threads=self.threads, **more) if device.type == "cpu" else Cuda(device=str(device), **more)
+        if device.type == "cuda":
+            return self._on_gpu(str(device))
+        return Cpu(threads=self.threads or torch.get_num_threads(), workers=1, compile=bool(self.compile))
 
 
 def _with_its_memory(context: ExecutorContext, neighbours: int, crew: Crew) -> ExecutorContext:

@@ -218,7 +218,8 @@ class LowRankSpace(AbstractParameterization):
         else:
             core, subspace = index, self._owner(counts)[index]
         shape = params["core_shape"].tolist()
-        # index_select is used because the gradient of indexing with [...] sums in the random order of threads.
+        # On a CPU the gradient of indexing with [...] sums in the random order of threads, that of index_select does
+        # not. On a GPU it does, unless executor.deterministic is set.
         images = unflatten_cores(params["cores"].index_select(0, core), shape, self.ranks)
         if "map_h" in params:
             images = params["map_h"].index_select(0, subspace).unsqueeze(1) @ images

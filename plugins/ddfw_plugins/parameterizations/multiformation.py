@@ -86,7 +86,8 @@ class MultiFormation(AbstractParameterization):
     def decode(self, params: Params, index: Tensor) -> Tensor:
         """Decodes images [B, C, H, W]; image i is patch i % f² of stored image i // f², upsampled."""
         factor = self.factor
-        # index_select is used because the gradient of indexing with [...] sums in the random order of threads.
+        # On a CPU the gradient of indexing with [...] sums in the random order of threads, that of index_select does
+        # not. On a GPU it does, unless executor.deterministic is set.
         stored = params["images"].index_select(0, index // factor**2)
         height, width = stored.shape[2:]
         padded = pad(stored, (0, -width % factor, 0, -height % factor))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ddfw.config.layers import gather
 from ddfw.config.load import structured_config
@@ -36,6 +37,31 @@ def test_gsam_experts_lie_in_another_folder_for_each_rho_and_alpha(store):
     variants = [(), (gsam,), (gsam, "experts.gsam_rho=0.02"), (gsam, "experts.gsam_alpha=0.3")]
     assert len({store(*v).folder.name for v in variants}) == 4
     assert store(gsam).key["training"]["sharpness"] == {"rho": 0.01, "alpha": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("options", "arithmetic"),
+    [
+        (("executor=cpu",), None),
+        (("executor=torchrun",), None),  # on this machine's processors
+        (("executor=ray",), None),
+        (("executor=cuda", "executor.training=float32"), None),
+        (("executor=cuda",), "tf32"),
+        (("executor=cuda", "executor.training=bf16"), "bf16"),
+        (("executor=cuda", "executor.training=bf16", "run.precision=float64"), None),
+        (("executor=ray", "executor.gpus=1"), "tf32"),
+        (("executor=ray", "executor.gpus=1", "executor.training=bf16"), "bf16"),
+        (("executor=cuda", "executor.gradient=bf16", "executor.training=float32"), None),
+    ],
+    ids=str,
+)
+def test_experts_of_a_lower_arithmetic_lie_in_a_store_of_their_own(store, monkeypatch, options, arithmetic):
+    """Broken: experts of bfloat16 are taken for those of float32; or those trained so far are trained again."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    precision = tuple(word for word in options if "precision" in word)
+    here, found = store(*precision), store(*options)
+    assert found.key == ({**here.key, "arithmetic": arithmetic} if arithmetic else here.key)
+    assert (found.folder == here.folder) == (arithmetic is None)
 
 
 def test_gsams_numbers_do_not_matter_to_plain_sgd(store):

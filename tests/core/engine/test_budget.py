@@ -296,11 +296,17 @@ def test_where_nobody_can_say_nothing_is_made_up(tmp_path):
 
 
 def test_cuda_memory_is_what_is_free_and_what_the_allocator_has_spare(monkeypatch):
-    """Broken: memory that PyTorch keeps for itself would be counted as taken, or the whole device as free."""
+    """Broken: memory that PyTorch keeps for itself counts as taken, or that of captured graphs as free."""
+
+    def segment(total, active, device=0, pool=(0, 0)):
+        return {"device": device, "segment_pool_id": pool, "total_size": total, "active_size": active}
+
+    segments = [segment(500, 300), segment(200, 0), segment(5000, 100, pool=(0, 3)), segment(300, 0, device=1)]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 8000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
-    assert available_memory(torch.device("cuda")) == 1400
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert available_memory(torch.device("cuda")) == available_memory(torch.device("cuda:0")) == 1400
+    assert available_memory(torch.device("cuda:1")) == 1300
 
 
 def test_the_peak_counts_what_is_alive_together():

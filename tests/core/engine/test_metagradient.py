@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from attrs import frozen
@@ -10,8 +12,10 @@ from ddfw import ImageSpec, Segment
 from ddfw.contracts.augmentation import Draws
 from ddfw.contracts.executor import Problem, Schedule
 from ddfw.engine import norms, pooling
+from ddfw.engine.experts import ExpertTeachers
 from ddfw.engine.inner import Network, build_module
 from ddfw.engine.metagradient import Path, meta_gradient
+from ddfw.testing._devices import _stand_in
 from ddfw_plugins.augmentations.dsa import FAMILIES, Siamese
 from ddfw_plugins.augmentations.none import NoAugmentation
 from ddfw_plugins.losses.ratio import Ratio
@@ -276,3 +280,32 @@ def test_a_loss_sees_the_path_as_a_sequence_and_pays_only_for_what_it_reads():
     assert not points[0].requires_grad and not points[3].requires_grad
     with pytest.raises(IndexError, match="rows 0 … 3"):
         path[4]
+
+
+class Shifted(torch.nn.Module):
+    """A network with a table of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3 * 4 * 4, 2)
+        self.register_buffer("table", torch.linspace(-1, 1, 3 * 4 * 4))
+
+    def forward(self, images):
+        return self.layer(images.flatten(1) + self.table)
+
+
+def test_teachers_take_a_networks_buffers_to_where_the_images_are():
+    """Broken: on a GPU, experts of such a network cannot label images, and a run's memory cannot be predicted."""
+    network = Network(Shifted())
+    snapshots = torch.randn(1, 3, network.num_parameters, generator=torch.Generator().manual_seed(0))
+    experts = SimpleNamespace(num_experts=1, num_epochs=2, snapshots=lambda number, epochs: snapshots[number][epochs])
+    images = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    wanted = ExpertTeachers(network, experts).logits(images)
+    assert network.to(torch.device("cpu")) is network
+    with _stand_in() as device:
+        teachers = ExpertTeachers(network, experts)
+        for _ in range(2):
+            found = teachers.logits(images.to(device))
+            assert found.device.type == device.type
+            assert torch.equal(found.cpu(), wanted)
+        assert network.module.table.device.type == "cpu"

@@ -101,6 +101,35 @@ def test_finite_differences_agree(groups):
     assert torch.autograd.gradgradcheck(layer, inputs)
 
 
+@pytest.mark.parametrize("smallest", [1, 10**9], ids=["ours", "PyTorch's"])
+def test_weights_may_lie_apart(monkeypatch, smallest):
+    """Broken: weights that are a column of a table are read as if they lay one after the other (torch 2.11)."""
+    monkeypatch.setattr(norms, "SMALLEST", smallest)
+    plain, ours = pair(2)
+    table = torch.stack([plain.weight.detach(), plain.bias.detach(), normal(6, seed=9)], dim=1).requires_grad_()
+    x = normal(3, 6, 4, 5).requires_grad_()
+
+    def derivatives(layer, weight, bias):
+        value = functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+        first = torch.autograd.grad(value.sin().sum(), (x, table), create_graph=True)
+        return value, *first, *torch.autograd.grad(sum(f.square().sum() for f in first), (x, table))
+
+    found = derivatives(ours, table[:, 0], table[:, 1])
+    wanted = derivatives(plain, table[:, 0].contiguous(), table[:, 1].contiguous())
+    assert apart(found, wanted) <= 1e-12
+
+
+@pytest.mark.parametrize("smallest", [1, 10**9], ids=["ours", "PyTorch's"])
+def test_many_at_once_may_lie_channels_last(monkeypatch, smallest):
+    """Broken: several networks at a time cannot take images that lie channels last (torch 2.11)."""
+    monkeypatch.setattr(norms, "SMALLEST", smallest)
+    _, ours = pair(2)
+    x = normal(3, 2, 6, 4, 4)
+    last = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (3, 2))
+    with torch.no_grad():
+        assert torch.allclose(vmap(ours)(last), torch.stack([ours(some) for some in x]), rtol=1e-12, atol=1e-12)
+
+
 FORMS = {
     "channels last": lambda: normal(3, 6, 4, 4).contiguous(memory_format=torch.channels_last),
     "transposed": lambda: normal(3, 6, 5, 4).transpose(2, 3),

@@ -15,6 +15,7 @@ from ddfw.forecast.memory import expected_hold
 from ddfw.forecast.time import CostClock, duration_of, num_baseline_images, predicted_times
 from ddfw.pipeline.evaluation.baselines import BASELINES
 from ddfw.pipeline.runner import Places, run
+from ddfw.remote.pool import START_S
 
 
 class FakeClock:
@@ -178,6 +179,19 @@ def test_all_stages_add_up_over_selections_baselines_and_other_networks(make):
     assert found["total"] == pytest.approx(found["experts"] + found["distill"] + found["evaluate"], abs=MS)
 
 
+def test_workers_of_the_session_shorten_what_they_share(make):
+    """Broken: a run on sixteen cores would be predicted as on one."""
+    made = make()
+    alone, _, _ = forecast(made, missing=4)
+    clock = FakeClock()
+    made, _ = scripted(made, clock)
+    found = predicted_times(made, Scripted(clock, described={"type": "scripted", "workers": 2}), 4, clock)
+    assert found["workers"] == 2
+    assert found["seconds"]["experts"] == pytest.approx(alone["experts"] / 2 + START_S, abs=MS)
+    assert found["seconds"]["evaluate"] == pytest.approx(alone["evaluate"] * 10 / 20, rel=0.02)
+    assert found["cpu_seconds"]["experts"] == pytest.approx(alone["experts"] / 4 + 2 * START_S, abs=MS)
+
+
 def test_a_slow_first_call_is_no_part_of_the_forecast(make):
     """Broken: what PyTorch loads at a first call would be multiplied, and hours predicted for a run of minutes."""
     made = make()
@@ -215,6 +229,18 @@ def test_compiling_counts_once_and_not_for_each_step(make):
     found, _, _ = forecast(made, described=described, warm_up=32.0)
     assert 32.0 < found["distill"] - plain["distill"] < 34.0
     assert expected_hold(made, Scripted(FakeClock(), described))[0] == 0
+
+
+@pytest.mark.parametrize("way", ["compiled", "graphs"])
+def test_the_short_batch_of_a_set_is_compiled_too(make, way):
+    """Broken: a run with batches of two sizes begins its first step a minute late."""
+    described = {"type": "scripted", way: True, "held_steps": 0}
+    extra = []
+    for batch in (10, 7):  # of ten images: one size, or seven and three
+        made = make(budget={"ipc": 1}, outer={"batch_syn": batch, "syn_steps": 4})
+        plain, _, _ = forecast(made)
+        extra.append(forecast(made, described=described, warm_up=32.0)[0]["distill"] - plain["distill"])
+    assert 32.0 < extra[0] < 34.0 and 64.0 < extra[1] < 67.0
 
 
 def test_the_median_of_several_calls_is_taken_and_a_long_one_is_not_repeated():

@@ -6,9 +6,11 @@ import time
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddfw import Draws
-from ddfw_plugins.augmentations.dsa import FAMILIES, Siamese
+from ddfw_plugins.augmentations.dsa import FAMILIES, Siamese, _gathered
 from ddfw_plugins.augmentations.none import NoAugmentation
 
 BATCHES = ("c3", "c1", "odd")
@@ -35,6 +37,65 @@ def check(d, prefix, apply, tolerance):
     assert float((out.detach() - torch.from_numpy(d[f"{prefix}_output"])).abs().max()) <= tolerance
     (pulled,) = torch.autograd.grad(out, images, torch.from_numpy(d[f"{prefix}_cotangent"]))
     assert float((pulled - torch.from_numpy(d[f"{prefix}_input_vjp"])).abs().max()) <= tolerance
+
+
+@pytest.mark.parametrize("family", ["scale", "rotate"])
+def test_a_sampler_that_repeats_is_the_same_sampler(monkeypatch, family):
+    """Broken: with executor.deterministic another image is learned, or the backward pass still has random order."""
+    augmentation, rng = Siamese(families=(family,), scale=2.5, rotate=120.0), torch.Generator().manual_seed(0)
+    for shape in ((4, 3, 8, 8), (3, 1, 7, 10), (2, 2, 1, 6)):
+        draws = augmentation.draw(shape, rng)
+        found = []
+        for gathered in (False, True):
+            images = torch.randn(
+                shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+            ).requires_grad_()
+            with monkeypatch.context() as patch, Operations() as seen:
+                if gathered:
+                    patch.setattr(
+                        torch, "grid_sampler_2d", lambda images, grid, *how: _gathered(images, grid.movedim(3, 1))
+                    )
+                value = augmentation.apply(images, draws)
+                (pulled,) = torch.autograd.grad(value, images, value.detach().sin())
+            assert any("grid_sampler" in name for name in seen.names) != gathered
+            found.append((value.detach(), pulled))
+        for one, other in zip(*found, strict=True):
+            assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+class Operations(TorchDispatchMode):
+    """The names of PyTorch's operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_on_a_gpu_images_are_not_sampled_by_cudnn(repeats, form):
+    """Broken: cuDNN's sampler refuses channels-last images, and sums its gradient in random order."""
+    augmentation, rng = Siamese(families=("rotate",)), torch.Generator().manual_seed(0)
+    draws = augmentation.draw((4, 3, 8, 8), rng)
+    before = torch.are_deterministic_algorithms_enabled()
+    # Tensors without numbers, which PyTorch dispatches as it would on a GPU.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(4, 3, 8, 8, device="cuda").contiguous(memory_format=form)
+        there = Draws(family="rotate", values={"u": torch.empty(4, device="cuda")})
+        assert draws.values["u"].shape == there.values["u"].shape
+        torch.use_deterministic_algorithms(repeats)
+        try:
+            with Operations() as seen:
+                found = augmentation.apply(images, there)
+        finally:
+            torch.use_deterministic_algorithms(before)
+    assert found.shape == images.shape and found.device.type == "cuda"
+    sampled = {name for name in seen.names if "grid_sampler" in name}
+    assert sampled == (set() if repeats else {"aten::grid_sampler_2d"})
 
 
 @pytest.mark.parametrize("prefix", BATCHES)

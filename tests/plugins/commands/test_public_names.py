@@ -15,8 +15,8 @@ import ddfw_plugins.commands
 FOLDER = Path(ddfw_plugins.commands.__file__).parent
 
 
-#: Parts of ddfw below the public names that a benchmark of the numerics measures.
-NUMERICS = ("ddfw.engine", "ddfw.contracts")
+#: Parts of ddfw below the public names that a benchmark of the numerics measures, and the checks for plugin authors.
+NUMERICS = ("ddfw.engine", "ddfw.contracts", "ddfw.testing")
 PLUGINS = {
     **{name: FOLDER / name for name in ("sweep", "compare", "bench", "gradient")},
     "new-plugin": FOLDER / "new_plugin",

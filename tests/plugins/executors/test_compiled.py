@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 from functools import partial
 
 import pytest
@@ -215,6 +216,44 @@ def test_a_warning_is_logged_as_one_line(network, capsys, caplog):
     (warned,) = [record.getMessage() for record in caplog.records if record.name.startswith("ddfw")]
     assert warned.startswith("the student's step could not be compiled") and "\n" not in warned
     assert capsys.readouterr().out == ""
+
+
+def test_a_compilers_warnings_do_not_end_the_compilation(network):
+    """Broken: with `python -W error` the compiler's own warning is an error, and all steps run uncompiled."""
+
+    def compile(function):
+        def warns(*inputs):
+            warnings.warn("TensorFloat32 tensor cores are available but not enabled", UserWarning, stacklevel=1)
+            return function(*inputs)
+
+        return warns
+
+    steps = CompiledSteps(network, say=pytest.fail, compile=compile)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert largest_error(steps, network, 3) <= 1e-10
+        assert steps.compiled
+        with pytest.raises(UserWarning):
+            warnings.warn("ours", UserWarning, stacklevel=1)
+
+
+def test_batches_that_lie_otherwise_are_compiled_once(network, monkeypatch):
+    """Broken: crop's batches, which lie channels last, are compiled a second time, to other kernels with other bits."""
+    seen = []
+
+    def compile(function):
+        def noted(theta, images, *rest):
+            seen.append(images.stride())
+            return function(theta, images, *rest)
+
+        return noted
+
+    steps = CompiledSteps(network, say=pytest.fail, compile=compile)
+    theta, images, targets, cotangent = step(network, 3)
+    for form in (images, images.movedim(1, 3).contiguous().movedim(3, 1), images.transpose(2, 3)):
+        steps.gradient(theta, form, targets)
+        steps.pull(theta, form, targets, cotangent, through_theta=True)
+    assert set(seen) == {(64, 64, 8, 1)}
 
 
 def test_too_little_memory_is_no_failure_to_compile(network):

@@ -133,12 +133,12 @@ def test_compiled_steps_hold_no_graphs(monkeypatch):
 def test_what_a_session_says_of_itself():
     """Broken: the manifest lacks what numbers depend on, or a run that goes on is refused."""
     problem, segments = small_problem()
-    with Cpu(threads=1).open(context_of()) as session:
+    with Cpu(threads=1, workers=1).open(context_of()) as session:
         before = session.describe()
         session.meta_gradient(problem, segments)
         after = session.describe()
     unknown = {"held_steps": None, "graph_bytes": None, "memory_seen": None}
-    assert before == {"type": "cpu", "threads": 1, **unknown}
+    assert before == {"type": "cpu", "threads": 1, "network_threads": 1, "workers": 1, **unknown}
     assert after["held_steps"] == 3 and after["graph_bytes"] > 0 and after["memory_seen"] > 0
     assert json.loads(json.dumps(after)) == after
 

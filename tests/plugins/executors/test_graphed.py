@@ -74,7 +74,7 @@ class Driver:
 
     def __init__(self, monkeypatch):
         self.entered, self.waits, self.pools, self.replays, self.warm_ups = [], [], [], 0, 0
-        self.recording, self.function = None, None
+        self.recording, self.function, self.how = None, None, []
         driver = self
 
         class Stream:
@@ -85,6 +85,13 @@ class Driver:
                 driver.waits.append((self.name, other.name))
 
         class Graph:
+            broken = False
+
+            def capture_end(self):
+                driver.recording = None
+                if self.broken:
+                    raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
             def replay(self):
                 driver.replays += 1
                 for mine, new in zip(self.outputs, self.work(), strict=True):
@@ -97,17 +104,31 @@ class Driver:
             driver.entered.remove(what)
 
         @contextmanager
-        def graph(graph, pool=None):
-            driver.pools.append(pool)
-            driver.recording = graph
-            with entered("graph"):
+        def on(stream):
+            before, driver.current = driver.current, stream
+            with entered(stream.name):
                 yield
-            driver.recording = None
+            driver.current = before
 
+        @contextmanager
+        def graph(graph, pool=None, stream=None, capture_error_mode="global"):
+            """As in torch 2.11 and 2.14: where ending the capture fails, its stream is not left."""
+            driver.pools.append(pool)
+            driver.how.append((stream, capture_error_mode))
+            driver.recording, before, driver.current = graph, driver.current, stream
+            with entered("graph"):
+                try:
+                    yield
+                finally:
+                    graph.capture_end()
+                    driver.current = before
+
+        self.current = Stream("current")
         patched = {
             "Stream": Stream,
-            "current_stream": lambda: Stream("current"),
-            "stream": lambda stream: entered(stream.name),
+            "current_stream": lambda: driver.current,
+            "set_stream": lambda stream: setattr(driver, "current", stream),
+            "stream": on,
             "device": lambda device: entered(f"device {device}"),
             "CUDAGraph": Graph,
             "graph": graph,
@@ -268,6 +289,56 @@ def test_captures_warm_up_beside_and_share_one_pool(network, monkeypatch):
     assert driver.waits == [("side", "current"), ("current", "side")] * 2
     assert len(driver.pools) == 2 and driver.pools[0] is driver.pools[1] is not None
     assert driver.replays == 3 and driver.entered == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not permitted"), torch.OutOfMemoryError("full"), KeyboardInterrupt()])
+def test_a_capture_that_fails_leaves_its_stream_and_says_why(network, monkeypatch, error):
+    """Broken: all later work runs on the stream of captures; full memory or Ctrl-C is taken for a failed capture."""
+    driver, said = Driver(monkeypatch), []
+    plain = driver.observed(EagerSteps(network))
+
+    def fails(*inputs):
+        found = plain.gradient(*inputs)
+        if driver.recording is not None:
+            driver.recording.broken = True
+            raise error
+        return found
+
+    before = driver.current
+    steps = GraphedSteps(SimpleNamespace(gradient=fails), said.append, CudaCapture())
+    given = step(network)[:3]
+    if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+        monkeypatch.setattr(driver, "entered", ["side", "device cpu"])
+        assert torch.equal(steps.gradient(*given), EagerSteps(network).gradient(*given))
+        assert not steps.captured and len(said) == 1 and "previous error" in said[0]
+    else:
+        with pytest.raises(type(error)) as caught:
+            steps.gradient(*given)
+        assert caught.value is error and steps.captured and said == []
+    assert driver.current is before
+
+
+def test_a_capture_has_a_stream_of_its_own_and_lets_other_threads_work(network, monkeypatch):
+    """Broken: PyTorch's stream for captures belongs to the first GPU; a thread that copies data breaks a capture."""
+    driver = Driver(monkeypatch)
+    steps = GraphedSteps(driver.observed(EagerSteps(network)), pytest.fail, CudaCapture())
+    steps.gradient(*step(network)[:3])
+    ((stream, mode),) = driver.how
+    assert stream.name == "side" and mode == "thread_local"
+
+
+def test_a_graph_has_one_layout_whatever_the_first_batch(network, monkeypatch):
+    """Broken: the augmentation of the first batch decides on kernels, and so on bits, of all that follow."""
+    driver, seen = Driver(monkeypatch), []
+
+    def noted(theta, images, targets):
+        seen.append(images.stride())
+        return EagerSteps(network).gradient(theta, images, targets)
+
+    steps = GraphedSteps(driver.observed(SimpleNamespace(gradient=noted, pull=None)), pytest.fail, CudaCapture())
+    theta, images, targets, _ = step(network)
+    steps.gradient(theta, images.transpose(2, 3), targets)
+    assert set(seen) == {(64, 64, 8, 1)}
 
 
 @pytest.mark.parametrize("method", ["exact", "tesla"])

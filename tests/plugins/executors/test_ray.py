@@ -566,7 +566,7 @@ def test_data_is_put_into_the_object_store_once():
             puts.append(array.copy())
             return len(puts)
 
-    shelf, data = _ray_cluster.Shelf(Store), torch.zeros(3)
+    shelf, data = _ray_cluster.shelf(Store), torch.zeros(3)
     assert [shelf.put(data), shelf.put(data)] == [1, 1]
     data += 1
     assert shelf.put(data) == 2 and puts[1].tolist() == [1, 1, 1]

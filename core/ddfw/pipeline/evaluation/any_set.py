@@ -22,7 +22,8 @@ from ddfw.errors import DataError
 from ddfw.pipeline.adopt import given, matching_notes
 from ddfw.pipeline.evaluation.asked import Asked, resolved, say_what_is_asked
 from ddfw.pipeline.evaluation.baselines import BASELINES, Size, Subject, asked_baselines, full_data, real_baseline
-from ddfw.pipeline.evaluation.evaluator import Evaluator, final
+from ddfw.pipeline.evaluation.evaluator import Evaluator
+from ddfw.pipeline.evaluation.final import final
 from ddfw.pipeline.evaluation.known_rows import known_rows
 from ddfw.pipeline.evaluation.scores import score
 from ddfw.pipeline.experts import observers_for_people
@@ -124,7 +125,7 @@ def _trained_on(
 
 
 #: What may be said without changing how a network is trained, or is in the file's name.
-_HARMLESS = {"eval.networks", "eval.seed", "eval.baselines", "executor.name", "executor.threads"}
+_HARMLESS = {"eval.networks", "eval.seed", "eval.baselines", "executor.name", "executor.threads", "executor.workers"}
 
 
 def _protocol(run: ResolvedRun[RunConfig]) -> dict[str, Any]:

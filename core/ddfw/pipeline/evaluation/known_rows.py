@@ -83,6 +83,8 @@ class KnownRows:
         components = {kind: _component_key(kind, getattr(config, kind)) for kind in ("model", "augment", "executor")}
         if None in components.values():
             return None
+        executor = components["executor"] or {}
+        components["executor"] = {k: v for k, v in executor.items() if k not in config.executor.without_effect}
         if subject.name == "full_data":
             training: dict[str, Any] = attrs.asdict(settings.full_set())
         else:

@@ -51,7 +51,7 @@ def score(
     }
 
     def mean(of: Evaluator, what: Subject) -> float:
-        return of.test(what, test, lambda done: None).mean
+        return of.test(what, test).mean
 
     found = {"full": mean(evaluator, full_data(setup, train)), "distilled": mean(evaluator, subject)}
     # The step size was learned for the set's own labels.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddfw.contracts.observer import EvaluationReport
     from ddfw.contracts.records import Summary
     from ddfw.engine.distill import Distillation, Learned
-    from ddfw.pipeline.evaluation.evaluator import FinalReports
+    from ddfw.pipeline.evaluation.final import FinalReports
     from ddfw.pipeline.prepare import Plan
     from ddfw.pipeline.resume import Best
 

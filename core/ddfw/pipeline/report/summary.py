@@ -12,7 +12,7 @@ from ddfw.contracts.records import StoredFloats, Summary, SummaryRow
 from ddfw.pipeline.evaluation.baselines import BASELINES
 
 if TYPE_CHECKING:
-    from ddfw.pipeline.evaluation.evaluator import FinalReports
+    from ddfw.pipeline.evaluation.final import FinalReports
     from ddfw.pipeline.prepare import Plan
     from ddfw.pipeline.resume import Best
 

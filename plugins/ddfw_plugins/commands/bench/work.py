@@ -15,7 +15,7 @@ from ddfw.engine.inner import build_module
 from ddfw_plugins.commands.bench.shapes import BenchShape
 from ddfw_plugins.commands.bench.yardstick import PlainGradient, plain_meta_gradient
 
-#: Number of classes in every shape.
+#: Number of classes in every shape of `ddfw bench` without a preset.
 NUM_CLASSES = 10
 CPU = torch.device("cpu")
 
@@ -72,21 +72,22 @@ def bench_work(
         device: device of all tensors.
     """
     rng = torch.Generator().manual_seed(0)
-    spec = ImageSpec(channels=shape.channels, height=shape.side, width=shape.side, num_classes=NUM_CLASSES)
+    spec = ImageSpec(channels=shape.channels, height=shape.side, width=shape.side, num_classes=shape.num_classes)
     model = component("model", "convnet", depth=shape.depth, width=shape.width)
     augmentation = component("augment", "dsa")
     with torch.random.fork_rng(devices=[]):
         plain = model.build(spec).train().to(device)
     module = build_module(model, spec)
-    size, count = (shape.images, *spec.shape), shape.steps if steps is None else steps
+    count, in_batch = shape.steps if steps is None else steps, shape.batch or shape.images
+    size = (shape.images, *spec.shape)
     start = model.init(module, rng).to(dtype)
     schedule = Schedule(
-        batches=tuple(torch.randperm(shape.images, generator=rng).to(device) for _ in range(count)),
-        draws=tuple(augmentation.draw(size, rng).to(device) for _ in range(count)),
+        batches=tuple(torch.randperm(shape.images, generator=rng)[:in_batch].to(device) for _ in range(count)),
+        draws=tuple(augmentation.draw((in_batch, *spec.shape), rng).to(device) for _ in range(count)),
     )
     problem = Problem(
         images=torch.randn(size, generator=rng, dtype=dtype).to(device),
-        targets=one_hot(torch.arange(shape.images) % NUM_CLASSES, NUM_CLASSES).to(device, dtype),
+        targets=one_hot(torch.arange(shape.images) % shape.num_classes, shape.num_classes).to(device, dtype),
         step_size=torch.tensor(0.01, dtype=dtype, device=device),
         schedules=(schedule,),
         learn_targets=False,  # as in the plain loop

@@ -8,13 +8,43 @@ Shapes: n images, b of them in a batch, C channels, H rows, W columns, m classes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+
+from ddfw_plugins.executors.arithmetic import arithmetic
+
+#: How the plain loop computes on a GPU: in a session's own arithmetic, in full float32, in that which PyTorch has if
+#: nobody sets anything, or so and with convolutions chosen by timing them (`cudnn.benchmark`).
+Plain = Literal["session", "ieee", "defaults", "benchmark"]
+
+
+@contextmanager
+def plain_settings(how: Plain) -> Iterator[None]:
+    """Sets, inside a block, how the plain loop computes on a GPU; on a CPU it changes nothing.
+
+    What is compared inside an executor's session runs in the session's arithmetic, full float32 for `cuda`. A loop as
+    people write it does not: there convolutions take TF32, which is what a fair comparison has to be made with.
+
+    Args:
+        how: the settings; "session" leaves them as they are.
+    """
+    if how == "session":
+        yield
+        return
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = how == "benchmark"
+    try:
+        with arithmetic("ieee" if how == "ieee" else "pytorch"):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @frozen(kw_only=True)
@@ -100,7 +130,7 @@ def plain_training(
     optimiser = torch.optim.SGD(module.parameters(), lr=lr)
     losses = []
     for _ in range(epochs):
-        total = torch.zeros(())
+        total = torch.zeros((), device=images.device)
         for rows in torch.randperm(len(images), generator=rng).split(batch_size):
             loss = cross_entropy(module(augment(images[rows])), labels[rows])
             optimiser.zero_grad(set_to_none=True)

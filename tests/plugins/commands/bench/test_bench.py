@@ -92,6 +92,27 @@ def test_a_broken_bound_is_said_and_shown_in_red():
     assert "\x1b[31m" in lines[0.7] and "\x1b[31m" not in lines[0.8] and "not" not in lines[0.8]
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_rows_are_printed_as_they_come_and_outlive_a_later_failure(monkeypatch, capsys, as_json):
+    """Broken: twenty minutes of measurements are lost to the last one's fault, or half of them pass for the whole."""
+    seen = []
+
+    def rows(self, groups):
+        yield suite.BenchRow(**{**NOTHING, "bench": "memory", "shape": "digits", "mode": "held"}, bound=2.0)
+        seen.append(capsys.readouterr().err)
+        raise OSError("no room")
+
+    monkeypatch.setattr(suite.Benchmarks, "rows", rows)
+    assert invoke(["bench", *(["--json"] if as_json else [])]) != 0
+    said = capsys.readouterr()
+    assert "no room" in said.err
+    if as_json:
+        assert seen == [""] and not said.out
+    else:
+        assert "memory, digits, held: 1.000 (≤ 2), 0 MB against 0 MB" in seen[0]
+        assert "memory, digits" in said.out and "1.000" in said.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

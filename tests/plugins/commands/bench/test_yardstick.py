@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from attrs import evolve
@@ -9,9 +11,11 @@ from attrs import evolve
 from ddfw import ImageSpec
 from ddfw.engine.inner import Network
 from ddfw.engine.metagradient import meta_gradient
+from ddfw.testing._devices import _stand_in
 from ddfw_plugins.commands.bench import yardstick
 from ddfw_plugins.commands.bench.shapes import BENCH_SHAPES
 from ddfw_plugins.commands.bench.work import bench_work
+from ddfw_plugins.executors.arithmetic import arithmetic
 from ddfw_plugins.models.convnet import ConvNet
 
 
@@ -76,6 +80,49 @@ def test_the_closed_forms_of_large_maps_do_the_same_work():
         wanted = made.plain_gradient()
         assert relative(found.images, wanted.images) < 1e-12
         assert relative(found.step_size, wanted.step_size) < 1e-12
+
+
+def test_the_plain_epoch_stays_on_the_device():
+    """Broken: `ddfw bench` ends on a GPU, because a sum of losses begins on the CPU."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = ConvNet(depth=1, width=4).build(ImageSpec(channels=1, height=8, width=8, num_classes=2))
+    images, labels = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
+
+    def losses(module, device):
+        rng = torch.Generator().manual_seed(1)
+        there = images.to(device), labels.to(device)
+        return yardstick.plain_training(module, *there, 2, 0.1, 5, lambda x: x, rng)
+
+    wanted = losses(copy.deepcopy(module), torch.device("cpu"))
+    with _stand_in() as device:
+        found = losses(module.to(device), device)
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_plain_loop_can_compute_as_pytorch_does_by_itself():
+    """Broken: ddfw is compared with a loop that is slower than the one that people write."""
+    backends = torch.backends
+
+    def settings():
+        return backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark
+
+    before, none = settings(), (False, False, False)
+    with arithmetic("ieee"):
+        assert settings() == none
+        for how, wanted in {
+            "session": none,
+            "ieee": none,
+            "defaults": (False, True, False),
+            "benchmark": (False, True, True),
+        }.items():
+            with yardstick.plain_settings(how):
+                assert settings() == wanted
+            assert settings() == none
+        with pytest.raises(ZeroDivisionError), yardstick.plain_settings("benchmark"):
+            raise ZeroDivisionError
+        assert settings() == none
+    assert settings() == before
 
 
 def test_the_plain_epoch_learns():

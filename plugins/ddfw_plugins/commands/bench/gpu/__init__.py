@@ -1,0 +1,1 @@
+"""`ddfw bench --preset gpu`: every open question about the executor `cuda`, the most valuable first."""

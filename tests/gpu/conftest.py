@@ -1,0 +1,23 @@
+"""Tests that need an NVIDIA GPU: `pytest -m gpu`. Without one they are skipped with the reason."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from ddfw import OptionError
+from ddfw_plugins.executors.cuda import require_gpu
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    """Skips where there is no GPU that PyTorch can use, and gives memory back between tests."""
+    try:
+        require_gpu("cuda")
+    except OptionError as error:
+        pytest.skip(f"needs an NVIDIA GPU: {error}")
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
