@@ -107,7 +107,9 @@ class BlockStep:
         else:
             offset = block.group_mean(sums + block.length * p.bias) - p.bias
         y = y - offset
-        self.rstd = (block.group_mean((y * y).sum(dim=0)) + block.eps).rsqrt()
+        variance = block.group_mean((y * y).sum(dim=0))
+        # Where squares overflow, 1/√∞ = 0 would hide it: ∞ − 0·∞ is not a number, and the run stops.
+        self.rstd = (variance.sub_(variance, alpha=0) + block.eps).rsqrt()
         self.normal = y.mul_(self.rstd)
         # Sums of the normalised maps over each channel, which are not zero where a group has several channels.
         self.normal_sums = None if block.members == 1 else (sums - block.length * offset) * self.rstd

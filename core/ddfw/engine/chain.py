@@ -26,6 +26,10 @@ MOST_VALUES = 3 * 2**19
 LARGE = 2**16
 
 
+#: s, ∂s/∂θ (None if it was not asked for), ∂s/∂images and ∂s/∂weights for s = g·λ.
+Pulled = tuple[Tensor, Tensor | None, Tensor, Tensor]
+
+
 class Chain:
     """A network of blocks of convolution, group normalisation, ReLU and maybe pooling, then one linear layer.
 
@@ -73,10 +77,14 @@ class Chain:
             targets: [B, m] probabilities.
             gradient: whether steps compute their gradients.
         """
+        for some, weights in self.parts(images, targets):
+            yield ChainStep(self, theta.detach(), some, weights, gradient=gradient)
+
+    def parts(self, images: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The parts of a batch: images, and their weights, which are probabilities [B, m] over the batch's size."""
         rows = self.rows(len(images))
         weights = targets.detach() / len(images)
-        for some, part in zip(images.detach().split(rows), weights.split(rows), strict=True):
-            yield ChainStep(self, theta.detach(), some, part, gradient=gradient)
+        return list(zip(images.detach().split(rows), weights.split(rows), strict=True))
 
 
 class ChainStep:
@@ -128,7 +136,7 @@ class ChainStep:
         prepared = [value for some in self.prepared or () for value in vars(some).values() if isinstance(value, Tensor)]
         return [*own, *prepared, *(tensor for step in self.steps for tensor in step.tensors())]
 
-    def along(self, direction: Tensor, *, parameters: bool) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    def along(self, direction: Tensor, *, parameters: bool) -> Pulled:
         """The derivatives of s = g·λ for λ = `direction`: s, ∂s/∂θ (if `parameters`), ∂s/∂images, ∂s/∂weights."""
         points = self.prepared or self.chain.prepared(self.theta)[0]
         directions, (last, *bias) = self.chain.prepared(direction)
@@ -163,20 +171,18 @@ class ChainStep:
         return features.view(images, channels, height, width).permute(2, 3, 0, 1)
 
 
-def pulled(
-    steps: Iterable[ChainStep], direction: Tensor, *, parameters: bool
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """The derivatives of s = g·λ for λ = `direction` and the gradient g [P] that the steps of a batch add up to.
+def joined(parts: Iterable[Pulled]) -> Pulled:
+    """Joins the derivatives of s = g·λ that `ChainStep.along` gives for the parts of a batch.
 
     Returns:
-        s; ∂s/∂θ [P], None if not `parameters`; ∂s/∂images [B, C, H, W]; ∂s/∂targets [B, m].
+        s; ∂s/∂θ [P], or None; ∂s/∂images [B, C, H, W]; ∂s/∂targets [B, m], of the probabilities instead of the weights.
     """
-    found = [step.along(direction, parameters=parameters) for step in steps]
+    found = list(parts)
     s, theta, images, weights = found[0]
     if len(found) > 1:
         s = torch.stack([one[0] for one in found]).sum()
-        theta = torch.stack([one[1] for one in found if one[1] is not None]).sum(dim=0) if parameters else None
-        images, weights = (torch.cat([one[at] for one in found]) for at in (2, 3))
+        theta = None if theta is None else torch.stack([one[1] for one in found if one[1] is not None]).sum(dim=0)
+        images, weights = torch.cat([one[2] for one in found]), torch.cat([one[3] for one in found])
     return s, theta, images, weights / len(images)
 
 

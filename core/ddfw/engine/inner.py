@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, log_softmax
 
-from ddfw.engine.chain import Chain, ChainStep, chain_of, pulled
+from ddfw.engine.chain import Chain, ChainStep, chain_of, joined
 from ddfw.engine.norms import twice_differentiable
 from ddfw.engine.sizes import require_room_for, sizes_named
 from ddfw.errors import OptionError
@@ -222,7 +222,7 @@ class StepGraph:
             s and its derivatives.
         """
         if self._steps is not None:
-            s, theta, images, targets = pulled(self._steps, cotangent, parameters=through_theta)
+            s, theta, images, targets = joined(step.along(cotangent, parameters=through_theta) for step in self._steps)
             self._steps = None
             if self._augmented is not None:
                 (images,) = torch.autograd.grad(self._augmented, self._images, images)
@@ -299,7 +299,7 @@ class EagerSteps:
         chain = self.network.chain(theta, images)
         if chain is not None:
             steps = chain.steps(theta, images, targets, gradient=False)
-            return StepPullback(*pulled(steps, cotangent, parameters=through_theta))
+            return StepPullback(*joined(step.along(cotangent, parameters=through_theta) for step in steps))
         graph = StepGraph(self.network, theta, images, targets, learn_targets=learn_targets)
         return graph.pull(cotangent, through_theta=through_theta)
 
