@@ -1,15 +1,16 @@
 """A block of a ConvNet – convolution, group normalisation, ReLU, pooling – with its derivatives written down.
 
-A step of a block goes forward when it is made, and `backward`, which gives the gradient of the loss by θ. The derivative of
-that gradient along a direction λ of parameters is what `forward_along` and `backward_along` give, called in this order. A dot means that
-derivative: with the normalised maps x̂, u = w x̂ + b, a mask M where u > 0, r = 1/√(var + ε), and m(·) a group's mean,
+A block's step goes forward when it is made, and then `backward`, which gives the gradient of the loss by θ. The derivative
+of that gradient along a direction λ of θ is what `forward_along` and `backward_along` give, called in this order. A dot
+means that derivative: with the normalised maps x̂, u = w x̂ + b, a mask M where u > 0, r = 1/√(var + ε), and m(·) a
+group's mean,
 
     p = pool(M u)                 ṗ = pool(M u̇),   u̇ = w x̂̇ + ẇ x̂ + ḃ,   x̂̇ = r (ẏ − m(ẏ) − x̂ m(x̂ ẏ))
     dy = r (v − m(v) − x̂ m(v x̂)),   v = w M spread(dp)
     ḋy = −r m(x̂ ẏ) dy + r (v̇ − m(v̇) − x̂̇ m(v x̂) − x̂ m(v̇ x̂ + v x̂̇)),   v̇ = ẇ M spread(dp) + w M spread(ḋp)
 
-All of it is linear in few maps, with coefficients for each channel of each image. Sums over du = M spread(dp) are sums of
-pooled maps: Σ du x̂ = Σ dp pool(M x̂). So no map of full size is made that is not a result.
+All of it is linear in few maps, with coefficients for each channel of each image, and sums over du = M spread(dp) are sums
+over pooled maps: Σ du x̂ = Σ dp pool(M x̂). So few operations touch maps of full size.
 
 Shapes: B images, C channels in, O out; L = H'·W' pixels of the convolution's output, L'' = H''·W'' of the block's.
 """
@@ -52,19 +53,18 @@ class Block:
 
     def group_mean(self, sums: Tensor) -> Tensor:
         """Sums over each channel of an image [..., B, O], as means over the channel's group, of the same shape."""
-        means = sums * (1.0 / (self.length * self.members))
+        means: Tensor = sums * (1.0 / (self.length * self.members))
         if self.members == 1:
             return means
         grouped = means.unflatten(-1, (self.groups, self.members)).sum(dim=-1, keepdim=True)
         return grouped.expand(*grouped.shape[:-1], self.members).reshape(sums.shape)
 
     def pool(self, maps: Tensor) -> Tensor:
-        """Pools some maps [n, L, B, O] to [n, L'', B, O]."""
+        """Pools maps [L, B, O] to [L'', B, O]."""
         if not self.pooled:
             return maps
-        count, _, *columns = maps.shape
-        image = maps.view(count, *self.sides, -1).permute(0, 3, 1, 2)
-        return avg_pool2d(image, 2).permute(0, 2, 3, 1).reshape(count, -1, *columns)
+        image = maps.view(1, *self.sides, -1).permute(0, 3, 1, 2)
+        return avg_pool2d(image, 2).permute(0, 2, 3, 1).reshape(-1, *maps.shape[1:])
 
     def spread(self, cotangent: Tensor, mask: Tensor, base: Tensor) -> Tensor:
         """Adds the masked cotangent [L'', B, O] of one pooled map, spread over four pixels each, to a map `base`."""
@@ -98,7 +98,8 @@ class BlockStep:
     """
 
     def __init__(self, block: Block, x: Tensor, p: Prepared) -> None:
-        self.block, self.x, self.images = block, x, x.shape[2]
+        self.block, self.images = block, x.shape[2]
+        self.x: Tensor | None = x
         self.rows: Tensor | None = block.way.rows(x)
         y = block.way.maps(torch.bmm(self.rows, p.factors)).view(block.length, self.images, -1)
         sums = y.sum(dim=0)
@@ -109,12 +110,12 @@ class BlockStep:
         y = y - offset
         variance = block.group_mean((y * y).sum(dim=0))
         # Where squares overflow, 1/√∞ = 0 would hide it: ∞ − 0·∞ is not a number, and the run stops.
-        self.rstd = (variance.sub_(variance, alpha=0) + block.eps).rsqrt()
+        self.rstd = (torch.sub(variance, variance, alpha=0) + block.eps).rsqrt()
         self.normal = y.mul_(self.rstd)
         # Sums of the normalised maps over each channel, which are not zero where a group has several channels.
         self.normal_sums = None if block.members == 1 else (sums - block.length * offset) * self.rstd
         self.mask: Tensor | None = self._mask(p)
-        self.pools = block.pool(torch.stack([self.mask, self.mask * self.normal]))
+        self.pools = torch.stack([block.pool(self.mask), block.pool(self.mask * self.normal)])
 
     def out(self, p: Prepared) -> Tensor:
         """The output [H'', W'', B, O]."""
@@ -131,8 +132,11 @@ class BlockStep:
         self.dp = dp.reshape(self.pools.shape[1:])
         self.du = (self.dp * self.pools).sum(dim=1)  # Σ du and Σ du x̂
         self.means = block.group_mean(p.scale * self.du)  # m(v) and m(v x̂)
-        self.dy: Tensor | None = self._dy(p)
-        pieces = []
+        self.dy: Tensor | None = None
+        pieces: Pieces = []
+        if not (inputs or parameters):
+            return None, pieces
+        self.dy = self._dy(p)
         if parameters:
             pieces.append(way.weights_adjoint(torch.bmm(self.rows.transpose(1, 2), self.dy)))
             if block.biased:
@@ -177,16 +181,14 @@ class BlockStep:
         mean, self.dot_normal = block.group_mean(torch.stack([sums, along])).unbind()  # m(ẏ) and m(x̂ ẏ)
         # What is added to every pixel of a channel: the direction of the bias less the mean.
         self.dot_rest = -mean if d.bias is None else d.bias - mean
-        self.dot_pool = block.pool((self.mask * dot_y)[None])[0]
+        self.dot_pool = block.pool(self.mask * dot_y)
         mask, normal = self.pools.unbind()
         slope = p.scale * self.rstd
         out = mask * torch.addcmul(d.shift, slope, self.dot_rest)
         out.addcmul_(normal, torch.addcmul(d.scale, slope, self.dot_normal, value=-1)).addcmul_(self.dot_pool, slope)
         return out.view(*block.out_sides, self.images, -1)
 
-    def backward_along(
-        self, dot: Tensor, p: Prepared, d: Prepared, *, parameters: bool
-    ) -> tuple[Tensor, Pieces]:
+    def backward_along(self, dot: Tensor, p: Prepared, d: Prepared, *, parameters: bool) -> tuple[Tensor, Pieces]:
         """The derivatives of `backward`'s results along the direction; `dot` is that of its argument."""
         block, way, r = self.block, self.block.way, self.rstd
         assert self.rows is not None and self.mask is not None

@@ -1,9 +1,9 @@
 """The student's step for a ConvNet, with its first and second derivatives written down layer by layer.
 
 PyTorch's automatic differentiation makes the second derivative of a step out of some hundred small operations a layer.
-A chain of blocks and a linear layer – the network of most papers – needs far fewer: the pullback of a cotangent λ through
-the gradient g is the derivative of g along λ, because second derivatives are symmetric. So a step's pullback goes once
-forward and once backward through the layers, with the derivative along λ of everything that the step computed.
+A chain of blocks and a linear layer – the network of most papers – needs far fewer: the pullback of a cotangent λ
+through the gradient g is the derivative of g along λ, because second derivatives are symmetric. So a step's pullback goes
+once forward and once backward through the layers, with the derivative along λ of everything that the step computed.
 
 Shapes: B images in a batch, m classes, P parameters, F features of the last layer; maps lie as [H, W, B, C].
 """
@@ -20,7 +20,7 @@ from ddfw.engine.blocks import Block, BlockStep, Prepared
 from ddfw.engine.norms import TwiceGroupNorm
 from ddfw.engine.pooling import HalvingPool2d
 
-#: Images of a batch are computed a few at a time, so that no map has more than this many values: maps stay in the cache.
+#: Images of a batch are computed a few at a time, so that no map has more values than this: maps stay in the cache.
 MOST_VALUES = 3 * 2**19
 #: Steps whose largest map has fewer values than this are held whole: computing again costs calls, and saves little.
 LARGE = 2**16
@@ -120,7 +120,7 @@ class ChainStep:
         for at in reversed(range(len(self.steps))):
             dx, found = self.steps[at].backward(dx, blocks[at], inputs=at > 0, parameters=gradient)
             pieces = found + pieces
-        self.gradient = torch.cat(pieces) if gradient else theta[:0]
+        self.gradient: Tensor = torch.cat(pieces) if gradient else theta[:0]
 
     def release(self) -> None:
         """Drops what is large and can be computed again from the rest in a few operations."""
@@ -137,13 +137,17 @@ class ChainStep:
         return [*own, *prepared, *(tensor for step in self.steps for tensor in step.tensors())]
 
     def along(self, direction: Tensor, *, parameters: bool) -> Pulled:
-        """The derivatives of s = g·λ for λ = `direction`: s, ∂s/∂θ (if `parameters`), ∂s/∂images, ∂s/∂weights."""
+        """The derivatives of s = g·λ for λ = `direction`: s, ∂s/∂θ (if `parameters`), ∂s/∂images, ∂s/∂weights.
+
+        It can be called once.
+        """
         points = self.prepared or self.chain.prepared(self.theta)[0]
         directions, (last, *bias) = self.chain.prepared(direction)
-        x: Tensor | None = None
+        dot: Tensor | None = None
         for step, p, d in zip(self.steps, points, directions, strict=True):
-            x = step.forward_along(x, p, d)
-        features = self._flat(x)
+            dot = step.forward_along(dot, p, d)
+        assert dot is not None
+        features = self._flat(dot)
         logits = self.features @ last.t()
         if bias:
             logits += bias[0]
@@ -156,7 +160,8 @@ class ChainStep:
             pieces = [head.view(-1), *([dot_dz.sum(dim=0)] if bias else [])]
         dx = self._unflat((dot_dz @ self.last).addmm_(self.dz, last))
         for at in reversed(range(len(self.steps))):
-            dx, found = self.steps[at].backward_along(dx, points[at], directions[at], parameters=parameters)
+            step = self.steps.pop()  # what a block holds is freed as soon as it was read
+            dx, found = step.backward_along(dx, points[at], directions[at], parameters=parameters)
             pieces = found + pieces
         s = (self.dz * logits).sum()
         return s, torch.cat(pieces) if parameters else None, dx.permute(2, 3, 0, 1).contiguous(), -centred
@@ -189,7 +194,7 @@ def joined(parts: Iterable[Pulled]) -> Pulled:
 def chain_of(module: nn.Module, height: int, width: int) -> Chain | None:
     """A module of `twice_differentiable` as a chain, if it is one for images of height × width.
 
-    It is if its layers are exactly of the classes of a chain, in this order, without hooks and without shared parameters.
+    It is one if its layers are exactly of a chain's classes, in this order, without hooks and without shared parameters.
     """
     if type(module) is not nn.Sequential or any(_changed(layer) for layer in module.modules()):
         return None
@@ -202,9 +207,11 @@ def chain_of(module: nn.Module, height: int, width: int) -> Chain | None:
         layers = layers[3 + pools :]
     if not blocks or [type(layer) for layer in layers] != [nn.Flatten, nn.Linear]:
         return None
-    chain = Chain(blocks, layers[1], height, width)  # type: ignore[arg-type]
+    flat, last = layers
+    assert isinstance(flat, nn.Flatten) and isinstance(last, nn.Linear)
+    chain = Chain(blocks, last, height, width)
     same = chain.shapes == [tuple(p.shape) for p in module.parameters()]
-    return chain if same and (layers[0].start_dim, layers[0].end_dim) == (1, -1) else None
+    return chain if same and (flat.start_dim, flat.end_dim) == (1, -1) else None
 
 
 def _begins_block(convolution: nn.Module, norm: nn.Module, activation: nn.Module) -> bool:

@@ -25,10 +25,10 @@ from torch.nn.functional import pad
 #: Fewest input and output channels with which a 3×3 convolution goes by `Tiles`: transforms cost as much as products
 #: with fewer.
 TILES_CHANNELS = 48
-#: Smallest area H·W·B of maps for `Tiles`; smaller maps cost more calls than arithmetic.
-TILES_AREA = 512
+#: Fewest pixels H·W with which a 3×3 convolution goes by `Tiles`; smaller maps cost more calls than arithmetic.
+TILES_PIXELS = 32
 
-#: `Patches` finds the input's cotangent as a convolution if there are at most this many output channels to an input one.
+#: `Patches` finds the input's cotangent as a convolution with at most this many output channels to an input channel.
 TURNED = 4
 
 Binary = Callable[..., Tensor]
@@ -65,7 +65,7 @@ class Convolving(ABC):
         """Turns a cotangent [K, T, M] of `rows` of B = `images` images into that of the maps [H, W, B, C]."""
 
     def inputs(self, pairs: Sequence[tuple[Tensor, Tensor]], images: int) -> Tensor:
-        """The cotangent of the maps [H, W, B, C], from pairs of a cotangent [K, T, O] of products and factors [K, M, O]."""
+        """The cotangent of maps [H, W, B, C], from pairs of products' cotangents [K, T, O] and factors [K, M, O]."""
         (products, factors), *others = pairs
         rows = torch.bmm(products, factors.transpose(1, 2))
         for products, factors in others:
@@ -209,7 +209,7 @@ def way_of(layer: nn.Conv2d, height: int, width: int) -> Convolving:
     """The way in which a convolution of maps of height × width is computed: by shape alone, never by timing."""
     plain = (layer.kernel_size, layer.padding) == ((3, 3), (1, 1))
     wide = min(layer.in_channels, layer.out_channels) >= TILES_CHANNELS
-    return (Tiles if plain and wide and height * width >= TILES_AREA // 16 else Patches)(layer, height, width)
+    return (Tiles if plain and wide and height * width >= TILES_PIXELS else Patches)(layer, height, width)
 
 
 def _padded(x: Tensor, padding: tuple[int, int], shape: tuple[int, int] | None = None) -> Tensor:
