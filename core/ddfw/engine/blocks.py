@@ -1,16 +1,16 @@
 """A block of a ConvNet – convolution, group normalisation, ReLU, pooling – with its derivatives written down.
 
-A block's step goes forward when it is made, and then `backward`, which gives the gradient of the loss by θ. The derivative
-of that gradient along a direction λ of θ is what `forward_along` and `backward_along` give, called in this order. A dot
-means that derivative: with the normalised maps x̂, u = w x̂ + b, a mask M where u > 0, r = 1/√(var + ε), and m(·) a
-group's mean,
+A block's step goes forward when it is made, and then `backward`, which gives the gradient of the loss by θ. The
+derivative of that gradient along a direction λ of θ is what `forward_along` and `backward_along` give, called in this
+order. A dot means that derivative: with the normalised maps x̂, u = w x̂ + b, a mask M where u > 0, r = 1/√(var + ε), and
+m(·) a group's mean,
 
     p = pool(M u)                 ṗ = pool(M u̇),   u̇ = w x̂̇ + ẇ x̂ + ḃ,   x̂̇ = r (ẏ − m(ẏ) − x̂ m(x̂ ẏ))
     dy = r (v − m(v) − x̂ m(v x̂)),   v = w M spread(dp)
     ḋy = −r m(x̂ ẏ) dy + r (v̇ − m(v̇) − x̂̇ m(v x̂) − x̂ m(v̇ x̂ + v x̂̇)),   v̇ = ẇ M spread(dp) + w M spread(ḋp)
 
-All of it is linear in few maps, with coefficients for each channel of each image, and sums over du = M spread(dp) are sums
-over pooled maps: Σ du x̂ = Σ dp pool(M x̂). So few operations touch maps of full size.
+All of it is linear in few maps, with coefficients for each channel of each image, and sums over du = M spread(dp) are
+sums over pooled maps: Σ du x̂ = Σ dp pool(M x̂). So few operations touch maps of full size.
 
 Shapes: B images, C channels in, O out; L = H'·W' pixels of the convolution's output, L'' = H''·W'' of the block's.
 """
@@ -57,7 +57,8 @@ class Block:
         if self.members == 1:
             return means
         grouped = means.unflatten(-1, (self.groups, self.members)).sum(dim=-1, keepdim=True)
-        return grouped.expand(*grouped.shape[:-1], self.members).reshape(sums.shape)
+        means = grouped.expand(*grouped.shape[:-1], self.members).reshape(sums.shape)
+        return means
 
     def pool(self, maps: Tensor) -> Tensor:
         """Pools maps [L, B, O] to [L'', B, O]."""

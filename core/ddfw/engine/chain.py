@@ -2,8 +2,8 @@
 
 PyTorch's automatic differentiation makes the second derivative of a step out of some hundred small operations a layer.
 A chain of blocks and a linear layer – the network of most papers – needs far fewer: the pullback of a cotangent λ
-through the gradient g is the derivative of g along λ, because second derivatives are symmetric. So a step's pullback goes
-once forward and once backward through the layers, with the derivative along λ of everything that the step computed.
+through the gradient g is the derivative of g along λ, because second derivatives are symmetric. So a pullback goes once
+forward and once backward through the layers, with the derivative along λ of everything that the step computed.
 
 Shapes: B images in a batch, m classes, P parameters, F features of the last layer; maps lie as [H, W, B, C].
 """
@@ -98,6 +98,9 @@ class ChainStep:
         gradient: whether the gradient is computed; it is empty otherwise.
     """
 
+    #: The gradient [P], or an empty tensor.
+    gradient: Tensor
+
     def __init__(self, chain: Chain, theta: Tensor, images: Tensor, weights: Tensor, *, gradient: bool = True) -> None:
         self.chain, self.images, self.theta = chain, len(images), theta
         blocks, (self.last, *bias) = chain.prepared(theta)
@@ -116,14 +119,16 @@ class ChainStep:
         pieces: list[Tensor] = []
         if gradient:
             pieces = [(self.dz.t() @ self.features).view(-1), *([self.dz.sum(dim=0)] if bias else [])]
-        dx = self._unflat(self.dz @ self.last)
+        dx: Tensor | None = self._unflat(self.dz @ self.last)
         for at in reversed(range(len(self.steps))):
+            assert dx is not None  # only the first block's is left out
             dx, found = self.steps[at].backward(dx, blocks[at], inputs=at > 0, parameters=gradient)
             pieces = found + pieces
-        self.gradient: Tensor = torch.cat(pieces) if gradient else theta[:0]
+        self.gradient = torch.cat(pieces) if gradient else theta[:0]
 
     def release(self) -> None:
-        """Drops what is large and can be computed again from the rest in a few operations."""
+        """Drops the gradient, and what is large and can be computed again from the rest in a few operations."""
+        self.gradient = self.theta[:0]
         if self.images * self.chain.values < LARGE:
             return
         self.prepared = None
@@ -194,7 +199,7 @@ def joined(parts: Iterable[Pulled]) -> Pulled:
 def chain_of(module: nn.Module, height: int, width: int) -> Chain | None:
     """A module of `twice_differentiable` as a chain, if it is one for images of height × width.
 
-    It is one if its layers are exactly of a chain's classes, in this order, without hooks and without shared parameters.
+    It is one if its layers are exactly of a chain's classes, in this order, without hooks and shared parameters.
     """
     if type(module) is not nn.Sequential or any(_changed(layer) for layer in module.modules()):
         return None
