@@ -88,6 +88,8 @@ class Network:
     def chain(self, theta: Tensor, images: Tensor) -> Chain | None:
         """The network as a chain of blocks whose derivatives are written down; None if PyTorch has to find them."""
         sides = tuple(images.shape[2:])
+        if type(self).logits is not Network.logits:
+            return None  # a subclass computes something else than the module alone
         if images.device.type != "cpu" or images.dtype != theta.dtype or len(sides) != 2 or not len(images):
             return None
         if sides not in self._chains:

@@ -259,14 +259,22 @@ def test_a_layer_without_a_bias_is_taken():
     assert relative(gradient, plain) <= 1e-12 and relative(found.theta, wanted.theta) <= 1e-12
 
 
+class Doubled(Network):
+    """A network that does more than its module."""
+
+    def logits(self, theta, images):
+        return 2 * super().logits(theta, images)
+
+
 def test_what_a_chain_does_not_take_goes_to_pytorch():
-    """Broken: an empty batch, another precision than the parameters' or an unusual shape of images ends a run."""
+    """Broken: an empty batch, another precision than the parameters' or a network of another kind is misread."""
     network = Network(build_module(MODEL, SPEC))
     theta = normal(network.num_parameters)
     assert network.chain(theta, normal(2, *SPEC.shape)) is not None
     assert network.chain(theta, normal(0, *SPEC.shape)) is None
     assert network.chain(theta, normal(2, *SPEC.shape).float()) is None
     assert network.chain(theta, normal(2, *SPEC.shape).to("meta")) is None
+    assert Doubled(network.module).chain(theta, normal(2, *SPEC.shape)) is None
     assert Network(MODEL.build(SPEC)).chain(theta, normal(2, *SPEC.shape)) is None  # not made by the engine
 
 
