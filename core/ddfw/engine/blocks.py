@@ -29,7 +29,7 @@ from ddfw.engine.convolving import Convolving, way_of
 Pieces = list[Tensor]
 
 
-class Block:
+class ConvBlock:
     """The sizes of a block of layers on maps of height × width.
 
     Args:
@@ -83,7 +83,7 @@ class Block:
 class Prepared:
     """Parameters of a block, or a direction of them: the factors [K, M, O] of its products, and vectors [O]."""
 
-    def __init__(self, block: Block, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, block: ConvBlock, parameters: Sequence[Tensor]) -> None:
         weights, *bias, self.scale, self.shift = parameters
         self.factors = block.way.weights(weights)
         self.bias = bias[0] if bias else None
@@ -98,10 +98,9 @@ class BlockStep:
         p: the parameters.
     """
 
-    def __init__(self, block: Block, x: Tensor, p: Prepared) -> None:
+    def __init__(self, block: ConvBlock, x: Tensor, p: Prepared) -> None:
         self.block, self.images = block, x.shape[2]
-        self.x: Tensor | None = x
-        self.rows: Tensor | None = block.way.rows(x)
+        self.rows = block.way.rows(x)
         y = block.way.maps(torch.bmm(self.rows, p.factors)).view(block.length, self.images, -1)
         sums = y.sum(dim=0)
         if p.bias is None or block.members == 1:
@@ -129,7 +128,6 @@ class BlockStep:
         Either is None, or empty, where it is not wanted.
         """
         block, way = self.block, self.block.way
-        assert self.rows is not None
         self.dp = dp.reshape(self.pools.shape[1:])
         self.du = (self.dp * self.pools).sum(dim=1)  # Σ du and Σ du x̂
         self.means = block.group_mean(p.scale * self.du)  # m(v) and m(v x̂)
@@ -150,10 +148,6 @@ class BlockStep:
     def release(self) -> None:
         """Drops what `forward_along` and `backward_along` can compute again from what is kept."""
         self.mask = self.dy = None
-        if self.block.way.grows:
-            self.rows = None
-        else:
-            self.x = None
 
     def tensors(self) -> list[Tensor]:
         """The tensors that are held now."""
@@ -162,9 +156,6 @@ class BlockStep:
     def forward_along(self, dot: Tensor | None, p: Prepared, d: Prepared) -> Tensor:
         """The derivative of the output along a direction: `dot` of the input (None: none) and `d` of the parameters."""
         block, way = self.block, self.block.way
-        if self.rows is None:
-            assert self.x is not None
-            self.rows = way.rows(self.x)
         if self.mask is None:
             self.mask = self._mask(p)
         products = torch.bmm(self.rows, d.factors)
@@ -192,7 +183,7 @@ class BlockStep:
     def backward_along(self, dot: Tensor, p: Prepared, d: Prepared, *, parameters: bool) -> tuple[Tensor, Pieces]:
         """The derivatives of `backward`'s results along the direction; `dot` is that of its argument."""
         block, way, r = self.block, self.block.way, self.rstd
-        assert self.rows is not None and self.mask is not None
+        assert self.mask is not None
         if self.dy is None:
             self.dy = self._dy(p)
         dot = dot.reshape(self.dp.shape)

@@ -43,9 +43,6 @@ class Convolving(ABC):
         width: columns W of the input.
     """
 
-    #: Whether the left factors are several times larger than the maps, so that they are not worth holding.
-    grows: bool = False
-
     def __init__(self, layer: nn.Conv2d, height: int, width: int) -> None:
         assert not isinstance(layer.padding, str)
         self.channels, self.out_channels = layer.in_channels, layer.out_channels
@@ -159,7 +156,6 @@ class Tiles(Convolving):
 
     def __init__(self, layer: nn.Conv2d, height: int, width: int) -> None:
         super().__init__(layer, height, width)
-        self.grows = True
         self.tiles = ((height + 1) // 2, (width + 1) // 2)
 
     def rows(self, x: Tensor) -> Tensor:
@@ -184,8 +180,8 @@ class Tiles(Convolving):
 
     def weights_adjoint(self, cotangent: Tensor) -> Tensor:
         """Gᵀ u G of each, flat."""
-        flat = cotangent.transpose(1, 2).reshape(16, -1)
-        return (flat.t() @ _kernel_matrix(cotangent)).view(-1)
+        kernels = _kernel_matrix(cotangent).t() @ cotangent.reshape(16, -1)
+        return kernels.view(9, self.channels, self.out_channels).permute(2, 1, 0).reshape(-1)
 
     def maps(self, products: Tensor) -> Tensor:
         """Two by two pixels from each tile, cropped to [H'·W', B·O]."""
