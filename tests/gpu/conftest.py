@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
 import torch
 
 from ddfw import OptionError
-from ddfw_plugins.executors.cuda import require_gpu
+from ddfw_plugins.executors._gpu import require_gpu
+from ddfw_plugins.executors.arithmetic import SIZE, WORKSPACE
+
+# PyTorch looks for it once in a process, at its first product on a GPU; tests of repeatable sessions follow others.
+if torch.cuda.is_available():
+    os.environ.setdefault(WORKSPACE, SIZE)
 
 
 @pytest.fixture(autouse=True)

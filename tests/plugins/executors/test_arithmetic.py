@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddfw import OptionError
-from ddfw_plugins.executors.arithmetic import arithmetic, deterministic
+from ddfw_plugins.executors.arithmetic import arithmetic, deterministic, products_that_may_repeat
 
 
 def switches():
@@ -84,3 +84,23 @@ def test_an_operation_that_cannot_repeat_is_named_with_a_way_out():
     assert "executor.deterministic = false" in str(caught.value) and "torch." not in str(caught.value)
     with pytest.raises(RuntimeError, match=r"^another$"), deterministic():
         raise RuntimeError("another")
+
+
+def test_products_that_came_too_early_are_told_with_a_way_out():
+    """Broken: PyTorch's paragraph about cuBLAS, in the middle of a run of a notebook that has used the GPU before."""
+    words = "you must set an environment variable: CUBLAS_WORKSPACE_CONFIG=:4096:8 or …\nFor more information, …"
+    with pytest.raises(OptionError, match="has multiplied on a GPU before") as caught, deterministic():
+        raise RuntimeError(words)
+    assert "CUBLAS_WORKSPACE_CONFIG=:4096:8" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_products_may_repeat_later_and_a_users_own_setting_stays(monkeypatch):
+    """Broken: a session that repeats cannot follow another one in the same process; or a user's choice is changed."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with products_that_may_repeat():
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with products_that_may_repeat(), deterministic():
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

@@ -7,6 +7,7 @@ which refuses to mix them with the CPU's.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -167,6 +168,7 @@ def test_a_session_repeats_only_if_it_is_asked_to(pretended, wanted):
     """Broken: the option does not reach the work."""
     with evolve(PLAIN, deterministic=wanted).open(context_of()) as session:
         assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert "CUBLAS_WORKSPACE_CONFIG" in os.environ
         assert session.describe()["deterministic"] == wanted
     assert not torch.are_deterministic_algorithms_enabled()
 
