@@ -52,7 +52,8 @@ def show_gpu_preset(preset: GpuPreset, out: Path | None, *, quiet: bool, as_json
 
 def _require_gpu(assignments: Sequence[str]) -> None:
     """Refuses a machine without the GPU that the options name, in the executor's words."""
-    from ddfw_plugins.executors.cuda import Cuda, require_gpu
+    from ddfw_plugins.executors._gpu import require_gpu
+    from ddfw_plugins.executors.cuda import Cuda
 
     executor = configure(None, flag_tables({"executor": "cuda"}), assignments).config.executor
     assert isinstance(executor, Cuda)
@@ -85,7 +86,7 @@ def gpu_table(rows: Sequence[Row]) -> RenderableType:
     """The rows as a table for a terminal, errors in red."""
     from rich.text import Text
 
-    shown = [row for row in rows if row["kind"] in ("measured", "unavailable", "error")]
+    shown = [row for row in rows if row["kind"] in ("measured", "error")]
     lines = [
         [
             Text(cell, "red" if row["kind"] == "error" else "")

@@ -9,10 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
-from attrs import asdict, evolve, fields_dict, frozen
+from attrs import asdict, evolve, frozen
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -22,11 +22,15 @@ from ddfw.engine.budget import StepBudget, peak_bytes
 from ddfw.engine.inner import EagerSteps
 from ddfw_plugins.commands.bench.shapes import GPU_SHAPES, BenchShape
 from ddfw_plugins.commands.bench.work import BenchWork, bench_work
-from ddfw_plugins.executors.cuda import Cuda, CudaSession, arithmetic
+from ddfw_plugins.commands.bench.yardstick import plain_settings
+from ddfw_plugins.executors.arithmetic import arithmetic
+from ddfw_plugins.executors.cuda import Cuda, CudaSession
 from ddfw_plugins.executors.graphed import GraphedSteps
 
 Figures = dict[str, Any]
 CPU = torch.device("cpu")
+PlainArithmetic = Literal["defaults", "benchmark", "ieee"]
+PLAIN_ARITHMETICS: tuple[PlainArithmetic, ...] = ("defaults", "ieee", "benchmark")
 #: Timings of one case: so many, or as many as fit this many seconds, but one at least.
 TIMINGS, TIMING_SECONDS = 15, 2.0
 #: So many kernels that take longest are named.
@@ -49,10 +53,6 @@ class Stage:
     def device(self) -> torch.device:
         """The GPU, or the CPU that stands in for it."""
         return CPU if self.pretend else torch.device(self.base.device)
-
-    def has(self, name: str) -> bool:
-        """Whether the executor `cuda` has an option of this name."""
-        return name in fields_dict(Cuda)
 
     def executor(self, **options: Any) -> AbstractExecutor:
         """The executor with other options, or its stand-in."""
@@ -156,31 +156,15 @@ class Stage:
         self.wait()
         return 0 if self.pretend else torch.cuda.memory_allocated(self.device)
 
-    def arithmetics(self) -> dict[str, Figures | None]:
-        """The options that ask for each arithmetic of meta-gradients; None if the executor has no such option."""
-        if self.has("gradient"):
-            return {name: {"gradient": name} for name in ("float32", "tf32", "bf16")}
-        return {"float32": {}, "tf32": None, "bf16": None}
 
-
-@contextmanager
-def plain_arithmetic(how: str) -> Iterator[None]:
-    """Sets how the plain loop computes inside the block, and restores PyTorch's settings after it.
+def plain_arithmetic(how: PlainArithmetic) -> AbstractContextManager[None]:
+    """Sets how the plain loop computes inside a block.
 
     Args:
         how: "defaults", PyTorch's own, with convolutions in TF32; "benchmark", the same with
             `torch.backends.cudnn.benchmark`; "ieee", full float32.
     """
-    if how == "ieee":
-        with arithmetic("ieee"):
-            yield
-        return
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = how == "benchmark"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    return arithmetic("ieee") if how == "ieee" else plain_settings(how)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
@@ -200,7 +184,7 @@ class PretendedSession(CudaSession):
     def __init__(self, context: ExecutorContext, options: Cuda) -> None:
         super().__init__(context, evolve(options, compile=False, graphs=False), CPU)
         if options.compile or options.graphs:
-            student = getattr(self, "_student", None) or self._network
+            student = self._student or self._network
             self._steps = GraphedSteps(EagerSteps(student), capture=lambda function, inputs: function)
             self._budget = StepBudget(held_steps=0)
 
