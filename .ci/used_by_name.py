@@ -54,3 +54,14 @@ _.a_name_that_is_new
 
 # Called by rich where the reader of a pipe went away.
 _.on_broken_pipe
+
+# Sections of `ddfw bench --preset gpu`, which its table names as `module:function`.
+contract
+contract_compiled
+outer_ipc1
+outer_ipc10
+outer_ipc50
+waits
+
+# The standard library's warnings are shown through it.
+_.showwarning

@@ -39,17 +39,21 @@ def test_every_option_of_cuda_can_be_set_and_has_its_default(executor):
 def test_a_rank_has_the_options_of_its_crew():
     """Broken: options are taken and do nothing."""
     assert Torchrun()._inner(GPU) == Cuda(device="cuda:1")
-    assert Torchrun()._inner(CPU) == Cpu()
+    # The threads that torchrun has given each rank, and no workers beside the ranks.
+    assert Torchrun()._inner(CPU) == Cpu(threads=torch.get_num_threads(), workers=1)
     executor = Torchrun(**OTHER, together=4)
     assert executor._inner(GPU) == Cuda(device="cuda:1", **OTHER, together=4)
-    assert Torchrun(**{**OTHER, "compile": True}, together=4, threads=2)._inner(CPU) == Cpu(threads=2, compile=True)
+    found = Torchrun(**{**OTHER, "compile": True}, together=4, threads=2)._inner(CPU)
+    assert found == Cpu(threads=2, workers=1, compile=True)
 
 
 def test_a_task_has_the_options_of_its_executor():
     """Broken: options are taken and do nothing."""
     assert Ray()._on("cuda") == Cuda()
-    assert Ray()._on("cpu") == Cpu()
-    assert Ray(**OTHER)._on("cuda") == Cuda(**OTHER)
+    assert Ray()._on("cpu") == Cpu(workers=1)
+    # One thread, as the executor cpu has for each network.
+    assert Ray()._there() == Cpu(threads=1, workers=1) and Ray(threads=3)._there() == Cpu(threads=3, workers=1)
+    assert Ray(**OTHER)._on("cuda") == Ray(**OTHER, gpus=1)._there() == Cuda(**OTHER)
 
 
 @pytest.mark.parametrize("gpus", [0, 2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve, frozen
 
 #: Groups of measurements, in the order in which they are done.
-BENCH_GROUPS = ("outer", "memory", "augment", "expert", "ensemble")
+BENCH_GROUPS = ("outer", "memory", "augment", "expert", "ensemble", "workers")
 
 
 @frozen(kw_only=True)

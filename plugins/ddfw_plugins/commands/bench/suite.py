@@ -113,7 +113,7 @@ class Benchmarks:
 
     def rows(self, groups: Sequence[str]) -> Iterator[BenchRow]:
         """Measures some of `BENCH_GROUPS`, and yields each row as soon as it is measured."""
-        methods = (self.outer, self.memory, self.augment, self.expert, self.ensemble)
+        methods = (self.outer, self.memory, self.augment, self.expert, self.ensemble, self.workers)
         for group, method in zip(BENCH_GROUPS, methods, strict=True):
             for row in method() if group in groups else ():
                 bound = BOUNDS.get((row.bench, row.shape, row.mode))
@@ -187,10 +187,11 @@ class Benchmarks:
             plain_training(work.plain, data.images, data.targets, 1, EPOCH.lr, EPOCH.batch_size, augment, rng)
 
         with self.executor.open(work.context) as session:
+            threads = session.describe().get("network_threads")
             yield self._timed(
                 ("expert epoch", "cifar-ipc1", "one network"),
                 lambda: list(session.train_experts(EPOCH, data, one, [0], lambda position, epoch: None)),
-                plain,
+                plain if threads is None else with_threads(int(str(threads)), plain),
                 f"{TRAINED} images, batches of {EPOCH.batch_size}",
                 compared=False,
             )
@@ -209,6 +210,35 @@ class Benchmarks:
         with many.open(work.context) as together, one.open(work.context) as alone:
             names = ("experts", "digits", "four at a time")
             yield self._timed(names, train(together), train(alone), "against one after another", compared=False)
+
+    def workers(self) -> Iterator[BenchRow]:
+        """Time of experts and of evaluations in two worker processes against one after another, and that they agree."""
+        if not hasattr(self.executor, "workers"):
+            return
+        work, data = self._training("cifar-ipc1")
+        options: list[dict[str, Any]] = [{"workers": 2}, {"workers": 1}]
+        two, one = (evolve(self.executor, **changed) for changed in options)
+        small = LabelledImages(images=data.images[:100], targets=data.targets[:100])
+        longer = evolve(EPOCH, epochs=4)
+
+        def experts(session: ExecutorSession) -> Call:
+            def train() -> Tensor:
+                found = session.train_experts(EPOCH, data, small, [0, 1, 2, 3], lambda position, epoch: None)
+                return torch.stack([one.snapshots[-1] for one in sorted(found, key=lambda one: one.seed)])
+
+            return train
+
+        def evaluations(session: ExecutorSession) -> Call:
+            def judge() -> Tensor:
+                found = session.evaluate(longer, small, data, 0, range(4), "eval", lambda done: None)
+                return torch.tensor(found, dtype=torch.float64)
+
+            return judge
+
+        with two.open(work.context) as shared, one.open(work.context) as alone:
+            for bench, made in (("experts", experts), ("evaluations", evaluations)):
+                names = (bench, "cifar-ipc1", "two workers")
+                yield self._timed(names, made(shared), made(alone), "four networks, workers started before")
 
     def _training(self, name: str) -> tuple[BenchWork, LabelledImages]:
         """The network of a shape, and labelled random images to train it on."""
@@ -230,6 +260,20 @@ class Benchmarks:
         ratio = time_pairs(ours, plain, self.pairs, self.device)
         bench, shape, mode = names
         return BenchRow(bench=bench, shape=shape, mode=mode, ratio=ratio, error=error, note=note)
+
+
+def with_threads(number: int, work: Call) -> Call:
+    """The same work, done with so many threads of PyTorch."""
+
+    def inner() -> Any:
+        before = torch.get_num_threads()
+        torch.set_num_threads(number)
+        try:
+            return work()
+        finally:
+            torch.set_num_threads(before)
+
+    return inner
 
 
 def executor_modes(executor: AbstractExecutor) -> dict[str, tuple[AbstractExecutor, int]]:

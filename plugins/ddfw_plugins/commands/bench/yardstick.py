@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 
 from ddfw_plugins.executors.arithmetic import arithmetic
 
-#: How the plain loop computes on a GPU: in a session's own arithmetic, in that which PyTorch has if nobody sets
-#: anything, or so and with convolutions chosen by timing them (`cudnn.benchmark`).
-Plain = Literal["session", "defaults", "benchmark"]
+#: How the plain loop computes on a GPU: in a session's own arithmetic, in full float32, in that which PyTorch has if
+#: nobody sets anything, or so and with convolutions chosen by timing them (`cudnn.benchmark`).
+Plain = Literal["session", "ieee", "defaults", "benchmark"]
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def plain_settings(how: Plain) -> Iterator[None]:
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = how == "benchmark"
     try:
-        with arithmetic("pytorch"):
+        with arithmetic("ieee" if how == "ieee" else "pytorch"):
             yield
     finally:
         torch.backends.cudnn.benchmark = before

@@ -112,6 +112,7 @@ def test_the_plain_loop_can_compute_as_pytorch_does_by_itself():
         assert settings() == none
         for how, wanted in {
             "session": none,
+            "ieee": none,
             "defaults": (False, True, False),
             "benchmark": (False, True, True),
         }.items():

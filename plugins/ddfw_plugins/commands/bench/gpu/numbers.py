@@ -1,4 +1,4 @@
-"""Sections on what is computed: the executor's contract, the augmentation, arithmetics, and a capture that fails."""
+"""Sections on what is computed: the executor's contract, the augmentation, arithmetic, and a capture that fails."""
 
 from __future__ import annotations
 
@@ -20,15 +20,9 @@ from ddfw.engine.metagradient import meta_gradient
 from ddfw.testing import check_executor
 from ddfw_plugins.augmentations.dsa import FAMILIES
 from ddfw_plugins.commands.bench.gpu.cases import Cases
-from ddfw_plugins.commands.bench.gpu.stage import (
-    CPU,
-    PLAIN_ARITHMETICS,
-    Figures,
-    PlainArithmetic,
-    plain_arithmetic,
-    relative_error,
-)
+from ddfw_plugins.commands.bench.gpu.stage import CPU, PLAIN, Figures, relative_error
 from ddfw_plugins.commands.bench.work import BenchWork
+from ddfw_plugins.commands.bench.yardstick import Plain, plain_settings
 from ddfw_plugins.executors.cuda import ARITHMETIC, Cuda
 from ddfw_plugins.executors.graphed import GraphedSteps
 
@@ -155,7 +149,7 @@ def arithmetic(cases: Cases) -> None:
         for name in ARITHMETIC:
             chosen = {**UNCOMPILED, "gradient": name, **more}
             cases.case(f"{name}, {way}", partial(_errors, cases, there, wanted, chosen), **chosen)
-    for how in PLAIN_ARITHMETICS:
+    for how in PLAIN:
         cases.case(f"plain loop, {how}", partial(_plain_errors, there, wanted, how), plain=how)
     for name in ARITHMETIC:
         chosen = {"gradient": name, "compile": True, "graphs": True}
@@ -172,8 +166,8 @@ def _errors(cases: Cases, work: BenchWork, wanted: MetaGradient, options: Figure
     }
 
 
-def _plain_errors(work: BenchWork, wanted: MetaGradient, how: PlainArithmetic) -> Figures:
-    with plain_arithmetic(how):
+def _plain_errors(work: BenchWork, wanted: MetaGradient, how: Plain) -> Figures:
+    with plain_settings(how):
         found = work.plain_gradient()
     images, size = found.images, found.step_size
     return {

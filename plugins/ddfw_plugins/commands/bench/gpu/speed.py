@@ -11,15 +11,10 @@ import torch
 from ddfw import LabelledImages, TrainingSettings
 from ddfw_plugins.commands.bench.gpu.cases import Cases
 from ddfw_plugins.commands.bench.gpu.numbers import UNCOMPILED
-from ddfw_plugins.commands.bench.gpu.stage import (
-    PLAIN_ARITHMETICS,
-    Figures,
-    PlainArithmetic,
-    Stage,
-    plain_arithmetic,
-)
+from ddfw_plugins.commands.bench.gpu.stage import PLAIN, Figures, Stage
 from ddfw_plugins.commands.bench.suite import HOLD_ALL
 from ddfw_plugins.commands.bench.work import BenchWork
+from ddfw_plugins.commands.bench.yardstick import Plain, plain_settings
 
 #: The arithmetic of meta-gradients in which the other options are compared.
 FASTER = {"gradient": "tf32"}
@@ -52,7 +47,7 @@ def outer(cases: Cases, shape: str, layouts: bool = False) -> None:
     """Times one outer step in each way; `ratio` is to the plain loop with PyTorch's defaults."""
     work = cases.stage.work(shape)
     reference: float | None = None
-    for how in PLAIN_ARITHMETICS:
+    for how in PLAIN:
         found = cases.case(f"plain loop, {how}", partial(_plain, cases.stage, work, how), needs=3, plain=how)
         reference = found.get("ms") if how == "defaults" else reference
     for title, options in _ways():
@@ -97,8 +92,8 @@ def _ddfw(
     cases.case(title, look, needs=COMPILING if options["compile"] else 3, **options)
 
 
-def _plain(stage: Stage, work: BenchWork, how: PlainArithmetic) -> Figures:
-    with plain_arithmetic(how):
+def _plain(stage: Stage, work: BenchWork, how: Plain) -> Figures:
+    with plain_settings(how):
         return {
             **stage.timed(work.plain_gradient),
             **stage.peak(work.plain_gradient),

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import torch
 from attrs import asdict, evolve, frozen
@@ -22,15 +22,14 @@ from ddfw.engine.budget import StepBudget, peak_bytes
 from ddfw.engine.inner import EagerSteps
 from ddfw_plugins.commands.bench.shapes import GPU_SHAPES, BenchShape
 from ddfw_plugins.commands.bench.work import BenchWork, bench_work
-from ddfw_plugins.commands.bench.yardstick import plain_settings
-from ddfw_plugins.executors.arithmetic import arithmetic
+from ddfw_plugins.commands.bench.yardstick import Plain
 from ddfw_plugins.executors.cuda import Cuda, CudaSession
 from ddfw_plugins.executors.graphed import GraphedSteps
 
 Figures = dict[str, Any]
 CPU = torch.device("cpu")
-PlainArithmetic = Literal["defaults", "benchmark", "ieee"]
-PLAIN_ARITHMETICS: tuple[PlainArithmetic, ...] = ("defaults", "ieee", "benchmark")
+#: How the plain loop is timed; the first is the reference.
+PLAIN: tuple[Plain, ...] = ("defaults", "ieee", "benchmark")
 #: Timings of one case: so many, or as many as fit this many seconds, but one at least.
 TIMINGS, TIMING_SECONDS = 15, 2.0
 #: So many kernels that take longest are named.
@@ -155,16 +154,6 @@ class Stage:
         gc.collect()
         self.wait()
         return 0 if self.pretend else torch.cuda.memory_allocated(self.device)
-
-
-def plain_arithmetic(how: PlainArithmetic) -> AbstractContextManager[None]:
-    """Sets how the plain loop computes inside a block.
-
-    Args:
-        how: "defaults", PyTorch's own, with convolutions in TF32; "benchmark", the same with
-            `torch.backends.cudnn.benchmark`; "ieee", full float32.
-    """
-    return arithmetic("ieee") if how == "ieee" else plain_settings(how)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
