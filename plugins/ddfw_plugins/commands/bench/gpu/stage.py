@@ -141,6 +141,7 @@ class Stage:
         """Megabytes of tensors that are live at most during a call, and that PyTorch has taken from the device."""
         if self.pretend:
             return {"peak_mb": peak_bytes(work) / 2**20, "reserved_mb": None}
+        gc.collect()  # or graphs of the case before would count
         self.wait()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
