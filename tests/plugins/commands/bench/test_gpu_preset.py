@@ -49,7 +49,7 @@ def pretended(tmp_path, *arguments):
     """Runs the command in a process of its own; the rows of its file and of its standard output."""
     out = tmp_path / "gpu.jsonl"
     command = [sys.executable, "-m", "ddfw", "bench", "--preset", "gpu", "--pretend", "--json", "--out", str(out)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert rows == [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
