@@ -1,4 +1,4 @@
-"""What has to be set before a process first multiplies on a GPU; `tests/conftest.py` skips where there is none."""
+"""What a process needs before its first product on a GPU; `tests/conftest.py` skips where there is none."""
 
 from __future__ import annotations
 

@@ -112,10 +112,6 @@ def _given(spec: tuple[int, int, int, int], arrays: tuple[numpy.ndarray[Any, Any
 
 def _tensor(array: numpy.ndarray[Any, Any]) -> Tensor:
     """A tensor that shares the array's read-only memory; nothing writes to it, since training works on copies."""
-    import torch
     from torch.utils.dlpack import from_dlpack
 
-    try:
-        return from_dlpack(array)  # torch.from_numpy warns about memory that is read-only
-    except (BufferError, TypeError):  # an older NumPy does not share read-only memory
-        return torch.from_numpy(array.copy())
+    return from_dlpack(array)  # torch.from_numpy warns about memory that is read-only
