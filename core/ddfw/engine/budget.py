@@ -92,7 +92,7 @@ def graph_bytes(network: Network, theta: Tensor, images: Tensor, targets: Tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         graph = StepGraph(network, theta, images, targets)
-    for tensor in (images, targets, graph.gradient):
+    for tensor in (images, targets, graph.gradient, *graph.tensors()):
         note(tensor)
     sizes.pop(theta.untyped_storage().data_ptr(), None)
     return sum(sizes.values()) * 5 // 4 + NODES

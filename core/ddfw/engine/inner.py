@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, log_softmax
 
+from ddfw.engine.chain import Chain, ChainStep, chain_of, joined
 from ddfw.engine.norms import twice_differentiable
 from ddfw.engine.sizes import require_room_for, sizes_named
 from ddfw.errors import OptionError
@@ -82,6 +83,18 @@ class Network:
             )
             for _, parameter in named
         )
+        self._chains: dict[tuple[int, ...], Chain | None] = {}
+
+    def chain(self, theta: Tensor, images: Tensor) -> Chain | None:
+        """The network as a chain of blocks whose derivatives are written down; None if PyTorch has to find them."""
+        sides = tuple(images.shape[2:])
+        if type(self).logits is not Network.logits:
+            return None  # a subclass computes something else than the module alone
+        if images.device.type != "cpu" or images.dtype != theta.dtype or len(sides) != 2 or not len(images):
+            return None
+        if sides not in self._chains:
+            self._chains[sides] = chain_of(self.module, *sides)
+        return self._chains[sides]
 
     def to(self, device: torch.device) -> Network:
         """This network with its buffers on a device: itself where they are there, else a copy.
@@ -178,7 +191,16 @@ class StepGraph:
         if leaf is None:
             images = images.detach().requires_grad_()
         self._images = images if leaf is None else leaf
+        self._augmented = None if leaf is None else images
         self._targets = targets.detach().requires_grad_(learn_targets)
+        self._steps: list[ChainStep] | None = None
+        chain = network.chain(theta, images)
+        if chain is not None:
+            self._steps = list(chain.steps(theta, images, targets))
+            self._gradient = added([step.gradient for step in self._steps])
+            for step in self._steps:
+                step.release()
+            return
         loss = inner_loss(network, self._theta, images, self._targets)
         (self._gradient,) = torch.autograd.grad(loss, self._theta, create_graph=True)
 
@@ -186,6 +208,10 @@ class StepGraph:
     def gradient(self) -> Tensor:
         """The gradient g [P], without its graph."""
         return self._gradient.detach()
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that are held outside of autograd's graph, its own argument θ among them."""
+        return [tensor for step in self._steps or () for tensor in step.tensors()]
 
     def pull(self, cotangent: Tensor, *, through_theta: bool) -> StepPullback:
         """Computes the derivatives of s = g·λ for λ = `cotangent` and frees the graph.
@@ -197,6 +223,12 @@ class StepGraph:
         Returns:
             s and its derivatives.
         """
+        if self._steps is not None:
+            s, theta, images, targets = joined(step.along(cotangent, parameters=through_theta) for step in self._steps)
+            self._steps = None
+            if self._augmented is not None:
+                (images,) = torch.autograd.grad(self._augmented, self._images, images)
+            return StepPullback(s=s, theta=theta, images=images, targets=targets)
         wanted = {"images": self._images}
         if self._targets.requires_grad:
             wanted["targets"] = self._targets
@@ -250,7 +282,10 @@ class EagerSteps:
 
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss's gradient [P] at θ [P], for images [B, C, H, W] and probabilities [B, m], without a graph."""
-        return inner_gradient(self.network, theta, images, targets)
+        chain = self.network.chain(theta, images)
+        if chain is None:
+            return inner_gradient(self.network, theta, images, targets)
+        return added([step.gradient for step in chain.steps(theta, images, targets)])
 
     def pull(
         self,
@@ -263,8 +298,17 @@ class EagerSteps:
         learn_targets: bool = True,
     ) -> StepPullback:
         """Derivatives of s = g·λ for λ = `cotangent` [P]; ∂s/∂θ only if `through_theta`."""
+        chain = self.network.chain(theta, images)
+        if chain is not None:
+            steps = chain.steps(theta, images, targets, gradient=False)
+            return StepPullback(*joined(step.along(cotangent, parameters=through_theta) for step in steps))
         graph = StepGraph(self.network, theta, images, targets, learn_targets=learn_targets)
         return graph.pull(cotangent, through_theta=through_theta)
+
+
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of the gradients [P] of the parts of a batch."""
+    return parts[0] if len(parts) == 1 else torch.stack([*parts]).sum(dim=0)
 
 
 def supervised_gradient(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

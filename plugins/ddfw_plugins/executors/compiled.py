@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.func import grad, vjp
 from torch.nn.functional import unfold
 
-from ddfw.engine.inner import EagerSteps, Network, StepPullback, inner_loss
+from ddfw.engine.chain import Chain, ChainStep, joined
+from ddfw.engine.inner import EagerSteps, Network, StepPullback, added, inner_loss
 
 #: On a CPU a convolution becomes one matrix product if its unfolded input has at most this many elements: for small
 #: convolutions the call of the convolution library costs more time than the arithmetic.
@@ -59,14 +60,31 @@ class CompiledSteps:
         self._begun = False
         student = type(network)(with_products(copy.deepcopy(network.module)))
 
+        # A network whose derivatives are written down is compiled as they are, a part of the batch at a time; `targets`
+        # are then the part's weights. The chain of each image size is looked up before anything is compiled.
+        self._chains: dict[tuple[int, ...], Chain | None] = {}
+        chains = self._chains
+
         def gradient(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+            chain = chains.get(tuple(images.shape[2:]))
+            if chain is not None:
+                return ChainStep(chain, theta, images, targets).gradient
             return grad(lambda point: inner_loss(student, point, images, targets))(theta)  # type: ignore[no-any-return]
 
-        def pull(theta: Tensor, images: Tensor, targets: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+        def pull(theta: Tensor, images: Tensor, targets: Tensor, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+            chain = chains.get(tuple(images.shape[2:]))
+            if chain is not None:
+                step = ChainStep(chain, theta, images, targets, gradient=False)
+                return step.along(cotangent, parameters=True)
             found, back, *_ = vjp(gradient, theta, images, targets)
             return torch.dot(found, cotangent), *back(cotangent)
 
-        def pull_data(theta: Tensor, images: Tensor, targets: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+        def pull_data(theta: Tensor, images: Tensor, targets: Tensor, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+            chain = chains.get(tuple(images.shape[2:]))
+            if chain is not None:
+                step = ChainStep(chain, theta, images, targets, gradient=False)
+                s, _, x, y = step.along(cotangent, parameters=False)
+                return s, x, y
             found, back, *_ = vjp(lambda x, y: gradient(theta, x, y), images, targets)
             return torch.dot(found, cotangent), *back(cotangent)
 
@@ -81,9 +99,14 @@ class CompiledSteps:
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss's gradient [P] at θ [P], for images [B, C, H, W] and probabilities [B, m], compiled."""
         images = _in_rows(images)
-        found: Tensor = self._try(
-            lambda: self._gradient(theta, images, targets), lambda: self._eager.gradient(theta, images, targets)
-        )
+        chain = self._chain(theta, images)
+
+        def compiled() -> Tensor:
+            if chain is None:
+                return self._gradient(theta, images, targets)  # type: ignore[no-any-return]
+            return added([self._gradient(theta, *part) for part in chain.parts(images, targets)])
+
+        found: Tensor = self._try(compiled, lambda: self._eager.gradient(theta, images, targets))
         return found
 
     def pull(
@@ -99,7 +122,15 @@ class CompiledSteps:
         """Derivatives of s = g·λ for λ = `cotangent` [P], compiled; ∂s/∂θ only if `through_theta`."""
         images = _in_rows(images)
 
+        chain = self._chain(theta, images)
+
         def compiled() -> StepPullback:
+            if chain is not None:
+                parts = chain.parts(images, targets)
+                if through_theta:
+                    return StepPullback(*joined(self._pull(theta, *part, cotangent) for part in parts))
+                without = (self._pull_data(theta, *part, cotangent) for part in parts)
+                return StepPullback(*joined((s, None, x, y) for s, x, y in without))
             if not through_theta:
                 s, x, y = self._pull_data(theta, images, targets, cotangent)
                 return StepPullback(s=s, theta=None, images=x, targets=y)
@@ -110,6 +141,12 @@ class CompiledSteps:
             compiled, lambda: self._eager.pull(theta, images, targets, cotangent, through_theta=through_theta)
         )
         return found
+
+    def _chain(self, theta: Tensor, images: Tensor) -> Chain | None:
+        """The network as a chain for images of this size; what is compiled looks it up by the size."""
+        chain = self._eager.network.chain(theta, images)
+        self._chains[tuple(images.shape[2:])] = chain
+        return chain
 
     def _try(self, compiled: Callable[[], Any], eager: Callable[[], Any]) -> Any:
         if self._failed is not None:
