@@ -6,6 +6,7 @@ receiver maps it and copies nothing. The block has no name on any disk and is go
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import mmap
@@ -122,7 +123,11 @@ class Channel:
             self.connection.sendall(header + text)
 
     def receive(self) -> tuple[dict[str, Any], Block] | None:
-        """Waits for the next message and the block that came with it; None if the other process is gone."""
+        """Waits for the next message and the block that came with it; None if the other process is gone.
+
+        Raises:
+            OSError: this process may open no more files.
+        """
         header, descriptors = b"", list[int]()
         try:
             while len(header) < _HEADER.size:
@@ -131,7 +136,9 @@ class Channel:
                 if not more:
                     raise ConnectionResetError
                 header += more
-            length, _ = _HEADER.unpack(header)
+            length, wanted = _HEADER.unpack(header)
+            if len(descriptors) < wanted:  # the system drops what does not fit without an error
+                raise OSError(errno.EMFILE, "too many open files to take over shared memory")
             pieces = bytearray()
             while len(pieces) < length:
                 more = self.connection.recv(min(length - len(pieces), 2**20))

@@ -195,7 +195,7 @@ class Pool:
         worker = _Worker(process=process, channel=Channel(here))
         self._workers.append(worker)
         with contextlib.suppress(OSError):  # it has ended already, which is noticed when an answer is waited for
-            worker.channel.send({"path": [path or os.getcwd() for path in sys.path]})
+            worker.channel.send({"path": [str(path) or os.getcwd() for path in sys.path]})
         return worker
 
     def _give(self, worker: _Worker, position: int, piece: Piece) -> None:

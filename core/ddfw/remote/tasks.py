@@ -153,29 +153,41 @@ class TaskData:
 def remote_expert(
     job: Mapping[str, Any], settings: Mapping[str, Any], given: TaskData, seed: int, on_epoch: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Trains one expert in this process.
+    """Trains one expert in this process, as `remote_experts` trains several."""
+    (found,) = remote_experts(job, settings, given, [seed], lambda position, epoch: on_epoch(epoch))
+    return found
+
+
+def remote_experts(
+    job: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    given: TaskData,
+    seeds: Sequence[int],
+    on_epoch: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """Trains experts in this process.
 
     Args:
         job: by `pack_job`.
         settings: by `pack_settings`.
         given: the training and the validation split, on the CPU.
-        seed: the expert's.
-        on_epoch: told the number of finished epochs.
+        seeds: the experts'.
+        on_epoch: told the position of a seed and the number of epochs that its expert has done.
 
     Returns:
-        `seed`, `snapshots` [K + 1, P] on the CPU, `validation_accuracy` and `train_loss`, for `expert_from`.
+        For each `seed`, `snapshots` [K + 1, P] on the CPU, `validation_accuracy` and `train_loss`, for `expert_from`.
 
     Raises:
-        DivergedError: it diverged.
+        DivergedError: one diverged.
         OptionError: this process cannot build what the job describes.
     """
     with _session(job, given) as session:
         train, test = (_there(data, session) for data in (given.train, given.test))
-        trained = session.train_experts(
-            from_table(settings, TrainingSettings), train, test, [seed], lambda position, epoch: on_epoch(epoch)
-        )
-        (expert,) = trained
-    return {**asdict(expert, recurse=False), "snapshots": expert.snapshots.detach().cpu().contiguous()}
+        how = from_table(settings, TrainingSettings)
+        return [
+            {**asdict(expert, recurse=False), "snapshots": expert.snapshots.detach().cpu().contiguous()}
+            for expert in session.train_experts(how, train, test, seeds, on_epoch)
+        ]
 
 
 def expert_from(record: Mapping[str, Any]) -> TrainedExpert:
@@ -191,19 +203,32 @@ def remote_evaluation(
     number: int,
     purpose: Literal["select", "eval"],
 ) -> dict[str, Any]:
-    """One fresh network, trained in this process.
+    """One fresh network, trained in this process, as `remote_evaluations` trains several."""
+    (found,) = remote_evaluations(job, settings, given, seed, range(number, number + 1), purpose)
+    return found
+
+
+def remote_evaluations(
+    job: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    given: TaskData,
+    seed: int,
+    networks: range,
+    purpose: Literal["select", "eval"],
+) -> list[dict[str, Any]]:
+    """Fresh networks, trained in this process.
 
     Args:
         job: by `pack_job`.
         settings: by `pack_settings`.
         given: the training and the test images, on the CPU.
         seed: of all fresh networks.
-        number: which of them.
+        networks: which of them.
         purpose: likewise.
 
     Returns:
-        `accuracy`, a fraction, and `predicted`, the class [n] of each test image on the CPU, or None where the
-        executor does not say.
+        For each `accuracy`, a fraction, and `predicted`, the class [n] of each test image on the CPU, or None where
+        the executor does not say.
 
     Raises:
         DivergedError: it diverged.
@@ -211,11 +236,10 @@ def remote_evaluation(
     """
     with _session(job, given) as session:
         train, test = (_there(data, session) for data in (given.train, given.test))
-        networks = range(number, number + 1)
         how = from_table(settings, TrainingSettings)
         found = ask_classes(session, how, train, test, seed, networks, purpose, lambda done: None)
-    (accuracy,) = found.accuracies
-    return {"accuracy": accuracy, "predicted": None if found.predicted is None else found.predicted[0].cpu()}
+    classes = [None] * len(networks) if found.predicted is None else found.predicted.cpu().unbind()
+    return [{"accuracy": a, "predicted": p} for a, p in zip(found.accuracies, classes, strict=True)]
 
 
 def call(task: str, payload: str, threads: int) -> str:

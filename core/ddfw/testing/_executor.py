@@ -243,10 +243,10 @@ class _Case:
         )
 
     def require_close(self, what: str, part: str, found: Tensor, wanted: Tensor, tolerance: float) -> None:
-        here = found.detach().cpu()
-        kinds = [f"{tuple(t.shape)} in {t.dtype}" for t in (here, wanted)]
+        here, reference = found.detach().cpu(), wanted.detach().cpu()  # both may be a session's own
+        kinds = [f"{tuple(t.shape)} in {t.dtype}" for t in (here, reference)]
         self.subject.require(kinds[0] == kinds[1], f"{what}: {part} is {kinds[0]}, expected {kinds[1]}")
-        error = float((here - wanted).abs().max()) / (float(wanted.abs().max()) or 1.0)
+        error = float((here - reference).abs().max()) / (float(reference.abs().max()) or 1.0)
         self.subject.require(
             error <= tolerance,
             f"{what}: {part} differs from the engine's by {error:.3g} (relative, float64), allowed is {tolerance:g}; "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,42 +18,43 @@ if TYPE_CHECKING:
     from ddfw.remote.tasks import TaskData
 
 
-def expert(
+def experts(
     job: Mapping[str, Any],
     settings: Mapping[str, Any],
     spec: tuple[int, int, int, int],
-    seed: int,
-    key: str,
+    seeds: Sequence[int],
+    keys: Sequence[str],
     progress: Any,
     *arrays: numpy.ndarray[Any, Any],
 ) -> dict[str, Any]:
-    """Trains one expert and reports its epochs to `progress` under `key`."""
+    """Trains experts and reports the epochs of each to `progress` under its key."""
     from ddfw.remote import tasks
 
-    def work() -> dict[str, Any]:
-        found = tasks.remote_expert(
-            job, settings, _given(spec, arrays), seed, lambda epoch: progress.note.remote(key, epoch)
-        )
-        return {**found, "snapshots": found["snapshots"].numpy()}
+    def told(position: int, epoch: int) -> None:
+        progress.note.remote(keys[position], epoch)
+
+    def work() -> list[dict[str, Any]]:
+        found = tasks.remote_experts(job, settings, _given(spec, arrays), seeds, told)
+        return [{**one, "snapshots": one["snapshots"].numpy()} for one in found]
 
     return _outcome(work)
 
 
-def network(
+def networks(
     job: Mapping[str, Any],
     settings: Mapping[str, Any],
     spec: tuple[int, int, int, int],
     seed: int,
-    number: int,
+    numbers: range,
     purpose: Any,
     *arrays: numpy.ndarray[Any, Any],
 ) -> dict[str, Any]:
-    """Trains one evaluation network and tests it."""
+    """Trains evaluation networks and tests them."""
     from ddfw.remote import tasks
 
-    def work() -> dict[str, Any]:
-        found = tasks.remote_evaluation(job, settings, _given(spec, arrays), seed, number, purpose)
-        return {**found, "predicted": None if found["predicted"] is None else found["predicted"].numpy()}
+    def work() -> list[dict[str, Any]]:
+        found = tasks.remote_evaluations(job, settings, _given(spec, arrays), seed, numbers, purpose)
+        return [{**one, "predicted": None if one["predicted"] is None else one["predicted"].numpy()} for one in found]
 
     return _outcome(work)
 
@@ -111,10 +112,6 @@ def _given(spec: tuple[int, int, int, int], arrays: tuple[numpy.ndarray[Any, Any
 
 def _tensor(array: numpy.ndarray[Any, Any]) -> Tensor:
     """A tensor that shares the array's read-only memory; nothing writes to it, since training works on copies."""
-    import torch
     from torch.utils.dlpack import from_dlpack
 
-    try:
-        return from_dlpack(array)  # torch.from_numpy warns about memory that is read-only
-    except (BufferError, TypeError):  # an older NumPy does not share read-only memory
-        return torch.from_numpy(array.copy())
+    return from_dlpack(array)  # torch.from_numpy warns about memory that is read-only

@@ -49,6 +49,7 @@ class Workers:
     _always: bool = field(kw_only=True)
     _job: dict[str, Any] | None = field(init=False, default=None)
     _refused: bool = field(init=False, default=False)
+    _missed: float = field(init=False, default=0.0)
     _step_s: dict[tuple[object, ...], float] = field(init=False, factory=dict)
 
     @property
@@ -64,7 +65,9 @@ class Workers:
         if not self._always:
             saved = sum(count * self._seconds(settings, data) for settings, data, count in work)
             saved *= 1 - 1 / min(networks, self._pool.size)
-            if saved < (SHARE_S if self._pool.started else START_S):
+            # What was not worth their start so far counts, too: many small pieces of work are one large one.
+            self._missed += 0.0 if self._pool.started else saved
+            if saved < SHARE_S if self._pool.started else self._missed < START_S:
                 return False
         if self._job is None:
             try:

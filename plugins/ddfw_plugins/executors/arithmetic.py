@@ -18,8 +18,8 @@ import torch
 from ddfw import OptionError
 
 Precision = Literal["ieee", "tf32", "pytorch"]
-#: Memory for cuBLAS with which its products repeat; PyTorch asks for one of two such values.
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+#: Memory for cuBLAS with which its products repeat, as an environment variable and a value that PyTorch accepts.
+WORKSPACE, SIZE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 _backends: Any = torch.backends
 
@@ -49,27 +49,47 @@ def arithmetic(precision: Precision) -> Iterator[None]:
 
 
 @contextmanager
+def products_that_may_repeat() -> Iterator[None]:
+    """Inside the block, products can be made to repeat to the bit, if none was computed on a GPU before.
+
+    PyTorch looks for the variable at the first product of a process, and never again. So even a session that need not
+    repeat sets it, for one that does later on.
+    """
+    known = os.environ.get(WORKSPACE)
+    os.environ.setdefault(WORKSPACE, SIZE)
+    try:
+        yield
+    finally:
+        if known is None:
+            os.environ.pop(WORKSPACE, None)
+
+
+@contextmanager
 def deterministic() -> Iterator[None]:
     """Inside the block, PyTorch takes only operations that give the same bits each time, and compiles only such.
 
     Raises:
-        OptionError: something inside uses an operation for which PyTorch has no such form.
+        OptionError: something inside uses an operation for which PyTorch has no such form, or products were computed
+            in this process before they could be made to repeat.
     """
     inductor: Any = importlib.import_module("torch._inductor.config")
     memory: Any = torch.utils.deterministic
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled = memory.fill_uninitialized_memory
     library = _backends.cudnn.deterministic, _backends.cudnn.benchmark
-    workspace, size = _WORKSPACE
-    known = os.environ.get(workspace)
     try:
-        os.environ.setdefault(workspace, size)
         torch.use_deterministic_algorithms(True)
         memory.fill_uninitialized_memory = False  # nobody here reads memory that was never written
         _backends.cudnn.deterministic, _backends.cudnn.benchmark = True, False
-        with inductor.patch(deterministic=True):
+        with products_that_may_repeat(), inductor.patch(deterministic=True):
             yield
     except RuntimeError as error:
+        if WORKSPACE in str(error):
+            raise OptionError(
+                "this process has multiplied on a GPU before, in a way that does not repeat to the bit; start it with "
+                f"{WORKSPACE}={SIZE} in its environment",
+                "deterministic",
+            ) from error
         words = "does not have a deterministic implementation"
         if words not in str(error):
             raise
@@ -82,8 +102,6 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         memory.fill_uninitialized_memory = filled
         _backends.cudnn.deterministic, _backends.cudnn.benchmark = library
-        if known is None:
-            os.environ.pop(workspace, None)
 
 
 def _older_switches() -> tuple[str | None, bool | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
@@ -16,7 +16,7 @@ from ddfw import AbstractExecutor, option
 from ddfw.engine.inner import EagerSteps, Network, Steps
 from ddfw_plugins.executors._gpu import require_gpu
 from ddfw_plugins.executors._session import LocalSession
-from ddfw_plugins.executors.arithmetic import arithmetic, deterministic
+from ddfw_plugins.executors.arithmetic import arithmetic, deterministic, products_that_may_repeat
 from ddfw_plugins.executors.compiled import CompiledSteps
 from ddfw_plugins.executors.graphed import GraphedSteps
 
@@ -87,7 +87,7 @@ class Cuda(AbstractExecutor):
         """
         require_gpu(self.device)
         device = torch.device(self.device)
-        with arithmetic("ieee"), deterministic() if self.deterministic else nullcontext():
+        with arithmetic("ieee"), deterministic() if self.deterministic else products_that_may_repeat():
             yield CudaSession(context, self, device)
 
 

@@ -78,6 +78,11 @@ class Ray(AbstractExecutor):
     channels_last: bool | None = option(
         None, help=f"gpus above 0 only: images in tasks lie channel by channel last; {_CUDA}"
     )
+    together: int | None = option(
+        None,
+        validator=optional(ge(1)),
+        help=f"gpus above 0 only: experts and evaluation networks that a task trains at a time; {_CUDA}",
+    )
     deterministic: bool | None = option(
         None, help=f"on GPUs only: take only operations that repeat to the bit; {_CUDA}"
     )
@@ -190,7 +195,7 @@ class RaySession:
         seeds: Sequence[int],
         on_epoch: Callable[[int, int], None],
     ) -> Iterator[TrainedExpert]:
-        """Trains each expert as a task; experts come in the order in which they are finished."""
+        """Trains each expert as a task, or `together` in one; they come in the order in which they are finished."""
         from ddfw.remote.tasks import expert_from
 
         if not seeds:
@@ -210,14 +215,21 @@ class RaySession:
                         tell(int(position), epoch)
 
         head, data = self._head(settings, train), self._data(train, validation)
+        shares = self._shares(range(len(seeds)))
         jobs = [
-            Job(f"expert of seed {seed}", _ray_tasks.expert, (*head, seed, f"{call}/{position}", progress, *data))
-            for position, seed in enumerate(seeds)
+            Job(
+                _title("expert of seed", "experts of seeds", [seeds[position] for position in share]),
+                _ray_tasks.experts,
+                (*head, [seeds[p] for p in share], [f"{call}/{p}" for p in share], progress, *data),
+            )
+            for share in shares
         ]
-        for position, record in self._cluster.run(jobs, look):
-            tell(position, settings.epochs)
-            snapshots = torch.from_numpy(record["snapshots"].copy())  # a copy: Ray's memory is read-only and is reused
-            yield expert_from({**record, "snapshots": snapshots})
+        for number, records in self._cluster.run(jobs, look):
+            for position, record in zip(shares[number], records, strict=True):
+                tell(position, settings.epochs)
+                # A copy: Ray's memory is read-only and is reused.
+                snapshots = torch.from_numpy(record["snapshots"].copy())
+                yield expert_from({**record, "snapshots": snapshots})
 
     def meta_gradient(self, problem: Problem, segments: Sequence[Segment]) -> MetaGradient:
         """Computes the meta-gradient in this process."""
@@ -233,7 +245,7 @@ class RaySession:
         purpose: Literal["select", "eval"],
         on_network: Callable[[int], None],
     ) -> tuple[float, ...]:
-        """Trains and tests each network as a task."""
+        """Trains and tests each network as a task, or `together` in one."""
         return self.evaluate_classes(settings, train, test, seed, networks, purpose, on_network).accuracies
 
     def evaluate_classes(
@@ -248,15 +260,22 @@ class RaySession:
     ) -> Evaluated:
         """As `evaluate`, with the classes that each network predicts."""
         head, data = self._head(settings, train), self._data(train, test)
+        shares = self._shares(networks)
         jobs = [
-            Job(f"network {number} ({purpose})", _ray_tasks.network, (*head, seed, number, purpose, *data))
-            for number in networks
+            Job(
+                f"{_title('network', 'networks', share)} ({purpose})",
+                _ray_tasks.networks,
+                (*head, seed, share, purpose, *data),
+            )
+            for share in shares
         ]
-        found = dict[int, Mapping[str, Any]]()
-        for position, outcome in self._cluster.run(jobs):
-            found[position] = outcome
-            on_network(len(found))
-        ordered = [found[position] for position in range(len(jobs))]
+        found, done = dict[int, list[Mapping[str, Any]]](), 0
+        for position, outcomes in self._cluster.run(jobs):
+            found[position] = outcomes
+            for _ in outcomes:
+                done += 1
+                on_network(done)
+        ordered = [one for position in range(len(jobs)) for one in found[position]]
         classes = [torch.from_numpy(one["predicted"].copy()) for one in ordered if one["predicted"] is not None]
         return Evaluated(
             accuracies=tuple(one["accuracy"] for one in ordered),
@@ -270,6 +289,11 @@ class RaySession:
                 self._cluster.ray.kill(self._progress)
             self._progress = None
 
+    def _shares(self, work: range) -> list[range]:
+        """The parts of some work that are a task each."""
+        together = cuda_with(self._options, device="cuda").together if self._options.gpus else 1
+        return [work[first : first + together] for first in range(0, len(work), together)]
+
     def _listener(self) -> Any:
         if self._progress is None:
             self._progress = self._cluster.ray.remote(_ray_tasks.Progress).options(num_cpus=0, max_restarts=-1).remote()
@@ -282,3 +306,8 @@ class RaySession:
 
     def _data(self, *data: LabelledImages) -> list[Any]:
         return [self._shelf.put(tensor) for part in data for tensor in (part.images, part.targets)]
+
+
+def _title(one: str, several: str, numbers: Sequence[int]) -> str:
+    """What a task is called in messages."""
+    return f"{one} {numbers[0]}" if len(numbers) == 1 else f"{several} {', '.join(map(str, numbers))}"

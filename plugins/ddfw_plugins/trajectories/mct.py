@@ -249,7 +249,9 @@ def progress(trajectory: Tensor, sizes: Sequence[int], kind: Progress = "arc_len
     length = len(trajectory) - 1
     if kind == "arc_length":
         moved = torch.stack([_steps(piece) for piece in trajectory.split(list(sizes), dim=1)])
-        travelled = torch.cat([torch.zeros_like(moved[:, :1]), moved.cumsum(dim=1)], dim=1)
+        # These few numbers are added up on the CPU: on a GPU torch 2.11 cannot do so in the same order each time.
+        far = moved.cpu().cumsum(dim=1).to(moved.device)
+        travelled = torch.cat([torch.zeros_like(moved[:, :1]), far], dim=1)
         total = travelled[:, -1:]
         return travelled / torch.where(total == 0, torch.ones_like(total), total)
     if kind == "uniform":
@@ -259,8 +261,8 @@ def progress(trajectory: Tensor, sizes: Sequence[int], kind: Progress = "arc_len
         squared = line.dot(line)
         beta = (trajectory - trajectory[0]) @ line / torch.where(squared == 0, torch.ones_like(squared), squared)
     else:
-        weights = torch.arange(length + 1, 0, -1).to(trajectory)
-        beta = weights.cumsum(dim=0) / weights.sum()
+        weights = torch.arange(length + 1, 0, -1).to(trajectory.dtype)
+        beta = (weights.cumsum(dim=0) / weights.sum()).to(trajectory.device)
     return beta.expand(len(sizes), -1)
 
 

@@ -103,7 +103,8 @@ def test_measuring_leaves_nothing_behind(make, tmp_path):
 
 def test_a_notebook_gets_the_forecast_of_the_command_line(make, tmp_path):
     """Broken: a notebook could not ask what a run will cost, or would be told something else."""
-    config, places = make().config, Places(experts=tmp_path / "experts")
+    # Whether workers are worth their start follows from times, and on a busy machine not twice in the same way.
+    config, places = evolve(make().config, executor=Cpu(threads=1, workers=1)), Places(experts=tmp_path / "experts")
     found = ddfw.predict(config, places)
     _, other = outlined(config, places)
     assert isinstance(found, ddfw.Forecast)

@@ -226,6 +226,15 @@ def test_automatic_workers_are_started_only_where_the_work_is_worth_it(monkeypat
         assert not session._workers.take([(SETTINGS, data(), 1)])
 
 
+def test_many_small_pieces_of_work_are_worth_workers_in_the_end(monkeypatch):
+    """Broken: a run that selects a hundred times for a second each would never take a second core."""
+    monkeypatch.setattr(Cpu, "workers_here", 2)
+    monkeypatch.setattr(_workers.Workers, "_seconds", lambda *_: 0.8)
+    with Cpu().open(context_of()) as session:
+        taken = [session._workers.take([(SETTINGS, data(), 2)]) for _ in range(4)]
+    assert taken == [False, False, True, True]
+
+
 def test_the_number_of_threads_decides_the_number_of_automatic_workers(monkeypatch):
     """Broken: two threads in each of as many workers as there are cores would get into each other's way."""
     from ddfw_plugins.executors import cpu

@@ -6,10 +6,38 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddfw import OptionError
+from ddfw.testing._devices import _stand_in
 from ddfw_plugins.trajectories.mct import ConvexTrajectory, progress, smoothed
 from ddfw_plugins.trajectories.mtt import Checkpoints
+
+
+class Sums(TorchDispatchMode):
+    """The devices on which cumulative sums are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.devices = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name == "aten::cumsum":
+            self.devices.append(args[0].device.type)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["arc_length", "decreasing"])
+def test_progress_on_a_gpu_is_added_up_where_sums_repeat(kind):
+    """Broken: with executor.deterministic a run with these trajectories ends at once on torch 2.11."""
+    path, sizes = walk(6, [4, 3]), [4, 3]
+    wanted = progress(path, sizes, kind)
+    with _stand_in() as device:
+        there = path.to(device)
+        with Sums() as sums:
+            found = progress(there, sizes, kind)
+        assert found.device.type == device.type and sums.devices == ["cpu"]
+        assert torch.equal(found.cpu(), wanted)
 
 
 class Experts:

@@ -73,10 +73,6 @@ class Cases:
 
         return self.guarded(title, given, measured) or {}
 
-    def unavailable(self, title: str, reason: str, **given: Any) -> None:
-        """Emits that a case cannot be measured with this version of the executor, and why."""
-        self.emit(self.section.name, "unavailable", case=title, given=given, reason=reason)
-
     def guarded(self, title: str, given: Mapping[str, Any], work: Callable[[], T]) -> T | None:
         """Calls a function; if it fails, emits one error row and gives the memory of the device back.
 

@@ -1,4 +1,4 @@
-"""Sections on what is computed: the executor's contract, the augmentation, arithmetics, and a capture that fails."""
+"""Sections on what is computed: the executor's contract, the augmentation, arithmetic, and a capture that fails."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ddfw.engine.metagradient import meta_gradient
 from ddfw.testing import check_executor
 from ddfw_plugins.augmentations.dsa import FAMILIES
 from ddfw_plugins.commands.bench.gpu.cases import Cases
-from ddfw_plugins.commands.bench.gpu.stage import CPU, Figures, relative_error
+from ddfw_plugins.commands.bench.gpu.stage import CPU, PLAIN, Figures, relative_error
 from ddfw_plugins.commands.bench.work import BenchWork
 from ddfw_plugins.commands.bench.yardstick import Plain, plain_settings
-from ddfw_plugins.executors.cuda import Cuda
+from ddfw_plugins.executors.cuda import ARITHMETIC, Cuda
 from ddfw_plugins.executors.graphed import GraphedSteps
 
 UNCOMPILED = {"compile": False, "graphs": False}
@@ -78,12 +78,9 @@ def contract(cases: Cases) -> None:
         "CUDA graphs": {"graphs": True},
         "three at a time": {"together": 3},
         "three at a time, channels first": {"together": 3, "channels_last": False},
-        "asked for bf16": {"training": "bf16"},
+        "asked for bf16": {"training": "bf16", "gradient": "bf16", "graphs": True},
+        "deterministic": {"deterministic": True, "graphs": True},
     }
-    if cases.stage.has("gradient"):
-        ways["asked for meta-gradients in tf32"] = {"gradient": "tf32", "graphs": True}
-    if cases.stage.has("deterministic"):
-        ways["deterministic"] = {"deterministic": True, "graphs": True}
     for title, options in ways.items():
         _check(cases, title, {**UNCOMPILED, **options})
 
@@ -147,23 +144,16 @@ def arithmetic(cases: Cases) -> None:
     wanted = cases.guarded("float64 on the CPU", {}, lambda: _gradient_on_cpu(_doubled(here)))
     if wanted is None:
         return
-    for name, options in stage.arithmetics().items():
-        if options is None:
-            cases.unavailable(name, "the executor has no option gradient", gradient=name)
-            continue
-        ways: dict[str, Figures] = {"eager": {}, "CUDA graphs": {"graphs": True}}
-        if stage.has("deterministic"):
-            ways["deterministic"] = {"deterministic": True}
-        for way, more in ways.items():
-            chosen = {**UNCOMPILED, **options, **more}
+    ways: dict[str, Figures] = {"eager": {}, "CUDA graphs": {"graphs": True}, "deterministic": {"deterministic": True}}
+    for way, more in ways.items():
+        for name in ARITHMETIC:
+            chosen = {**UNCOMPILED, "gradient": name, **more}
             cases.case(f"{name}, {way}", partial(_errors, cases, there, wanted, chosen), **chosen)
-    hows: tuple[Plain, ...] = ("defaults", "ieee")
-    for how in hows:
+    for how in PLAIN:
         cases.case(f"plain loop, {how}", partial(_plain_errors, there, wanted, how), plain=how)
-    for name, options in stage.arithmetics().items():
-        if options is not None:
-            chosen = {**options, "compile": True, "graphs": True}
-            cases.case(f"{name}, compiled", partial(_errors, cases, there, wanted, chosen), needs=40, **chosen)
+    for name in ARITHMETIC:
+        chosen = {"gradient": name, "compile": True, "graphs": True}
+        cases.case(f"{name}, compiled", partial(_errors, cases, there, wanted, chosen), needs=40, **chosen)
 
 
 def _errors(cases: Cases, work: BenchWork, wanted: MetaGradient, options: Figures) -> Figures:

@@ -82,8 +82,6 @@ def figures_text(row: Mapping[str, Any]) -> str:
             return "; ".join([", ".join(f"{key} {_short(value)}" for key, value in row["found"].items()), *said])
         case "error":
             return f"error: {row['error']['class']}: {row['error']['message']}"
-        case "unavailable":
-            return f"not available: {row['reason']}"
         case "finished":
             return f"finished after {row['seconds']:.1f} s"
     left = ", ".join(" ".join(filter(None, (out["section"], out["case"]))) for out in row["left_out"])

@@ -86,7 +86,7 @@ def gpu_table(rows: Sequence[Row]) -> RenderableType:
     """The rows as a table for a terminal, errors in red."""
     from rich.text import Text
 
-    shown = [row for row in rows if row["kind"] in ("measured", "unavailable", "error")]
+    shown = [row for row in rows if row["kind"] in ("measured", "error")]
     lines = [
         [
             Text(cell, "red" if row["kind"] == "error" else "")

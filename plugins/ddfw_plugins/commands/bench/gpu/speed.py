@@ -11,11 +11,13 @@ import torch
 from ddfw import LabelledImages, TrainingSettings
 from ddfw_plugins.commands.bench.gpu.cases import Cases
 from ddfw_plugins.commands.bench.gpu.numbers import UNCOMPILED
-from ddfw_plugins.commands.bench.gpu.stage import Figures, Stage
+from ddfw_plugins.commands.bench.gpu.stage import PLAIN, Figures, Stage
 from ddfw_plugins.commands.bench.suite import HOLD_ALL
 from ddfw_plugins.commands.bench.work import BenchWork
 from ddfw_plugins.commands.bench.yardstick import Plain, plain_settings
 
+#: The arithmetic of meta-gradients in which the other options are compared.
+FASTER = {"gradient": "tf32"}
 #: Seconds that compiling the two functions of a step takes about.
 COMPILING = 45.0
 #: Images of the training set of experts; images and epochs of an expert as published, for figures in experts.
@@ -45,35 +47,26 @@ def outer(cases: Cases, shape: str, layouts: bool = False) -> None:
     """Times one outer step in each way; `ratio` is to the plain loop with PyTorch's defaults."""
     work = cases.stage.work(shape)
     reference: float | None = None
-    hows: tuple[Plain, ...] = ("defaults", "ieee", "benchmark")
-    for how in hows:
+    for how in PLAIN:
         found = cases.case(f"plain loop, {how}", partial(_plain, cases.stage, work, how), needs=3, plain=how)
         reference = found.get("ms") if how == "defaults" else reference
-    for title, options in _ways(cases):
+    for title, options in _ways():
         _ddfw(cases, shape, title, options, reference)
     if layouts:
-        options = {"compile": True, "graphs": True}
+        options = {**FASTER, "compile": True, "graphs": True}
         _ddfw(cases, shape, "compiled, CUDA graphs, layouts as given", options, reference, without_layouts)
 
 
-def _ways(cases: Cases) -> Iterator[tuple[str, Figures]]:
+def _ways() -> Iterator[tuple[str, Figures]]:
     """The ways to compute an outer step, those first that the defaults depend on most."""
-    known = {}
-    for name, options in cases.stage.arithmetics().items():
-        if options is None:
-            cases.unavailable(name, "the executor has no option gradient", gradient=name)
-        else:
-            known[name] = options
-    fastest = known.get("tf32", known["float32"])
-    for name, options in known.items():
-        yield f"{name}, CUDA graphs", {**options, "compile": False, "graphs": True}
-    for name, options in known.items():
-        yield f"{name}, compiled, CUDA graphs", {**options, "compile": True, "graphs": True}
-    yield "eager, all graphs held", {**fastest, **UNCOMPILED, "memory": HOLD_ALL}
-    yield "eager, no graph held", {**fastest, **UNCOMPILED, "memory": 0}
-    if cases.stage.has("deterministic"):
-        yield "deterministic, CUDA graphs", {**fastest, "deterministic": True, "compile": False, "graphs": True}
-    yield "compiled", {**fastest, "compile": True, "graphs": False}
+    for compile in (False, True):
+        for name in ("tf32", "float32", "bf16"):
+            title = f"{name}, compiled, CUDA graphs" if compile else f"{name}, CUDA graphs"
+            yield title, {"gradient": name, "compile": compile, "graphs": True}
+    yield "eager, all graphs held", {**FASTER, **UNCOMPILED, "memory": HOLD_ALL}
+    yield "eager, no graph held", {**FASTER, **UNCOMPILED, "memory": 0}
+    yield "deterministic, CUDA graphs", {**FASTER, "deterministic": True, "compile": False, "graphs": True}
+    yield "compiled", {**FASTER, "compile": True, "graphs": False}
 
 
 def _ddfw(
@@ -164,12 +157,11 @@ def evaluations(cases: Cases) -> None:
 def memory(cases: Cases) -> None:
     """Peak memory of an outer step of CIFAR-100 with 50 images per class and N = 80, and memory given back after it."""
     stage, shape = cases.stage, cases.stage.shape("cifar100-ipc50")
-    fastest = stage.arithmetics()["tf32"] or {}
     for batch, title in ((shape.batch, "a published batch"), (0, "all images in each step")):
         for way, chosen in (("CUDA graphs", {"compile": False, "graphs": True}), ("eager", UNCOMPILED)):
             given = {"images": shape.images, "batch": batch or shape.images, "steps": shape.steps}
-            look = partial(_peak, stage, batch, {**fastest, **chosen})
-            cases.case(f"{title}, {way}", look, needs=10 if batch else 15, **given, **fastest, **chosen)
+            look = partial(_peak, stage, batch, {**FASTER, **chosen})
+            cases.case(f"{title}, {way}", look, needs=10 if batch else 15, **given, **FASTER, **chosen)
 
 
 def _peak(stage: Stage, batch: int, options: Figures) -> Figures:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, final
 
 import torch
-from attrs import asdict, evolve, fields_dict, frozen
+from attrs import asdict, evolve, frozen
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -22,11 +22,14 @@ from ddfw.engine.budget import StepBudget, peak_bytes
 from ddfw.engine.inner import EagerSteps
 from ddfw_plugins.commands.bench.shapes import GPU_SHAPES, BenchShape
 from ddfw_plugins.commands.bench.work import BenchWork, bench_work
+from ddfw_plugins.commands.bench.yardstick import Plain
 from ddfw_plugins.executors.cuda import Cuda, CudaSession
 from ddfw_plugins.executors.graphed import GraphedSteps
 
 Figures = dict[str, Any]
 CPU = torch.device("cpu")
+#: How the plain loop is timed; the first is the reference.
+PLAIN: tuple[Plain, ...] = ("defaults", "ieee", "benchmark")
 #: Timings of one case: so many, or as many as fit this many seconds, but one at least.
 TIMINGS, TIMING_SECONDS = 15, 2.0
 #: So many kernels that take longest are named.
@@ -49,10 +52,6 @@ class Stage:
     def device(self) -> torch.device:
         """The GPU, or the CPU that stands in for it."""
         return CPU if self.pretend else torch.device(self.base.device)
-
-    def has(self, name: str) -> bool:
-        """Whether the executor `cuda` has an option of this name."""
-        return name in fields_dict(Cuda)
 
     def executor(self, **options: Any) -> AbstractExecutor:
         """The executor with other options, or its stand-in."""
@@ -142,6 +141,7 @@ class Stage:
         """Megabytes of tensors that are live at most during a call, and that PyTorch has taken from the device."""
         if self.pretend:
             return {"peak_mb": peak_bytes(work) / 2**20, "reserved_mb": None}
+        gc.collect()  # or graphs of the case before would count
         self.wait()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
@@ -155,12 +155,6 @@ class Stage:
         gc.collect()
         self.wait()
         return 0 if self.pretend else torch.cuda.memory_allocated(self.device)
-
-    def arithmetics(self) -> dict[str, Figures | None]:
-        """The options that ask for each arithmetic of meta-gradients; None if the executor has no such option."""
-        if self.has("gradient"):
-            return {name: {"gradient": name} for name in ("float32", "tf32", "bf16")}
-        return {"float32": {}, "tf32": None, "bf16": None}
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
@@ -180,7 +174,7 @@ class PretendedSession(CudaSession):
     def __init__(self, context: ExecutorContext, options: Cuda) -> None:
         super().__init__(context, evolve(options, compile=False, graphs=False), CPU)
         if options.compile or options.graphs:
-            student = getattr(self, "_student", None) or self._network
+            student = self._student or self._network
             self._steps = GraphedSteps(EagerSteps(student), capture=lambda function, inputs: function)
             self._budget = StepBudget(held_steps=0)
 

@@ -24,6 +24,7 @@ from ddfw_plugins.commands.bench.gpu.cases import Cases, DeviceLost
 from ddfw_plugins.commands.bench.gpu.preset import end_with_parent
 from ddfw_plugins.commands.bench.gpu.sections import GPU_SECTIONS, LOST, GpuSection, plain_value
 from ddfw_plugins.commands.bench.gpu.stage import Stage
+from ddfw_plugins.executors.arithmetic import SIZE, WORKSPACE
 from ddfw_plugins.executors.cuda import Cuda
 
 
@@ -35,6 +36,7 @@ def main(order: dict[str, Any]) -> int:
             `pretend`; and `assignments` to options of the executor.
     """
     rows = _own_output()
+    os.environ.setdefault(WORKSPACE, SIZE)  # so that rows of repeatable sessions may follow others
     warnings.simplefilter("ignore")
     threading.Thread(target=end_with_parent, daemon=True).start()
 
