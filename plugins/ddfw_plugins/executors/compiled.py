@@ -144,9 +144,10 @@ class CompiledSteps:
 
     def _chain(self, theta: Tensor, images: Tensor) -> Chain | None:
         """The network as a chain for images of this size; what is compiled looks it up by the size."""
-        chain = self._eager.network.chain(theta, images)
-        self._chains[tuple(images.shape[2:])] = chain
-        return chain
+        sides = tuple(images.shape[2:])
+        if sides not in self._chains:
+            self._chains[sides] = self._eager.network.chain(theta, images)
+        return self._chains[sides]
 
     def _try(self, compiled: Callable[[], Any], eager: Callable[[], Any]) -> Any:
         if self._failed is not None:
@@ -183,14 +184,18 @@ def _without_chatter() -> Iterator[None]:
     (`python -W error`) one of them would end the compilation.
     """
     log = logging.getLogger("torch.utils.cpp_extension")
-    before = log.level
-    log.setLevel(logging.ERROR)
+    # A change of the logger's level would clear the caches of all loggers, at each step: 0.8 ms of a step of 1.9.
+    log.addFilter(_is_an_error)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        log.removeFilter(_is_an_error)
+
+
+def _is_an_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
