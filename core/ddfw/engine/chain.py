@@ -84,6 +84,8 @@ class Chain:
         """The parts of a batch: images, and their weights, which are probabilities [B, m] over the batch's size."""
         rows = self.rows(len(images))
         weights = targets.detach() / len(images)
+        if len(rows) == 1:
+            return [(images.detach(), weights)]
         return list(zip(images.detach().split(rows), weights.split(rows), strict=True))
 
 
