@@ -18,7 +18,7 @@ from ddfw_plugins.commands.bench.work import bench_work
 
 #: Parts of a step, by words in the names of PyTorch's operations; the first that fits takes it.
 PARTS = {
-    "convolution": ("conv",),
+    "convolution": ("conv", "bmm"),
     "normalisation": ("group_norm", "GroupNorm", "_Second"),
     "pooling": ("avg_pool", "_Halve", "_Spread"),
     "activation": ("threshold", "clamp", "relu"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from ddfw.engine.blocks import ConvBlock, BlockStep, Prepared
+from ddfw.engine.blocks import BlockStep, ConvBlock, Prepared
 from ddfw.engine.norms import TwiceGroupNorm
 from ddfw.engine.pooling import HalvingPool2d
 
@@ -84,6 +84,8 @@ class Chain:
         """The parts of a batch: images, and their weights, which are probabilities [B, m] over the batch's size."""
         rows = self.rows(len(images))
         weights = targets.detach() / len(images)
+        if len(rows) == 1:
+            return [(images.detach(), weights)]
         return list(zip(images.detach().split(rows), weights.split(rows), strict=True))
 
 
@@ -102,11 +104,12 @@ class ChainStep:
     gradient: Tensor
 
     def __init__(self, chain: Chain, theta: Tensor, images: Tensor, weights: Tensor, *, gradient: bool = True) -> None:
-        self.chain, self.images = chain, len(images)
-        self.prepared, (self.last, *bias) = chain.prepared(theta)
+        self.chain, self.images, self.theta = chain, len(images), theta
+        blocks, (self.last, *bias) = chain.prepared(theta)
+        self.prepared: list[Prepared] | None = blocks
         self.steps: list[BlockStep] = []
         x = images.permute(2, 3, 0, 1)
-        for block, p in zip(chain.blocks, self.prepared, strict=True):
+        for block, p in zip(chain.blocks, blocks, strict=True):
             self.steps.append(BlockStep(block, x, p))
             x = self.steps[-1].out(p)
         self.maps = x.shape
@@ -121,22 +124,23 @@ class ChainStep:
         dx: Tensor | None = self._unflat(self.dz @ self.last)
         for at in reversed(range(len(self.steps))):
             assert dx is not None  # only the first block's is left out
-            dx, found = self.steps[at].backward(dx, self.prepared[at], inputs=at > 0, parameters=gradient)
+            dx, found = self.steps[at].backward(dx, blocks[at], inputs=at > 0, parameters=gradient)
             pieces = found + pieces
-        self.gradient = torch.cat(pieces) if gradient else theta.new_empty(0)
+        self.gradient = torch.cat(pieces) if gradient else theta[:0]
 
     def release(self) -> None:
         """Drops the gradient, and what is large and can be computed again from the rest in a few operations."""
-        self.gradient = self.gradient.new_empty(0)
+        self.gradient = self.theta[:0]
         if self.images * self.chain.values < LARGE:
             return
+        self.prepared = None
         for step in self.steps:
             step.release()
 
     def tensors(self) -> list[Tensor]:
         """The tensors that are held now."""
         own = [value for value in vars(self).values() if isinstance(value, Tensor)]
-        prepared = [value for some in self.prepared for value in vars(some).values() if isinstance(value, Tensor)]
+        prepared = [value for some in self.prepared or () for value in vars(some).values() if isinstance(value, Tensor)]
         return [*own, *prepared, *(tensor for step in self.steps for tensor in step.tensors())]
 
     def along(self, direction: Tensor, *, parameters: bool) -> Pulled:
@@ -144,9 +148,10 @@ class ChainStep:
 
         It can be called once.
         """
+        points = self.prepared or self.chain.prepared(self.theta)[0]
         directions, (last, *bias) = self.chain.prepared(direction)
         dot: Tensor | None = None
-        for step, p, d in zip(self.steps, self.prepared, directions, strict=True):
+        for step, p, d in zip(self.steps, points, directions, strict=True):
             dot = step.forward_along(dot, p, d)
         assert dot is not None
         features = self._flat(dot)
@@ -163,7 +168,7 @@ class ChainStep:
         dx = self._unflat((dot_dz @ self.last).addmm_(self.dz, last))
         for at in reversed(range(len(self.steps))):
             step = self.steps.pop()  # what a block holds is freed as soon as it was read
-            dx, found = step.backward_along(dx, self.prepared[at], directions[at], parameters=parameters)
+            dx, found = step.backward_along(dx, points[at], directions[at], parameters=parameters)
             pieces = found + pieces
         s = (self.dz * logits).sum()
         return s, torch.cat(pieces) if parameters else None, dx.permute(2, 3, 0, 1).contiguous(), -centred

@@ -58,6 +58,8 @@ class CompiledSteps:
         self._say = say
         self._failed: str | None = None
         self._begun = False
+        #: What was compiled, by function, shape and dtype; entering contexts at each step takes a tenth of a small one.
+        self._done: set[tuple[object, ...]] = set()
         student = type(network)(with_products(copy.deepcopy(network.module)))
 
         # A network whose derivatives are written down is compiled as they are, a part of the batch at a time; `targets`
@@ -106,7 +108,9 @@ class CompiledSteps:
                 return self._gradient(theta, images, targets)  # type: ignore[no-any-return]
             return added([self._gradient(theta, *part) for part in chain.parts(images, targets)])
 
-        found: Tensor = self._try(compiled, lambda: self._eager.gradient(theta, images, targets))
+        found: Tensor = self._try(
+            compiled, lambda: self._eager.gradient(theta, images, targets), ("gradient", images.shape, images.dtype)
+        )
         return found
 
     def pull(
@@ -138,25 +142,32 @@ class CompiledSteps:
             return StepPullback(s=s, theta=point, images=x, targets=y)
 
         found: StepPullback = self._try(
-            compiled, lambda: self._eager.pull(theta, images, targets, cotangent, through_theta=through_theta)
+            compiled,
+            lambda: self._eager.pull(theta, images, targets, cotangent, through_theta=through_theta),
+            (f"pull {through_theta}", images.shape, images.dtype),
         )
         return found
 
     def _chain(self, theta: Tensor, images: Tensor) -> Chain | None:
         """The network as a chain for images of this size; what is compiled looks it up by the size."""
-        chain = self._eager.network.chain(theta, images)
-        self._chains[tuple(images.shape[2:])] = chain
-        return chain
+        sides = tuple(images.shape[2:])
+        if sides not in self._chains:
+            self._chains[sides] = self._eager.network.chain(theta, images)
+        return self._chains[sides]
 
-    def _try(self, compiled: Callable[[], Any], eager: Callable[[], Any]) -> Any:
+    def _try(self, compiled: Callable[[], Any], eager: Callable[[], Any], kind: tuple[object, ...]) -> Any:
         if self._failed is not None:
             return eager()
         if not self._begun and sys.stderr.isatty():
             sys.stderr.write("compiling the student's step, which takes up to a minute …\n")
         self._begun = True
         try:
-            with _without_chatter():
+            if kind in self._done:
                 return compiled()
+            with _without_chatter():
+                found = compiled()
+            self._done.add(kind)
+            return found
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -183,14 +194,18 @@ def _without_chatter() -> Iterator[None]:
     (`python -W error`) one of them would end the compilation.
     """
     log = logging.getLogger("torch.utils.cpp_extension")
-    before = log.level
-    log.setLevel(logging.ERROR)
+    # A change of the logger's level would clear the caches of all loggers, at each step: 0.8 ms of a step of 1.9.
+    log.addFilter(_is_an_error)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        log.removeFilter(_is_an_error)
+
+
+def _is_an_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:

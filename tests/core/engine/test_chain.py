@@ -167,7 +167,7 @@ def test_a_held_step_keeps_less_than_what_autograd_keeps():
     """Broken: a held step keeps what it could compute again, and fewer steps fit in a machine's memory."""
     module, (theta, images, targets, _) = problem(ConvNet(), evolve(SPEC, channels=3, height=32, width=32), 10)
     ours, plain = (graph_bytes(n, theta, images, targets) for n in (Network(module), PlainNetwork(module)))
-    assert ours <= 0.8 * plain
+    assert ours <= 0.75 * plain
 
 
 def test_a_step_without_a_held_graph_takes_less_than_two_graphs_of_autograd():

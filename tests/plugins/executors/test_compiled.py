@@ -15,6 +15,7 @@ from torch import nn
 from ddfw import ImageSpec
 from ddfw.contracts.executor import Problem, Schedule
 from ddfw.contracts.trajectory import Segment
+from ddfw.engine import chain
 from ddfw.engine.inner import EagerSteps, Network, build_module
 from ddfw.engine.metagradient import meta_gradient
 from ddfw_plugins.augmentations.dsa import Siamese
@@ -151,6 +152,23 @@ def test_what_is_compiled_is_the_step(network, model, through_theta):
         assert largest_error(steps, network, count, through_theta=through_theta) <= 1e-10
         assert largest_error(steps, network, count, torch.float32, through_theta=through_theta) <= 2e-5
     assert set(compile.called) == {"gradient", "pull" if through_theta else "pull_data"}
+
+
+@pytest.mark.parametrize("through_theta", [True, False])
+def test_large_batches_are_compiled_for_a_few_images_at_a_time(network, through_theta, monkeypatch):
+    """Broken: parts of a batch get a mean of their own or get lost, or maps that no cache holds are compiled."""
+    monkeypatch.setattr(chain, "MOST_VALUES", 2 * network.chain(*step(network, 2)[:2]).values)
+    compile, sizes = Counting(), []
+
+    def noted(function):
+        def call(theta, images, *rest):
+            sizes.append(len(images))
+            return compile(function)(theta, images, *rest)
+
+        return call
+
+    assert largest_error(CompiledSteps(network, compile=noted), network, 5, through_theta=through_theta) <= 1e-10
+    assert sizes == [1] * 10
 
 
 @pytest.mark.parametrize("method", ["exact", "tesla"])
