@@ -58,7 +58,7 @@ def test_rows_carry_ratio_error_and_bound(monkeypatch):
     assert (held.mode, bare.mode) == ("all graphs held", "no graph held")
     assert held.note == "3 held" and held.ratio.pairs == 2
     assert max(held.error, bare.error) < 1e-4
-    assert (held.bound, bare.bound) == (1.05, 1.4)
+    assert (held.bound, bare.bound) == (0.85, 1.05)
     assert evolve(held, bound=1e-9).kept is False and evolve(held, bound=1e9).kept is True
     record = json.loads(json.dumps(held.record()))
     assert record["value"] == held.value and record["ratio"]["pairs"] == 2 and record["kept"] == held.kept
