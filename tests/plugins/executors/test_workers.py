@@ -319,3 +319,33 @@ def test_a_worker_runs_no_file_of_the_working_directory(tmp_path, monkeypatch):
     with Cpu(workers=2).open(context_of()) as session:
         assert len(list(session.train_experts(SETTINGS, data(), data(), [5, 6], lambda *at: None))) == 2
     assert not (tmp_path / "ran").exists()
+
+
+TINY = (
+    "model.depth=2 model.width=4 experts.count=3 experts.epochs=3 outer.steps=3 outer.syn_steps=3 eval.networks=3 "
+    "eval.epochs=3 eval.full_epochs=1 eval.every=2 window.max_start=1 window.start=1 param.subspaces=2 param.rank=3"
+)
+
+
+@pytest.mark.extended
+def test_a_run_writes_the_same_bytes_with_workers_and_without(tmp_path, monkeypatch):
+    """Broken: what is learned, an expert or a figure of the table would depend on the number of cores."""
+    from ddfw.artifacts.row_cache import list_rows
+    from ddfw.cli.main import invoke
+
+    rows = {}
+    for workers in (1, 2):
+        place = tmp_path / str(workers)
+        place.mkdir()
+        monkeypatch.chdir(place)
+        settings = [*TINY.split(), f"executor.workers={workers}", "eval.baseline_lrs=[0.01,0.02]"]
+        command = ["run", "--param", "lss", "--traj", "mct", "--cross", "mlp", "-q", "--out", "run"]
+        assert invoke([*command, *(word for s in settings for word in ("--set", s))]) == 0
+        rows[workers] = {row.path.name: row.row.accuracies for row in list_rows(place / "experts")}
+    assert rows[1] == rows[2] and len(rows[1]) >= 3
+    files = sorted(p.relative_to(tmp_path / "1") for p in (tmp_path / "1").rglob("*") if p.is_file())
+    same = [f for f in files if f.suffix in (".safetensors", ".png") or f.name == "index.json"]
+    same = [f for f in same if "checkpoints" not in f.parts]
+    assert len(same) >= 8
+    for file in same:
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes(), file
