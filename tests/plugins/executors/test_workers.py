@@ -275,7 +275,8 @@ def test_one_thread_trains_networks_and_the_session_says_so():
 
 
 PARENT = """
-import sys, torch
+import signal, sys, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
 sys.path[:0] = {path!r}
 from test_workers import SETTINGS, Cpu, context_of, data, evolve, processes_of
 with Cpu(workers=2).open(context_of()) as session:
