@@ -133,7 +133,7 @@ def test_workers_that_are_killed_again_and_again_change_no_bit(alone):
     require_equal((experts, sets), alone)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_piece_whose_worker_is_lost_each_time_is_an_error_that_says_so(monkeypatch):
     """Broken: a run on a machine with too little memory would start workers for ever."""
     monkeypatch.setattr(pools, "TRIES", 1)
@@ -288,7 +288,9 @@ with Cpu(workers=2).open(context_of()) as session:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.extended) for n in (signal.SIGTERM, signal.SIGINT))]
+)
 def test_no_worker_outlives_the_process_that_started_it(number, tmp_path):
     """Broken: a killed or interrupted run would leave processes that take cores and memory for hours."""
     script = tmp_path / "parent.py"
