@@ -159,7 +159,7 @@ class CompiledSteps:
         if self._failed is not None:
             return eager()
         if not self._begun and sys.stderr.isatty():
-            sys.stderr.write("compiling the student's step, which takes up to a minute …\n")
+            sys.stderr.write("compiling the student's step, which takes a minute or more …\n")
         self._begun = True
         try:
             if kind in self._done:
