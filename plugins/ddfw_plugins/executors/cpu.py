@@ -60,8 +60,8 @@ class Cpu(AbstractExecutor):
     )
     compile: bool = option(
         False,
-        help="compile the student's step: half a minute to a few minutes at the start, faster steps, no held graphs; needs "
-        "a C++ compiler",
+        help="compile the student's step: half a minute to a few minutes at the start, faster steps, no held graphs; "
+        "needs a C++ compiler",
     )
 
     @property
