@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ddfw.pipeline.report.charts import Line, Point, Scale, described, drawn, padded, path_text, pieces, thinned
 from ddfw.pipeline.report.markup import figure, percent_text, text
@@ -108,7 +108,7 @@ class Chart:
             band = [(x, low, high) for x, low, high in series.band if self._has(x)]
             if any(y is not None for _, y in points):
                 points, band = sorted(points, key=lambda p: p[0]), sorted(band, key=lambda b: b[0])
-                found.append(Series(name=series.name, points=points, band=band, dots=series.dots, dashed=series.dashed))
+                found.append(evolve(series, points=points, band=band))
         return found
 
     def _has(self, x: float) -> bool:
@@ -236,8 +236,10 @@ def _panel(chart: Chart, curves: Sequence[tuple[int, Series]], width: float, nam
     left = max([16, *(text_width(label, _SMALL) for _, label in up.ticks(_line_room))]) + 7
     names = max((text_width(printable(series.name), _NAME) for _, series in curves), default=0) + _LEADER
     end = width - (names if named else 12)
-    whole = all(x == int(x) for x in xs)
-    horizontal = Axis(scale=across, start=left, end=end, whole=whole)
+    horizontal = Axis(scale=across, start=left, end=end, whole=all(x == int(x) for x in xs))
+    over = max(horizontal.at(x) + text_width(label, _SMALL) / 2 - width for x, label in horizontal.ticks(_label_room))
+    if over > 0:  # a long figure at the end of the axis would leave the chart
+        horizontal = evolve(horizontal, end=end - over)
     return _Panel(chart=chart, curves=curves, width=width, across=horizontal, up=up, named=named)
 
 
@@ -280,13 +282,17 @@ def _axes(panel: _Panel) -> str:
         kind = "grid" if label else "fold"
         parts.append(f'<line class="{kind}" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_words([label], "tick-up", left - 6, y + 4, 0, "end") if label else "")
-    for value, label in panel.across.ticks(lambda label: text_width(label, _SMALL) + 10):
+    for value, label in panel.across.ticks(_label_room):
         x = panel.across.at(value)
         kind = "grid" if label else "fold"
         parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}"/>')
         parts.append(_words([label], "tick-across", x, _HEIGHT + 16, 0, "middle") if label else "")
     parts.append(f'<line class="axis" x1="{left:.1f}" x2="{right:.1f}" y1="{_HEIGHT}" y2="{_HEIGHT}"/>')
     return "".join([*parts, _words(panel.feet, "", right, _HEIGHT + 33, 15, "end")])
+
+
+def _label_room(label: str) -> float:
+    return text_width(label, _SMALL) + 10
 
 
 def _line_room(label: str) -> float:

@@ -274,6 +274,44 @@ def test_one_column_fits_a_small_screen_with_text_that_can_be_read():
     assert "max-width:100%" in one
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("name", ["a", "a name that is much too long to stand beside a line"])
+def test_charts_do_not_cover_each_other_and_their_text_lies_within_the_picture(columns, name):
+    """Broken: a long title or label would run into the chart above or beside, or be cut off."""
+    series = Series(name=name, points=[(1, 1.0), (2e6, 3e6)])
+    long = "words that need more than the one line which most titles take up in a picture " * 2
+    charts = [chart(series, title=title, across=title, up=title) for title in ("T", long, long, "T", "T")]
+    svg = svg_of(long, charts, columns=columns, note=long)
+    root = ElementTree.fromstring(svg)
+    _, _, width, height = map(float, root.get("viewBox").split())
+    boxes = []
+    for found in panels(svg):
+        left, top = map(float, re.findall(r"[-\d.]+", found.get("transform")))
+        texts = found.findall("s:text", NS)
+        ends = [left + float(t.get("x")) for t in texts]
+        heights = [top + float(t.get("y")) for t in texts]
+        for text, x in zip(texts, ends, strict=True):
+            room = text_width(text.text, 12)
+            start = x - room * {"end": 1, "middle": 0.5}.get(text.get("text-anchor"), 0)
+            assert start >= 0 and start + room <= width
+        boxes.append((min(heights) - 12, max(heights)))
+    rows = [boxes[first : first + columns] for first in range(0, len(boxes), columns)]
+    edges = [edge for row in rows for edge in (min(top for top, _ in row), max(bottom for _, bottom in row))]
+    outside = [float(t.get("y")) for t in root.iterfind("s:text", NS)]
+    edges = [y for y in outside if y < edges[0]] + edges + [y for y in outside if y > edges[0]]
+    assert edges == sorted(edges) and edges[-1] < height
+
+
+def test_an_axis_ends_at_what_a_value_can_be():
+    """Broken: a reader would see room for accuracies above 100 %, or for losses below 0."""
+    sure = panel(Series(name="a", points=[(0, 0.4), (1, 1.0)]), percent=True)
+    lost = panel(Series(name="a", points=[(0, 0.0), (1, 7.0)]))
+    assert lines(sure)[0][1][1] == 0.0
+    assert lines(lost)[0][0][1] == float(sure.find("s:line[@class='axis']", NS).get("y1"))
+    below = panel(Series(name="a", points=[(0, -3.0), (1, 7.0)]))
+    assert 0 < lines(below)[0][1][1] < lines(below)[0][0][1] < lines(lost)[0][0][1]
+
+
 @pytest.mark.parametrize(
     ("values", "percent", "expected"),
     [
