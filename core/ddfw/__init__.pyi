@@ -155,6 +155,9 @@ from .pipeline.initial_run import initial_run as initial_run
 from .pipeline.notebook import distill as distill
 from .pipeline.prepare import Plan as Plan
 from .pipeline.prepare import fits as fits
+from .pipeline.report.drawing import Chart as Chart
+from .pipeline.report.drawing import Series as Series
+from .pipeline.report.drawing import svg_of as svg_of
 from .pipeline.report.page import write_joint_page as write_joint_page
 from .pipeline.report.page import write_page as write_page
 from .pipeline.report.record import RunRecord as RunRecord
