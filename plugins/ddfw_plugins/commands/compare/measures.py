@@ -188,7 +188,7 @@ def interval_of(statistic: Callable[[Sequence[int]], float], n: int) -> tuple[fl
         draws = [rng.choices(range(n), k=n) for _ in range(RESAMPLES)]
     found = [value for value in map(statistic, draws) if math.isfinite(value)]
     edge = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found, [edge, 1 - edge])
+    low, high = np.quantile(found, [edge, 1 - edge], method="inverted_cdf")  # of what was drawn, nothing between
     return float(low), float(high)
 
 

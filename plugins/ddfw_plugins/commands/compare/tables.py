@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ddfw
@@ -56,6 +56,23 @@ def markdown(record: Mapping[str, Any]) -> str:
     if record["contrasts"]:
         parts.append(_below(ddfw.markdown_table("", "", _ASKED, _asked_lines(record), _asked_notes())))
     return "\n".join(parts)
+
+
+def some(record: Mapping[str, Any], kind: str, names: Sequence[str]) -> str:
+    """A part of one of the tables, in Markdown without footnotes, for a page that tells about a comparison.
+
+    Args:
+        record: the content of comparison.json.
+        kind: `rows` (accuracies), `went` (how runs went) or `answers` (of contrasts).
+        names: of the variants, or of the contrasts, in the order of the table; none takes all.
+    """
+    table, key, columns, lines = {
+        "rows": ("rows", "variant", _COLUMNS, _lines),
+        "went": ("measures", "variant", _HOW, _how_lines),
+        "answers": ("contrasts", "name", _ASKED, _asked_lines),
+    }[kind]
+    chosen = record[table] if not names else [row for name in names for row in record[table] if row[key] == name]
+    return _below(ddfw.markdown_table("", "", columns, lines({**record, table: chosen}), ())).rstrip()
 
 
 def _below(text: str) -> str:
