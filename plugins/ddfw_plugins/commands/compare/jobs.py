@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 from attrs import evolve, frozen
 
 import ddfw
@@ -67,7 +68,7 @@ def _planned(comparison: Comparison, variant: Variant, places: ddfw.Places, chos
     for tables in (variant.tables, chosen):
         _require_equal_terms(comparison, tables, place)
     try:
-        config = ddfw.configure(settings.recipe, [comparison.base, variant.tables, chosen], ()).config
+        config = ddfw.configure(variant.recipe or settings.recipe, [comparison.base, variant.tables, chosen], ()).config
         layout = ddfw.fits(config, places.data_root)
     except ConfigError as error:
         problems = []
@@ -108,6 +109,32 @@ def _require_equal_terms(comparison: Comparison, own: Mapping[str, Any], place: 
         given = any(key in _keys(tables, table) for tables in (comparison.base, own))
         if given and getattr(comparison.settings, source) is not None:
             raise config_error(f"{place}.{table}.{key}", f"follows from comparison.{source}; leave one of them out")
+
+
+def _require_equal_recipes(comparison: Comparison, plans: Mapping[str, Planned]) -> None:
+    """Refuses variants whose own recipes ask for other budgets, or judge sets in another way.
+
+    Raises:
+        ConfigError: a setting differs that has to be equal for all.
+    """
+    first, *others = ((name, _terms(comparison, plan.config)) for name, plan in plans.items())
+    for name, terms in others:
+        for path, value in terms.items():
+            if value != first[1][path]:
+                words = f"is {value} by its recipe, and {first[1][path]} for {first[0]}; set it in [base]"
+                with errors_in(comparison.file):
+                    raise config_error(f"variants.{name}.{path}", words)
+
+
+def _terms(comparison: Comparison, config: ddfw.RunConfig) -> dict[str, Any]:
+    """The settings that have to be equal for all variants, by their paths."""
+    tables = {
+        "eval": attrs.asdict(config.eval),
+        **({"budget": attrs.asdict(config.budget)} if comparison.settings.equal_floats else {}),
+    }
+    chosen = {"eval.baselines", "eval.every"}  # a variant's own choice, and what follows from the number of steps
+    terms = {f"{table}.{key}": value for table, keys in tables.items() for key, value in keys.items()}
+    return {path: value for path, value in terms.items() if path not in chosen}
 
 
 def _keys(tables: Mapping[str, Any], name: str) -> set[str]:
@@ -210,6 +237,7 @@ def jobs(
     """
     chosen = chosen or {}
     plans = {v.name: planned(comparison, v, places, chosen.get(v.name)) for v in comparison.variants}
+    _require_equal_recipes(comparison, plans)
     seeds = dict.fromkeys(seed for v in comparison.variants for seed in v.seeds)
     return [
         seeded(comparison, v, plans[v.name], seed, places)
