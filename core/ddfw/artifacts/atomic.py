@@ -240,16 +240,17 @@ def _lock(path: Path, *, wait: bool) -> Iterator[int | None]:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            try:
+            held, there = False, False
+            with contextlib.suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield None
-                return
+                held = True
             # The holder before may have removed the file or its folder, and another process may have made it anew.
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), os.stat(path)):
-                    yield file
-                    return
+                there = os.path.samestat(os.fstat(file), os.stat(path))
+            # Outside of all handlers, or one of them would take an error of the block for its own.
+            if there or not held:
+                yield file if held else None
+                return
         finally:
             os.close(file)
 

@@ -153,7 +153,8 @@ class ExpertStore:
         for folder in (self.folder, self.folder.parent, self.folder.parent / ROWS):
             tidy(folder)
         for path in self.folder.glob("expert-*.lock"):
-            with atomic.claimed(path):  # a claim that nobody holds any more is removed
+            # A claim that nobody holds any more is removed, where this process may write.
+            with contextlib.suppress(OSError), atomic.claimed(path):
                 pass
 
     def epochs(self, seeds: Sequence[int], network: ParameterTable) -> int:

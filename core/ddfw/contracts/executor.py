@@ -187,7 +187,8 @@ class ExecutorSession(Protocol):
         """Device, number of threads and the like, as JSON-able values for the manifest.
 
         A stopped run is resumed only if its session's description before the first step is the same as it was.
-        `held_steps` and the numbers of `nodes`, `cpus` and `gpus` may differ. Values that are unknown are null.
+        `held_steps` and the numbers of `nodes`, `cpus`, `gpus` and `workers` may differ. Values that are unknown are
+        null.
         """
 
     def train_experts(

@@ -26,6 +26,8 @@ MOST_VALUES = 3 * 2**19
 LARGE = 2**16
 
 
+#: The parameters of a layer that a chain takes, in their order.
+_WEIGHTED = (["weight"], ["weight", "bias"])
 #: s, ∂s/∂θ (None if it was not asked for), ∂s/∂images and ∂s/∂weights for s = g·λ.
 Pulled = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
@@ -201,7 +203,8 @@ def joined(parts: Iterable[Pulled]) -> Pulled:
 def chain_of(module: nn.Module, height: int, width: int) -> Chain | None:
     """A module of `twice_differentiable` as a chain, if it is one for images of height × width.
 
-    It is one if its layers are exactly of a chain's classes, in this order, without hooks and shared parameters.
+    It is one if its layers are exactly of a chain's classes, in this order, without hooks, shared parameters, and
+    parameters that were exchanged for others of another size or order.
     """
     if type(module) is not nn.Sequential or any(_changed(layer) for layer in module.modules()):
         return None
@@ -216,6 +219,8 @@ def chain_of(module: nn.Module, height: int, width: int) -> Chain | None:
         return None
     flat, last = layers
     assert isinstance(flat, nn.Flatten) and isinstance(last, nn.Linear)
+    if _parameters(last) not in _WEIGHTED:
+        return None
     chain = Chain(blocks, last, height, width)
     same = chain.shapes == [tuple(p.shape) for p in module.parameters()]
     return chain if same and (flat.start_dim, flat.end_dim) == (1, -1) else None
@@ -224,9 +229,20 @@ def chain_of(module: nn.Module, height: int, width: int) -> Chain | None:
 def _begins_block(convolution: nn.Module, norm: nn.Module, activation: nn.Module) -> bool:
     if type(convolution) is not nn.Conv2d or convolution.groups != 1 or convolution.padding_mode != "zeros":
         return False
-    if isinstance(convolution.padding, str) or {*convolution.stride, *convolution.dilation} != {1}:
+    sizes = (convolution.kernel_size, convolution.padding, convolution.stride, convolution.dilation)
+    if not all(type(size) is tuple for size in sizes) or {*convolution.stride, *convolution.dilation} != {1}:
+        return False  # padding may be a word, and PyTorch also takes a number that was set in place of a pair
+    if type(norm) is not TwiceGroupNorm or type(activation) is not nn.ReLU:
         return False
-    return type(norm) is TwiceGroupNorm and type(activation) is nn.ReLU
+    # PyTorch's layers go by their parameters, a chain by the sizes that the layers name.
+    shape = (convolution.out_channels, convolution.in_channels, *convolution.kernel_size)
+    same = convolution.weight.shape == shape and norm.num_channels == convolution.out_channels
+    return same and _parameters(convolution) in _WEIGHTED and _parameters(norm) == _WEIGHTED[1]
+
+
+def _parameters(layer: nn.Module) -> list[str]:
+    """The names of a layer's parameters in the order in which they lie in θ."""
+    return [name for name, _ in layer.named_parameters()]
 
 
 def _changed(layer: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from ddfw.engine.budget import auto_memory, available_memory, graph_bytes, peak_
 from ddfw.engine.distill import batch_sizes
 from ddfw.engine.inner import supervised_gradient
 from ddfw.engine.sizes import size_text, weightless
+from ddfw.remote.pool import WORKER_BYTES
 
 if TYPE_CHECKING:
     from ddfw.contracts.dataset import Split
@@ -42,8 +43,6 @@ REVERSE_COPIES = 7
 CHECKPOINT_COPIES = 2
 #: Vectors of P that a trajectory source keeps of each expert, where it keeps any.
 SOURCE_COPIES = 2
-#: Bytes of a worker process that has loaded PyTorch and done nothing else: what it does not share with others.
-WORKER_BYTES = 300 * 2**20
 #: Images that are classified at a time.
 CHUNK = 1024
 #: A student is measured over at most so many steps; of each, so many passes through the network are made.

@@ -82,7 +82,7 @@ def predicted_times(plan: Plan, session: ExecutorSession, missing: int, clock: C
         with config.executor.open(context) as other:
             networks.append(_network(plan, other, clock))
 
-    side_by_side = SideBySide.of(session)
+    side_by_side = SideBySide.of(session, config.executor)
     epochs, passes = config.experts.epochs, 2 if config.experts.optimiser == "gsam" else 1
     experts = missing * networks[0](train, passes * epochs, config.experts.batch_size, epochs * validation)
     experts = side_by_side.shared(experts, missing)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from attrs import define
+from attrs import define, field
 from torch import Tensor
 
 from ddfw.remote.pool import START_S
 
 if TYPE_CHECKING:
-    from ddfw.contracts.executor import ExecutorSession
+    from ddfw.contracts.executor import AbstractExecutor, ExecutorSession
 
 
 @define
@@ -20,17 +20,20 @@ class SideBySide:
 
     Args:
         most: how many workers there are at most; 1 stands for none.
+        always: whether they are given work however little it is, as where their number was named.
         used: how many the work so far has been shared by, 0 for none.
     """
 
     most: int
+    always: bool = field(default=False, kw_only=True)
     used: int = 0
 
     @classmethod
-    def of(cls, session: ExecutorSession) -> SideBySide:
-        """By what a session says of itself."""
+    def of(cls, session: ExecutorSession, executor: AbstractExecutor) -> SideBySide:
+        """By what a session says of itself, and whether its executor's option `workers` is a number."""
         workers = session.describe().get("workers", 1)
-        return cls(most=workers if isinstance(workers, int) else 1)
+        named = isinstance(getattr(executor, "workers", None), int)
+        return cls(most=workers if isinstance(workers, int) else 1, always=named)
 
     def shared(self, duration: Tensor, pieces: int, times: int = 1) -> Tensor:
         """What work takes whose pieces are done side by side if that is worth it.
@@ -46,7 +49,7 @@ class SideBySide:
         workers = min(self.most, pieces)
         rounds = -(-pieces // workers) if workers else 0
         saved = duration * (1 - rounds / pieces) if pieces else 0 * duration
-        if workers < 2 or float(saved[0]) / times < (0 if self.used else START_S):
+        if workers < 2 or (not self.always and float(saved[0]) / times < (0 if self.used else START_S)):
             return duration
         started, self.used = max(0, workers - self.used), max(self.used, workers)
         loading = torch.tensor([START_S if started else 0.0, started * START_S], dtype=duration.dtype)

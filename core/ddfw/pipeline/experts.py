@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +80,11 @@ def ensure_experts(
     for seed in seeds:
         if seed in index and seed not in missing:
             training.report(seed, True, index[seed].validation_accuracy)
-    trained_here, over = training.run(missing, train, validation)
+    reported, over = training.run(missing, train, validation)
     if missing:
         index = expert_set.store.index()
     for seed in missing if crew.size > 1 else ():
-        if seed not in trained_here and seed in index:
+        if seed not in reported and seed in index:
             training.report(seed, False, index[seed].validation_accuracy)
     if over and (absent := crew.share([seed for seed in missing if seed not in index])):
         raise StoppedError(
@@ -143,11 +145,12 @@ class _Training:
         """Trains experts, or waits for those that other runs train at this moment.
 
         Returns:
-            The seeds trained in this process, and whether the time limit is reached.
+            The seeds that were reported, those trained in this process or by another run, and whether the time limit
+            is reached.
         """
         settings, crew, executor = self.setup.config.experts, self.crew, self.setup.config.executor
         epochs, counter = len(missing) * settings.epochs, itertools.count(1)
-        here, waiting, over = set[int](), list(missing), False
+        reported, waiting, over = set[int](), list(missing), False
 
         def told(position: int, epoch: int) -> None:
             # Epochs of all experts are counted, since several may be trained at once; each rank trains an equal share.
@@ -164,22 +167,25 @@ class _Training:
                 for seed, accuracies in elsewhere.items():
                     waiting.remove(seed)
                     self.report(seed, True, accuracies)
+                    reported.add(seed)
                     for _ in range(settings.epochs):
                         told(0, 0)
                 if not batch and not elsewhere:
                     self._wait(waiting)
-                for expert in self.session.train_experts(settings.training, train, validation, batch, told):
+                # No session is asked for no experts, which not every executor can give.
+                ask = partial(self.session.train_experts, settings.training, train, validation, batch, told)
+                for expert in ask() if batch else ():
                     _require_movement(expert)
                     stored = self.expert_set.store.add(expert, self.setup.network)
                     self.report(expert.seed, False, stored.validation_accuracy)
-                    here.add(expert.seed)
+                    reported.add(expert.seed)
                     self.stopping.progressed()
                     if together == 1 and self.stopping.time_is_over:
                         break
                 waiting = [seed for seed in waiting if seed not in batch]
             # Once every rank has answered, all experts of the batch are in the store.
             over = any(crew.gather(self.stopping.time_is_over))
-        return here, over
+        return reported, over
 
     def _claimed(
         self, waiting: Sequence[int], most: int, claims: ExitStack
@@ -190,7 +196,7 @@ class _Training:
             Their seeds, and the accuracies of those that other runs have trained meanwhile, by seed.
         """
         batch, elsewhere = list[int](), dict[int, tuple[float, ...]]()
-        store = self.expert_set.store
+        store, most = self.expert_set.store, min(most, _most_claims())
         if self.crew.rank == 0:
             there = store.index()
             for seed in waiting:
@@ -198,8 +204,11 @@ class _Training:
                     break
                 if seed in there:
                     elsewhere[seed] = there[seed].validation_accuracy
-                elif claims.enter_context(store.claimed(seed)):
-                    batch.append(seed)
+                    continue
+                with ExitStack() as claim:  # what is not for this run is not held open
+                    if claim.enter_context(store.claimed(seed)):
+                        batch.append(seed)
+                        claims.enter_context(claim.pop_all())
         shared = self.crew.share([batch, [[seed, list(curve)] for seed, curve in elsewhere.items()]])
         return list(shared[0]), {seed: tuple(curve) for seed, curve in shared[1]}
 
@@ -217,6 +226,14 @@ class _Training:
         if words not in self._said:
             self._said.add(words)
             logger.warning("%s", words)
+
+
+def _most_claims() -> int:
+    """How many experts may be claimed at a time: each claim keeps a file open, of half of those that a process may."""
+    import resource  # not on Windows, where there are no claims either
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit // 2)
 
 
 def _require_movement(expert: TrainedExpert) -> None:

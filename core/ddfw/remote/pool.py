@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 
 #: Seconds that a worker needs to load PyTorch before its first piece of work, about.
 START_S = 2.0
+#: Bytes of a worker process that has loaded PyTorch and done nothing else: what it does not share with others.
+WORKER_BYTES = 300 * 2**20
 #: How often a piece of work is begun whose worker is lost again and again.
 TRIES = 4
 #: Seconds between two questions whether to stop, at most.
 _LOOK_S = 0.05
 #: Seconds that a worker gets to end by itself.
 _END_S = 2.0
+
+#: A message with the block that came with it; None from a worker that is lost.
+Received = tuple[dict[str, Any], Block] | None
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +118,11 @@ class Pool:
         """Whether there are processes already."""
         return bool(self._workers)
 
+    @property
+    def busy(self) -> bool:
+        """Whether the workers are at work for somebody who has not asked for all outcomes yet."""
+        return any(worker.position is not None for worker in self._workers)
+
     def run(
         self, pieces: Sequence[Piece], on_epoch: Callable[[int, int], None] = lambda position, epoch: None
     ) -> Iterator[tuple[int, Outcome]]:
@@ -128,12 +138,12 @@ class Pool:
             DdfwError: the workers of a piece were lost, `TRIES` times.
             Interrupted: the run is to stop.
         """
-        if any(worker.position is not None for worker in self._workers):
+        if self.busy:
             raise DdfwError("the workers are still at work for somebody else")
         self._shelf.tidy()
         waiting = sorted(range(len(pieces)), key=lambda position: (-pieces[position].size, position))
         left, begun = len(pieces), [0] * len(pieces)
-        told = [0] * len(pieces)
+        told, received = [0] * len(pieces), list[tuple[_Worker, Received]]()
         try:
             while left:
                 while waiting and (worker := self._free(left)) is not None:
@@ -141,9 +151,11 @@ class Pool:
                     begun[following] += 1
                     self._give(worker, following, pieces[following])
                 stop_if_wanted()
-                for worker, received in self._received():
+                received = self._received()
+                while received:
+                    worker, came = received.pop(0)
                     position = worker.position
-                    if received is None:
+                    if came is None:
                         code = self._lost(worker)
                         if position is None:
                             continue
@@ -151,7 +163,7 @@ class Pool:
                             raise DdfwError(_lost_words(pieces[position].title, code))
                         waiting.insert(0, position)
                         continue
-                    message, block = received
+                    message, block = came
                     if "log" in message:
                         self._pass_on(message)
                     elif "epoch" in message and position is not None:
@@ -162,6 +174,9 @@ class Pool:
                         worker.position, left = None, left - 1
                         yield position, _outcome(message, block)
         finally:
+            for _, came in received:
+                if came is not None:
+                    came[1].close()
             for worker in [worker for worker in self._workers if worker.position is not None]:
                 self._end(worker, 0.0)
 
@@ -194,21 +209,21 @@ class Pool:
             )
         worker = _Worker(process=process, channel=Channel(here))
         self._workers.append(worker)
-        with contextlib.suppress(OSError):  # it has ended already, which is noticed when an answer is waited for
+        with contextlib.suppress(ConnectionError):  # it has ended, which is noticed when an answer is waited for
             worker.channel.send({"path": [str(path) or os.getcwd() for path in sys.path]})
         return worker
 
     def _give(self, worker: _Worker, position: int, piece: Piece) -> None:
         worker.position = position
         keys = [self._shelf.put(tensor) for tensor in piece.tensors]
-        with contextlib.suppress(OSError):  # as above
+        with contextlib.suppress(ConnectionError):  # as above; after other errors an answer would never come
             for key in keys:
                 if key not in worker.known:
                     worker.channel.send({"key": key}, self._blocks[key])
                     worker.known.add(key)
             worker.channel.send({**piece.message, "data": keys})
 
-    def _received(self) -> list[tuple[_Worker, tuple[dict[str, Any], Block] | None]]:
+    def _received(self) -> list[tuple[_Worker, Received]]:
         """A message of each worker that has sent one; None of a worker that is lost."""
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
@@ -241,7 +256,7 @@ class Pool:
         for worker in self._workers:
             if key in worker.known:
                 worker.known.remove(key)
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(ConnectionError):
                     worker.channel.send({"drop": key})
 
     def _pass_on(self, message: Mapping[str, Any]) -> None:
@@ -277,7 +292,8 @@ def _standard_error() -> int:
 
 def can_start_workers() -> bool:
     """Whether this process can start others and hand them descriptors: not inside another program, nor on Windows."""
-    return bool(sys.executable) and hasattr(socket, "send_fds")
+    # Of a program that carries its own Python, `sys.executable` is the program: it would start itself.
+    return bool(sys.executable) and not hasattr(sys, "frozen") and hasattr(socket, "send_fds")
 
 
 _here = threading.local()

@@ -28,6 +28,7 @@ from ddfw.contracts.executor import AbstractExecutor, ExecutorContext, LabelledI
 from ddfw.contracts.matching import AbstractMatchingLoss
 from ddfw.contracts.settings import GradientSettings, TrainingSettings
 from ddfw.engine.inner import Network, build_module
+from ddfw.engine.machine import sharing_processors
 from ddfw.errors import ConfigError, ConfigProblem, DdfwError, OptionError, RegistryError
 from ddfw.kinds import KINDS
 
@@ -243,8 +244,11 @@ def remote_evaluations(
 
 
 def call(task: str, payload: str, threads: int) -> str:
-    """Calls `module:function` with a payload in JSON and gives its result in JSON, with so many threads of PyTorch."""
-    with _threads(threads):
+    """Calls `module:function` with a payload in JSON and gives its result in JSON, on so many threads and cores.
+
+    Others run beside it: if each took all cores, a sweep would start as many workers in each of its trials.
+    """
+    with _threads(threads), sharing_processors(threads):
         return json.dumps(pkgutil.resolve_name(task)(json.loads(payload)))
 
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,12 @@ def work_for(descriptor: int) -> None:
 
 
 def _listen(channel: Channel, messages: queue.SimpleQueue[Message]) -> None:
-    while (message := channel.receive()) is not None:
-        messages.put(message)
+    try:
+        while (message := channel.receive()) is not None:
+            messages.put(message)
+    except BaseException:  # such as too many open files: a worker that hears nothing would be waited for for ever
+        traceback.print_exc()
+        os._exit(1)
     os._exit(0)  # at once: whoever wanted the work is gone
 
 

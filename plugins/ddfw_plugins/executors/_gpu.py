@@ -63,7 +63,9 @@ def _older(driver: str, wanted: str) -> bool:
 
 def _require_code_for(number: int) -> None:
     """Checks that this build of PyTorch has machine code for a GPU, or code that its driver can translate."""
-    built, (major, minor) = torch.cuda.get_arch_list(), torch.cuda.get_device_capability(number)
+    major, minor = torch.cuda.get_device_capability(number)
+    # A build for AMD GPUs names their architectures otherwise (gfx90a), and says itself what it cannot run.
+    built = [name for name in torch.cuda.get_arch_list() if name.startswith(("sm_", "compute_"))]
     for name in built:
         kind, _, version = name.partition("_")
         known = divmod(int("".join(filter(str.isdigit, version))), 10)

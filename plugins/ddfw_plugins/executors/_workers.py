@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import astuple, define, field
+from attrs import astuple, define, evolve, field
 
 from ddfw import AbstractExecutor, DivergedError, OptionError
 from ddfw.contracts.evaluation import EvaluationTask
@@ -58,9 +58,12 @@ class Workers:
         return self._pool.size
 
     def take(self, work: Sequence[Work]) -> bool:
-        """Whether workers shall do this work; if a component cannot travel to them, that is said once."""
+        """Whether workers shall do this work; if a component cannot travel to them, that is said once.
+
+        Not while they are at work: whoever iterates over experts may ask for something else before the last one.
+        """
         networks = sum(count for *_, count in work)
-        if self._refused or networks < 2:
+        if self._refused or networks < 2 or self._pool.busy:
             return False
         if not self._always:
             saved = sum(count * self._seconds(settings, data) for settings, data, count in work)
@@ -127,7 +130,8 @@ class Workers:
             if outcome.error is not None and not isinstance(outcome.error, DivergedError):
                 raise outcome.error
             position, index = places[piece]
-            found[position][index] = outcome
+            # Copies, since each mapped tensor keeps a descriptor open, and there may be a thousand networks.
+            found[position][index] = evolve(outcome, tensors=[tensor.clone() for tensor in outcome.tensors])
             if outcome.error is None:
                 on_network(position, sum(other.error is None for other in found[position].values()))
             if len(found[position]) == len(tasks[position].networks):

@@ -13,9 +13,10 @@ from attrs.validators import ge, le, optional
 
 from ddfw import AbstractExecutor, DivergedError, option
 from ddfw.contracts.evaluation import EvaluationTask, one_after_another
+from ddfw.engine.budget import SHARE_CPU
 from ddfw.engine.inner import Network
-from ddfw.engine.machine import processors
-from ddfw.remote.pool import can_start_workers, pool_of
+from ddfw.engine.machine import processor_memory, processors
+from ddfw.remote.pool import WORKER_BYTES, can_start_workers, pool_of
 from ddfw_plugins.executors._session import LocalSession
 from ddfw_plugins.executors._workers import Workers
 from ddfw_plugins.executors.compiled import CompiledSteps
@@ -55,8 +56,8 @@ class Cpu(AbstractExecutor):
     workers: int | Literal["auto"] = option(
         "auto",
         validator=_require_workers,
-        help="processes that train experts and evaluation networks side by side; auto: as many as there are cores for, "
-        "where the work is worth starting them; 1: all work in this process. It changes no result",
+        help="processes that train experts and evaluation networks side by side; auto: as many as there are cores and "
+        "memory for, where the work is worth starting them; 1: all work in this process. It changes no result",
     )
     compile: bool = option(
         False,
@@ -74,7 +75,12 @@ class Cpu(AbstractExecutor):
         """How many workers there are on this machine at most; 1 stands for this process."""
         if not can_start_workers():
             return 1
-        return max(1, processors() // self.network_threads) if self.workers == "auto" else self.workers
+        if self.workers != "auto":
+            return self.workers
+        most, memory = processors() // self.network_threads, processor_memory()
+        if memory is not None:  # a container may have all cores of its machine and little of its memory
+            most = min(most, int(SHARE_CPU * memory) // WORKER_BYTES)
+        return max(1, most)
 
     @property
     def network_threads(self) -> int:

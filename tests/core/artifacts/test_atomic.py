@@ -258,6 +258,17 @@ def test_a_lock_refuses_another_process_and_is_free_once_that_ends(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, BlockingIOError, OSError, ValueError])
+def test_an_error_while_something_is_locked_or_claimed_stays_what_it_is(tmp_path, error):
+    """Broken: a file that is missing in a plugin's training is told as "generator didn't stop after throw()"."""
+    for block in (atomic.claimed(tmp_path / "claim"), atomic.locked(tmp_path, "it", wait=True)):
+        with pytest.raises(error, match=r"^its own$") as caught, block:
+            raise error("its own")
+        assert caught.value.__context__ is None
+    with atomic.claimed(tmp_path / "claim") as mine, atomic.claimed(tmp_path / "claim") as again:
+        assert mine and not again
+
+
 def test_room_for_a_folder_is_tried_and_leaves_nothing(tmp_path):
     """Broken: a run would learn for hours and then have no place, or the trial would leave rubbish."""
     (tmp_path / "file").write_text("")

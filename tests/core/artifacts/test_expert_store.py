@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,21 @@ def test_two_processes_that_add_at_the_same_time_lose_nothing(two_processes, net
     source = store.source(range(10), network, CPU, torch.float32)
     assert [float(source.snapshots(e, [0])[0, 0]) for e in range(10)] == [float(e) for e in range(10)]
     assert {s.name: len(s.experts) for s in list_stores(two_processes / "experts")} == {store.folder.name: 10}
+
+
+def test_a_store_that_may_only_be_read_is_used_with_the_claims_that_lie_in_it(filled, monkeypatch):
+    """Broken: experts that all are there could not be read, since a killed run of another user left its claim."""
+    (filled.folder / "expert-3.lock").write_text("1 elsewhere\n")
+
+    def refused(path, flags, *mode):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refused)
+        filled.tidy()
+    assert (filled.folder / "expert-3.lock").exists()
+    filled.tidy()
+    assert not (filled.folder / "expert-3.lock").exists()
 
 
 def test_stores_are_listed_with_their_size_and_mean_last_accuracy(filled, tmp_path, expert, network):

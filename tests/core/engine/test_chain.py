@@ -206,6 +206,21 @@ def sequence(**changes):
     return twice_differentiable(nn.Sequential(*(layer for layer in layers.values() if layer is not None)))
 
 
+def exchanged(layer, **values):
+    """A layer with other attributes or parameters, in this order, than it was made with."""
+    for name, value in values.items():
+        if name in layer._parameters:
+            del layer._parameters[name]
+            layer.register_parameter(name, value)
+        else:
+            setattr(layer, name, value)
+    return layer
+
+
+def ones(*shape):
+    return nn.Parameter(torch.ones(shape))
+
+
 OTHERS = {
     "another convolution class": {"conv": Own(2, 4, 3, padding=1)},
     "grouped": {"conv": nn.Conv2d(2, 4, 3, padding=1, groups=2)},
@@ -219,6 +234,13 @@ OTHERS = {
     "leaky": {"relu": nn.LeakyReLU()},
     "maximum": {"pool": nn.MaxPool2d(2)},
     "pooling by three": {"pool": nn.AvgPool2d(3)},
+    "padding set as a number": {"conv": exchanged(nn.Conv2d(2, 4, 3, padding=1), padding=1)},
+    "stride set as a number": {"conv": exchanged(nn.Conv2d(2, 4, 3, padding=1), stride=1)},
+    "weights of more channels": {"conv": exchanged(nn.Conv2d(1, 4, 3, padding=1), weight=ones(4, 2, 3, 3))},
+    "bias before weights": {"conv": exchanged(nn.Conv2d(2, 4, 3, padding=1), weight=ones(4, 2, 3, 3))},
+    "shift before scale": {"norm": exchanged(nn.GroupNorm(4, 4), weight=ones(4))},
+    "norm without shift": {"norm": exchanged(nn.GroupNorm(4, 4), bias=None)},
+    "end with its bias first": {"end": exchanged(nn.Linear(64, 3), weight=ones(3, 64))},
     "flattened otherwise": {"flat": nn.Flatten(1, 2)},
     "no end": {"end": None},
     "two ends": {"more": nn.Linear(3, 3)},
@@ -229,6 +251,18 @@ OTHERS = {
 def test_other_layers_are_left_to_pytorch(other):
     """Broken: a network that is not made of these layers is computed as if it were."""
     assert chain_of(sequence(**OTHERS[other]), 8, 8) is None
+
+
+@pytest.mark.parametrize("other", ["weights of more channels", "shift before scale", "norm without shift"])
+def test_layers_with_exchanged_parameters_are_those_of_pytorch(other):
+    """Broken: a network whose first layer was given other weights, say, stops, or has a scale taken for a shift."""
+    network = Network(sequence(**OTHERS[other]))
+    theta, images, direction = 0.3 * normal(network.num_parameters), normal(2, 2, 8, 8), normal(network.num_parameters)
+    given = theta, images, normal(2, 3).softmax(dim=1)
+    steps, plain = EagerSteps(network), EagerSteps(PlainNetwork(network.module))
+    assert relative(steps.gradient(*given), plain.gradient(*given)) <= 1e-12
+    found, wanted = (way.pull(*given, direction, through_theta=True) for way in (steps, plain))
+    assert relative(found.theta, wanted.theta) <= 1e-12
 
 
 def test_layers_with_hooks_or_their_own_forward_are_left_to_pytorch():

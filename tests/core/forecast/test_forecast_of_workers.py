@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from ddfw.forecast.memory import _with_workers
 from ddfw.forecast.workers import SideBySide
 from ddfw.remote.pool import START_S
+from ddfw_plugins.executors.cpu import Cpu
 
 
 def pair(seconds, cpu=None):
@@ -29,6 +32,19 @@ def test_work_that_is_not_worth_it_stays_as_it_is(most, seconds, pieces):
     side = SideBySide(most=most)
     assert side.shared(pair(seconds), pieces).tolist() == [seconds, seconds]
     assert side.used == 0
+
+
+def test_workers_whose_number_was_named_are_started_for_little_work_too():
+    """Broken: the memory of two processes would be missing in the forecast of a run that starts them."""
+
+    def session(workers):
+        return SimpleNamespace(describe=lambda: {"workers": workers})
+
+    named, automatic = (SideBySide.of(session(2), Cpu(workers=workers)) for workers in (2, "auto"))
+    assert named.shared(pair(0.5), 2).tolist() == pytest.approx([0.25 + START_S, 0.5 + 2 * START_S])
+    assert named.used == 2
+    automatic.shared(pair(0.5), 2)
+    assert automatic.used == 0
 
 
 def test_more_work_starts_more_workers_and_pays_for_those_alone():

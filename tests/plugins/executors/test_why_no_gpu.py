@@ -52,6 +52,7 @@ def test_why_there_is_no_gpu_is_said(monkeypatch, built, driver, said, words):
         (["sm_75", "compute_120"], (7, 0), False),
         (["sm_100", "sm_120"], (10, 3), True),
         ([], (7, 0), True),
+        (["gfx90a", "gfx942"], (9, 4), True),  # a build for AMD GPUs
     ],
 )
 def test_a_gpu_without_code_in_this_pytorch_is_refused_at_the_start(monkeypatch, built, capability, runs):

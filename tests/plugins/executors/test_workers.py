@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from ddfw.engine.inner import build_module
 from ddfw.engine.interruption import interruptible
 from ddfw.errors import Interrupted
 from ddfw.remote import pool as pools
+from ddfw.remote.channel import in_shared_memory
 from ddfw.testing import check_executor
 from ddfw_plugins.augmentations.dsa import Siamese
 from ddfw_plugins.executors import _workers
@@ -240,12 +242,61 @@ def test_the_number_of_threads_decides_the_number_of_automatic_workers(monkeypat
     from ddfw_plugins.executors import cpu
 
     monkeypatch.setattr(cpu, "processors", lambda: 8)
+    monkeypatch.setattr(cpu, "processor_memory", lambda: None)
     found = [Cpu(threads=threads).workers_here for threads in (None, 1, 2, 3, 8, 16)]
     assert found == [8, 8, 4, 2, 1, 1]
     assert Cpu(threads=2, workers=3).workers_here == 3
     for wrong in (0, -1, "many", 1.5, 1025):
         with pytest.raises(ValueError, match="workers has to be auto or a number"):
             Cpu(workers=wrong)
+
+
+def test_little_memory_makes_automatic_workers_few(monkeypatch):
+    """Broken: a container with all of its machine's cores and little of its memory would be ended by the system."""
+    from ddfw_plugins.executors import cpu
+
+    monkeypatch.setattr(cpu, "processors", lambda: 64)
+    found = []
+    for memory in (None, 2**40, 2**32, 2**28, 0):
+        monkeypatch.setattr(cpu, "processor_memory", lambda memory=memory: memory)
+        found.append(Cpu().workers_here)
+    assert found == [64, 64, 6, 1, 1]
+    assert Cpu(workers=5).workers_here == 5, "a number that was named holds"
+
+
+def test_what_is_asked_for_while_workers_are_at_work_is_done_in_this_process(alone):
+    """Broken: whoever evaluates something between two experts would get an error that one process does not give."""
+    with Cpu(workers=2).open(context_of()) as session:
+        pool = session._workers._pool
+        pool._workers.append(SimpleNamespace(position=0))  # one that is at work for somebody else
+        try:
+            experts = list(session.train_experts(SETTINGS, data(), data(12, 1), [5, 6, 7, 8], lambda *at: None))
+            sets = dict(ask_sets(session, tasks_of(0.1, 0.02), 4, lambda *at: None))
+        finally:
+            pool._workers.clear()
+    require_equal((experts, sets), alone)
+
+
+def test_networks_that_were_evaluated_keep_no_descriptor_open():
+    """Broken: an evaluation of a thousand networks would end with "too many open files"."""
+
+    class Played:
+        started, busy, size = True, False, 2
+
+        def run(self, pieces):
+            for position in range(len(pieces)):
+                block = in_shared_memory([torch.full((30,), position)])
+                yield position, pools._outcome({"done": {"accuracy": 0.5}}, block)
+
+    opened = []
+
+    def told(position, done):
+        opened.append(len(os.listdir("/proc/self/fd")))
+
+    with Cpu(workers=2).open(context_of()) as session:
+        session._workers._pool = Played()
+        list(ask_sets(session, tasks_of(0.1, networks=40), 4, told))
+    assert opened[-1] <= opened[0] + 2
 
 
 def test_one_thread_trains_networks_and_the_session_says_so():

@@ -245,6 +245,7 @@ def faked(act, seconds=60.0, names=("machine", "contract", "capture")):
         ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("print('out of luck', file=sys.stderr); os._exit(9)", "exit code 9"),
         ("raise MemoryError('no room')", "exit code 1"),
+        ("print('{\"schema', end='', flush=True); os._exit(9)", "exit code 9"),
     ],
 )
 def test_a_worker_that_dies_costs_one_error_row_and_its_own_section(act, words):

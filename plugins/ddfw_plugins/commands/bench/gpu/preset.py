@@ -111,7 +111,8 @@ class _Watched:
             try:
                 assert worker.stdout is not None
                 for line in worker.stdout:
-                    yield from self._received(json.loads(line))
+                    if line.endswith("\n"):  # not so of the row in the midst of which it was killed
+                        yield from self._received(json.loads(line))
                 code = worker.wait()
             finally:
                 timer.cancel()
