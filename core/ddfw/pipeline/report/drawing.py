@@ -18,6 +18,8 @@ _ALONE, _BESIDE = 352, 408
 _HEIGHT, _EDGE, _BETWEEN = 196, 12, 20
 #: Sizes of text: title of the picture, title of a chart, names of series and axes, figures of ticks and the note.
 _TITLE, _HEAD, _NAME, _SMALL = 17, 14, 12.5, 12
+#: How much wider bold letters are.
+_BOLD = 1.12
 #: Names stand beside the ends of the lines unless a chart has more series, or a name needs more room than this.
 _MOST_NAMES, _NAME_ROOM = 8, 132
 #: Room between names at the ends of lines, and for the leader between a line and its name.
@@ -133,7 +135,7 @@ class _Panel:
 
     @property
     def heads(self) -> list[str]:
-        return balanced(self.chart.title, self.width, _HEAD)
+        return balanced(self.chart.title, self.width, _BOLD * _HEAD)
 
     @property
     def labels(self) -> list[str]:
@@ -184,7 +186,7 @@ def svg_of(title: str, charts: Sequence[Chart], *, columns: int = 2, note: str =
     width = _ALONE if columns == 1 else _BESIDE
     panels = [_panel(chart, found, width, named) for chart, found in zip(charts, curves, strict=True)]
     inner = columns * (width + _BETWEEN) - _BETWEEN
-    heads = balanced(title, inner, _TITLE)
+    heads = balanced(title, inner, _BOLD * _TITLE)
     parts, y = [_words(heads, "title", _EDGE, _EDGE + _TITLE, 22)], _EDGE + 22.0 * len(heads) + 10
     for first in range(0, len(panels), columns):
         row = panels[first : first + columns]

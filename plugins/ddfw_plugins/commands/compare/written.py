@@ -74,23 +74,13 @@ def _chart(record: Mapping[str, Any], chart: ChartSettings) -> ddfw.Chart:
     )
 
 
-def _runs_of(record: Mapping[str, Any], name: str) -> Runs:
-    return [run for run in record["runs"] if run["variant"] == name]
-
-
-def _titles(record: Mapping[str, Any]) -> dict[str, str]:
-    return {row["variant"]: row["title"] for row in record["measures"]}
-
-
 def _over_steps(record: Mapping[str, Any], chart: ChartSettings) -> list[ddfw.Series]:
     """A line for each variant over its outer steps or image gradients, mean and band over run seeds."""
     column = "accuracy" if chart.y == "validation" else chart.y
-    titles = _titles(record)
     found = []
-    for name in chart.variants or tuple(titles):
-        runs, points, band = _runs_of(record, name), list[tuple[float, float]](), list[tuple[float, float, float]]()
-        if not runs:
-            continue
+    for title, names in _lines(record, chart).items():
+        runs = [run for run in record["runs"] if run["variant"] in names]
+        points, band = list[tuple[float, float]](), list[tuple[float, float, float]]()
         curves = [dict(zip(run["curve"]["step"], run["curve"][column], strict=True)) for run in runs]
         for step in sorted(set().union(*curves)):
             there = [curve.get(step) for curve in curves]
@@ -101,17 +91,21 @@ def _over_steps(record: Mapping[str, Any], chart: ChartSettings) -> list[ddfw.Se
             middle, width = fmean(values), stdev(values) if len(values) > 1 else 0.0
             points.append((x, middle))
             band.append((x, middle - width, middle + width))
-        found.append(ddfw.Series(name=titles[name], points=points, band=band if len(runs) > 1 else ()))
+        found.append(ddfw.Series(name=title, points=points, band=band if len(runs) > 1 else ()))
     return found
+
+
+def _lines(record: Mapping[str, Any], chart: ChartSettings) -> dict[str, tuple[str, ...]]:
+    """The variants of each line of a chart, by the line's name."""
+    titles = {row["variant"]: row["title"] for row in record["measures"]}
+    names = chart.variants or tuple(name for name in titles if not chart.lines)
+    return {**{titles[name]: (name,) for name in names if name in titles}, **chart.lines}
 
 
 def _over_sizes(record: Mapping[str, Any], chart: ChartSettings) -> list[ddfw.Series]:
     """A point for each variant over what it stores; a line of the file joins variants, and baselines have their own."""
-    titles, rows = _titles(record), record["rows"]
-    names = chart.variants or tuple(name for name in titles if not chart.lines)
-    lines = {**{titles[name]: (name,) for name in names if name in titles}, **chart.lines}
-    found = []
-    for title, variants in lines.items():
+    rows, found = record["rows"], list[ddfw.Series]()
+    for title, variants in _lines(record, chart).items():
         own = [row for row in rows if row["subject"] == "distilled" and row["variant"] in variants]
         found.append(_sized(record, title, own, chart))
     for subject in chart.baselines:
