@@ -53,7 +53,8 @@ class ComparisonSettings:
         tuning: how variants choose their settings before they are compared; None: the file has chosen.
         equal_floats: whether every variant has the same budget; false lets variants set `budget`, and multiplies
             `image_gradients` by its images per class.
-        reach: the share of an accuracy that the measure `steps` waits for.
+        reach: the share of a best validation accuracy that the measure `steps` waits for.
+        reach_accuracy: the validation accuracy in percent that `steps` waits for instead; None takes `reach`.
     """
 
     seeds: tuple[int, ...] = field(validator=_SEEDS)
@@ -65,6 +66,18 @@ class ComparisonSettings:
     tuning: Tuning | None = None
     equal_floats: bool = True
     reach: float = field(default=0.95, validator=[gt(0.0), le(1.0)])
+    reach_accuracy: float | None = field(default=None, validator=optional([gt(0.0), le(100.0)]))
+
+    def goal(self, best: float) -> float:
+        """The validation accuracy in percent that `steps` waits for, where `best` is the best one in percent."""
+        return self.reach * best if self.reach_accuracy is None else self.reach_accuracy
+
+    @property
+    def goal_words(self) -> str:
+        """What `steps` waits for, for the footnote of a table."""
+        if self.reach_accuracy is not None:
+            return f"{self.reach_accuracy:g} %"
+        return f"{100 * self.reach:g} % of a run's own best accuracy"
 
 
 @frozen(kw_only=True)

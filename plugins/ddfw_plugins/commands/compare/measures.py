@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from ddfw_plugins.commands.compare.files import Contrast
+from ddfw_plugins.commands.compare.files import ComparisonSettings, Contrast
 from ddfw_plugins.commands.compare.finished import FinishedRun
 
 #: Places of seeds, and a figure for each row of them.
@@ -33,7 +33,7 @@ class Measure:
 
     Args:
         title: its name and unit in tables.
-        of: the figure of a run. Accuracies are in percent; `steps` takes the accuracy to reach, too.
+        of: the figure of a run, accuracies in percent; of `steps` those until its best look.
         good: which direction is better.
         digits: decimals in tables.
     """
@@ -98,7 +98,9 @@ MEASURES: Mapping[str, Measure] = {
 }
 
 
-def contrast_record(contrast: Contrast, runs: Mapping[str, Sequence[FinishedRun]], reach: float) -> dict[str, Any]:
+def contrast_record(
+    contrast: Contrast, runs: Mapping[str, Sequence[FinishedRun]], settings: ComparisonSettings
+) -> dict[str, Any]:
     """What the finished runs say to a question; JSON-able.
 
     Differences are taken seed by seed, over the seeds that all variants of the question have. The interval is the
@@ -107,7 +109,7 @@ def contrast_record(contrast: Contrast, runs: Mapping[str, Sequence[FinishedRun]
     Args:
         contrast: the question.
         runs: finished runs by variant.
-        reach: the share of an accuracy that `steps` waits for.
+        settings: say which accuracy `steps` waits for.
 
     Returns:
         `n`, `seeds`, `difference` (of the means, or of the standard deviations for `spread`), `each` (seed by seed;
@@ -124,14 +126,14 @@ def contrast_record(contrast: Contrast, runs: Mapping[str, Sequence[FinishedRun]
         "measure": contrast.measure,
         "plus": list(contrast.plus),
         "minus": list(contrast.minus),
-        **({"reach": reach, "target": contrast.target} if contrast.measure == "steps" else {}),
+        **({"target": contrast.target} if contrast.measure == "steps" else {}),
         "good": good,
         "n": len(seeds),
         "seeds": seeds,
     }
     if not seeds:
         return {**facts, "values": {}, "difference": None, "each": [], "interval": None, "verdict": ""}
-    values = {name: [_value(contrast, tables, name, seed, reach) for seed in seeds] for name in names}
+    values = {name: [_value(contrast, tables, name, seed, settings) for seed in seeds] for name in names}
     difference, interval = _difference(contrast, values)
     each = [_sum(contrast, {name: there[i] for name, there in values.items()}) for i in range(len(seeds))]
     return {
@@ -150,12 +152,16 @@ def _sum(contrast: Contrast, figures: Mapping[str, Any]) -> Any:
 
 
 def _value(
-    contrast: Contrast, tables: Mapping[str, Mapping[int, FinishedRun]], name: str, seed: int, reach: float
+    contrast: Contrast,
+    tables: Mapping[str, Mapping[int, FinishedRun]],
+    name: str,
+    seed: int,
+    settings: ComparisonSettings,
 ) -> float:
     run = tables[name][seed]
     if contrast.measure != "steps":
         return MEASURES[contrast.measure].of(run)
-    return steps_to(run, reach * best(tables[contrast.target or name][seed]))
+    return steps_to(run, settings.goal(best(tables[contrast.target or name][seed])))
 
 
 def _difference(contrast: Contrast, values: Mapping[str, Sequence[float]]) -> tuple[float, tuple[float, float] | None]:

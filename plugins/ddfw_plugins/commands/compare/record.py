@@ -10,7 +10,7 @@ from typing import Any
 import ddfw
 from ddfw_plugins.commands.compare.files import Comparison
 from ddfw_plugins.commands.compare.finished import FinishedRun, Trial, by_variant
-from ddfw_plugins.commands.compare.measures import MEASURES, contrast_record, steps_to
+from ddfw_plugins.commands.compare.measures import MEASURES, best, contrast_record, steps_to
 
 
 def record_of(
@@ -40,12 +40,13 @@ def record_of(
         "image_gradients": settings.image_gradients,
         "selections": settings.selections,
         "equal_floats": settings.equal_floats,
+        "reach": settings.goal_words,
         "tuning": None if tuning is None else {"trials": tuning.trials, "seed": tuning.seed},
         "chosen": {name: dict(values) for name, values in chosen.items()},
         "rows": [row for variant in comparison.variants for row in _rows(variant.name, variant.title, found)],
         "measures": [_measures(comparison, name, there) for name, there in found.items()],
         "contrasts": [
-            {"name": name, **contrast_record(contrast, found, settings.reach)}
+            {"name": name, **contrast_record(contrast, found, settings)}
             for name, contrast in comparison.contrasts.items()
         ],
         "trials": [trials[key].to_json() for key in sorted(trials) if key[0] in order],
@@ -89,15 +90,12 @@ def _cost(run: FinishedRun, subject: str) -> dict[str, Any]:
 
 def _measures(comparison: Comparison, name: str, runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """How the runs of a variant went: each measure with its mean and standard deviation over seeds."""
-    reach = comparison.settings.reach
+    settings = comparison.settings
     figures: dict[str, Any] = {}
     for key, measure in MEASURES.items():
         if key == "spread":
             continue
-        each = [
-            steps_to(run, reach * 100 * max(look.accuracy for look in run.curve)) if key == "steps" else measure.of(run)
-            for run in runs
-        ]
+        each = [steps_to(r, settings.goal(best(r))) if key == "steps" else measure.of(r) for r in runs]
         spread = stdev(each) if len(each) > 1 else 0.0
         figures[key] = {"mean": _short(fmean(each)), "std": _short(spread), "each": [_short(value) for value in each]}
     stored = runs[0].summary.trajectories

@@ -123,8 +123,8 @@ def _spread(figure: Mapping[str, Any], digits: int) -> str:
 def _how_notes(record: Mapping[str, Any]) -> list[str]:
     tuning = record["tuning"]
     notes = [
-        "mean ± std over run seeds, on the validation split; steps to reach 95 % of a run's own best accuracy, linear "
-        "between looks; neighbouring looks: mean difference in points, in the second half of the steps"
+        f"mean ± std over run seeds, on the validation split; steps to reach {record['reach']}, linear between looks; "
+        "neighbouring looks: mean difference in points, in the second half of the steps"
     ]
     if tuning is not None:
         words = f"settings chosen by validation accuracy in {tuning['trials']} trials each"

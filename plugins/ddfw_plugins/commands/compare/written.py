@@ -58,8 +58,16 @@ def picture(record: Mapping[str, Any], charts: Mapping[str, ChartSettings]) -> s
     """
     seeds = sorted({run["seed"] for run in record["runs"]})
     note = f"mean over {len(seeds)} run seeds; bands and bars: ± one standard deviation"
-    drawn = [_chart(record, chart) for chart in (charts or DEFAULT_CHARTS).values()]
+    drawn = [_chart(record, chart) for chart in (charts or _usual(record)).values()]
     return ddfw.svg_of(record["summary"] or record["comparison"], drawn, columns=min(2, len(drawn)), note=note)
+
+
+def _usual(record: Mapping[str, Any]) -> dict[str, ChartSettings]:
+    """The charts of a comparison whose file asks for none; at equal image-gradients, too, where steps cost unlike."""
+    found = dict(DEFAULT_CHARTS)
+    if len({run["step_gradients"] for run in record["runs"]}) > 1:
+        found |= {f"{key}-at-cost": evolve(chart, x="image_gradients") for key, chart in DEFAULT_CHARTS.items()}
+    return found
 
 
 def _chart(record: Mapping[str, Any], chart: ChartSettings) -> ddfw.Chart:

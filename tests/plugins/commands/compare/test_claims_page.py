@@ -42,7 +42,7 @@ def test_answers_follow_from_the_runs(study):
         [FinishedRun.from_json(run) for run in record["runs"]], [variant.name for variant in comparison.variants]
     )
     found = [
-        {"name": name, **contrast_record(contrast, runs, comparison.settings.reach)}
+        {"name": name, **contrast_record(contrast, runs, comparison.settings)}
         for name, contrast in comparison.contrasts.items()
     ]
     assert found == record["contrasts"]

@@ -163,7 +163,8 @@ def test_the_record_has_the_means_of_the_runs(done):
     head = {k: v for k, v in done.record.items() if k not in ("rows", "seal", "measures", "runs")}
     assert head == {
         "schema": 3, "comparison": "mine", "summary": "two ways", "source": "a test", "image_gradients": 240,
-        "selections": 2, "equal_floats": True, "tuning": None, "chosen": {}, "contrasts": [], "trials": [],
+        "selections": 2, "equal_floats": True,
+        "reach": "95 % of a run's own best accuracy", "tuning": None, "chosen": {}, "contrasts": [], "trials": [],
     }  # fmt: skip
 
 

@@ -8,11 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from attrs import evolve
 from scipy import stats
 
 from ddfw_plugins.commands.compare import measures
-from ddfw_plugins.commands.compare.files import Contrast
+from ddfw_plugins.commands.compare.files import ComparisonSettings, Contrast
 from ddfw_plugins.commands.compare.finished import Look
+
+SETTINGS = ComparisonSettings(seeds=(0,))
 
 
 def run(accuracies, *, seed=0, test=0.5, every=10):
@@ -87,13 +90,13 @@ def test_a_difference_is_taken_seed_by_seed_over_the_seeds_that_both_have():
         "new": [run([0.5], seed=s, test=t) for s, t in ((1, 0.62), (2, 0.71), (3, 0.66), (9, 0.99))],
         "old": [run([0.5], seed=s, test=t) for s, t in ((0, 0.10), (1, 0.60), (2, 0.68), (3, 0.65))],
     }
-    found = measures.contrast_record(contrast(), runs, 0.95)
+    found = measures.contrast_record(contrast(), runs, SETTINGS)
     assert found["seeds"] == [1, 2, 3] and found["n"] == 3
     assert found["each"] == [2.0, 3.0, 1.0] and found["difference"] == 2.0
     assert found["interval"] == [1.0, 3.0] and found["verdict"] == "holds"
-    assert measures.contrast_record(contrast(plus=("old",), minus=("new",)), runs, 0.95)["verdict"] == "reversed"
-    assert measures.contrast_record(contrast(good="less"), runs, 0.95)["verdict"] == "reversed"
-    lonely = measures.contrast_record(contrast(minus=("none",)), runs, 0.95)
+    assert measures.contrast_record(contrast(plus=("old",), minus=("new",)), runs, SETTINGS)["verdict"] == "reversed"
+    assert measures.contrast_record(contrast(good="less"), runs, SETTINGS)["verdict"] == "reversed"
+    lonely = measures.contrast_record(contrast(minus=("none",)), runs, SETTINGS)
     assert (lonely["n"], lonely["difference"], lonely["verdict"]) == (0, None, "")
 
 
@@ -103,7 +106,7 @@ def test_an_interval_around_zero_is_no_verdict():
         "new": [run([0.5], seed=s, test=0.6 + d) for s, d in enumerate((0.02, -0.03, 0.01, 0.02, -0.02))],
         "old": [run([0.5], seed=s, test=0.6) for s in range(5)],
     }
-    assert measures.contrast_record(contrast(), runs, 0.95)["verdict"] == "open"
+    assert measures.contrast_record(contrast(), runs, SETTINGS)["verdict"] == "open"
 
 
 def test_shares_of_a_ladder_add_up_to_the_whole():
@@ -112,8 +115,8 @@ def test_shares_of_a_ladder_add_up_to_the_whole():
     names = ("none", "a", "b", "all")
     runs = {n: [run([0.5], seed=s, test=float(rng.uniform(0.4, 0.9))) for s in range(5)] for n in names}
     parts = [(("a",), ("none",)), (("b",), ("none",)), (("all", "none"), ("a", "b"))]
-    shares = [measures.contrast_record(contrast(plus=p, minus=m), runs, 0.95)["difference"] for p, m in parts]
-    whole = measures.contrast_record(contrast(plus=("all",), minus=("none",)), runs, 0.95)["difference"]
+    shares = [measures.contrast_record(contrast(plus=p, minus=m), runs, SETTINGS)["difference"] for p, m in parts]
+    whole = measures.contrast_record(contrast(plus=("all",), minus=("none",)), runs, SETTINGS)["difference"]
     assert sum(shares) == pytest.approx(whole, abs=3e-4)
 
 
@@ -123,17 +126,19 @@ def test_steps_wait_for_the_accuracy_of_another_variant():
         "new": [run([0.2, 0.9, 0.9], seed=0), run([0.2, 0.9, 0.9], seed=1)],
         "old": [run([0.2, 0.4, 0.8], seed=0), run([0.2, 0.4, 0.8], seed=1)],
     }
-    found = measures.contrast_record(contrast("steps", target="old"), runs, 0.5)
+    found = measures.contrast_record(contrast("steps", target="old"), runs, evolve(SETTINGS, reach=0.5))
     assert found["values"]["new"] == pytest.approx([10 * 20 / 70] * 2, abs=1e-3)  # half of 80 % is 40 %
     assert found["values"]["old"] == [10.0, 10.0]
-    assert found["verdict"] == "holds" and found["target"] == "old" and found["reach"] == 0.5
+    assert found["verdict"] == "holds" and found["target"] == "old"
+    fixed = measures.contrast_record(contrast("steps", target="old"), runs, evolve(SETTINGS, reach_accuracy=30.0))
+    assert fixed["values"]["old"] == [5.0, 5.0], "an accuracy that is named is the same for all"
 
 
 def test_the_spread_is_compared_over_all_seeds_at_once():
     """Broken: steadiness over seeds could not be asked for."""
     tests = {"new": [0.60, 0.61, 0.60, 0.61, 0.60], "old": [0.5, 0.7, 0.4, 0.8, 0.6]}
     runs = {name: [run([0.5], seed=s, test=t) for s, t in enumerate(values)] for name, values in tests.items()}
-    found = measures.contrast_record(contrast("spread"), runs, 0.95)
+    found = measures.contrast_record(contrast("spread"), runs, SETTINGS)
     expected = 100 * (np.std(tests["new"], ddof=1) - np.std(tests["old"], ddof=1))
     assert found["difference"] == pytest.approx(expected, abs=1e-3) and found["each"] == []
     assert found["verdict"] == "holds", "less spread is better"
