@@ -1,5 +1,6 @@
 """The public API of ddfw; every name is loaded when it is first used, so that `from ddfw import hookimpl` is light."""
 
+from .artifacts.atomic import claimed as claimed
 from .artifacts.atomic import locked as locked
 from .artifacts.atomic import read_json as read_json
 from .artifacts.atomic import read_tensors as read_tensors
@@ -106,6 +107,7 @@ from .contracts.parameterization import AbstractParameterization as AbstractPara
 from .contracts.parameterization import Layout as Layout
 from .contracts.parameterization import ParamGroup as ParamGroup
 from .contracts.records import Forecast as Forecast
+from .contracts.records import Summary as Summary
 from .contracts.settings import Budget as Budget
 from .contracts.settings import EvalSettings as EvalSettings
 from .contracts.settings import ExpertSettings as ExpertSettings
@@ -153,6 +155,9 @@ from .pipeline.initial_run import initial_run as initial_run
 from .pipeline.notebook import distill as distill
 from .pipeline.prepare import Plan as Plan
 from .pipeline.prepare import fits as fits
+from .pipeline.report.drawing import Chart as Chart
+from .pipeline.report.drawing import Series as Series
+from .pipeline.report.drawing import svg_of as svg_of
 from .pipeline.report.page import write_joint_page as write_joint_page
 from .pipeline.report.page import write_page as write_page
 from .pipeline.report.record import RunRecord as RunRecord

@@ -157,19 +157,22 @@ def _finished(run: ResolvedRun[RunConfig], places: Places) -> RunResult | None:
     return RunResult(directory=directory.path, summary=summary, already_finished=True)
 
 
-def require_same_sources(config: RunConfig, places: Places, run: Path) -> None:
+def require_same_sources(
+    config: RunConfig, places: Places, run: Path, recorded: Mapping[str, Any] | None = None
+) -> None:
     """Refuses to take over what a run found whose data, or whose set to start from, have changed since it ended.
 
     Args:
         config: the configuration of the run.
         places: folders to read.
-        run: the directory of the run, which has a manifest.
+        run: the directory of the run, which has a manifest, or the file that `recorded` stands in.
+        recorded: the hashes that its manifest names, where they are kept elsewhere; None reads the manifest.
 
     Raises:
         ResumeError: a hash differs from that in the run's manifest.
         DataError: the data set or the set to start from cannot be read, or the manifest was changed.
     """
-    manifest = run_seals.read_manifest(run)
+    manifest = run_seals.read_manifest(run) if recorded is None else recorded
     with option_errors_at("data"):
         splits = config.data.splits(places.data_root)
     here = {

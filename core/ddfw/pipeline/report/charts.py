@@ -56,13 +56,21 @@ class Scale:
         low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return (value - low) / (high - low) if high > low else 0.5
 
+    def folds(self, factors: Sequence[int]) -> list[float]:
+        """The values within a logarithmic axis that are a power of ten times one of the factors, in ascending order.
+
+        Args:
+            factors: (1,) for powers of ten alone, of which a long axis gets every second, third, …; or (1, 2, 5).
+        """
+        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        span = range(first, last + 1, max(1, -(-(last - first) // 6)) if len(factors) == 1 else 1)
+        return [f * 10.0**e for e in span for f in factors if self.low <= f * 10.0**e <= self.high]
+
     def ticks(self, count: int = 4) -> list[float]:
         """Round values within the axis: powers of ten (and their 2 and 5 folds) on a logarithmic one."""
         if self.log:
-            first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             for factors in ((1,), (1, 2, 5)):
-                span = range(first, last + 1, max(1, -(-(last - first) // 6)) if factors == (1,) else 1)
-                found = [f * 10.0**e for e in span for f in factors if self.low <= f * 10.0**e <= self.high]
+                found = self.folds(factors)
                 if len(found) >= 3:
                     return found
             return found or [self.low, self.high]
@@ -127,7 +135,7 @@ def line_chart(
     if not seen:
         return ""
     across = Scale(low=min(x for x, _ in seen), high=max(x for x, _ in seen))
-    up = _padded(min(y for _, y in seen), max(y for _, y in seen), log)
+    up = padded(min(y for _, y in seen), max(y for _, y in seen), log)
 
     def place(x: float, y: float) -> tuple[float, float]:
         return LEFT + across.at(x) * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up.at(y) * (HEIGHT - TOP - BOTTOM)
@@ -140,7 +148,7 @@ def line_chart(
         )
     for index, line in enumerate(lines):
         parts.append(_curve(line, index, place, log, alone=len(lines) == 1))
-    words = " ".join(filter(None, (_described(line, tick, log) for line in lines)))
+    words = " ".join(filter(None, (described(line, tick, log) for line in lines)))
     said = text(words, 600) if len(lines) == 1 else ""
     kind = " <span>(logarithmic)</span>" if log else ""
     return (
@@ -150,7 +158,7 @@ def line_chart(
     )
 
 
-def _padded(low: float, high: float, log: bool) -> Scale:
+def padded(low: float, high: float, log: bool) -> Scale:
     """An axis with a little room above and below its values."""
     if log:
         factor = max((high / low) ** 0.05, 1.05)
@@ -179,15 +187,27 @@ def _axes(
     return "".join(parts)
 
 
+def pieces(
+    points: Sequence[Point], place: Callable[[float, float], tuple[float, float]], log: bool
+) -> list[list[tuple[float, float]]]:
+    """The places of a curve's points, thinned. A value that cannot be drawn ends a piece; none is empty."""
+    found: list[list[tuple[float, float]]] = [[]]
+    for x, y in thinned(points):
+        if y is not None and drawn(y, log=log):
+            found[-1].append(place(x, y))
+        elif found[-1]:
+            found.append([])
+    return [piece for piece in found if piece]
+
+
+def path_text(places: Sequence[tuple[float, float]]) -> str:
+    """Places as the attribute `points` of a polyline or a polygon."""
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
 def _curve(
     line: Line, index: int, place: Callable[[float, float], tuple[float, float]], log: bool, *, alone: bool
 ) -> str:
-    pieces: list[list[tuple[float, float]]] = [[]]
-    for x, y in thinned(line.points):
-        if y is not None and drawn(y, log=log):
-            pieces[-1].append(place(x, y))
-        elif pieces[-1]:
-            pieces.append([])
     colour, dash = index % COLOURS, DASHES[index % len(DASHES)]
     look = f'class="line c{colour}"' + (f' stroke-dasharray="{dash}"' if dash else "")
     parts = []
@@ -200,9 +220,9 @@ def _curve(
             parts.append(f'<text class="kept" {words}>step {line.marked:,.0f} kept</text>')
         elif TOP <= y <= HEIGHT - BOTTOM:
             parts.append(f'<circle class="ring c{colour}" cx="{at:.1f}" cy="{y:.1f}" r="5"/>')
-    for piece in filter(None, pieces):
+    for piece in pieces(line.points, place, log):
         if len(piece) > 1:
-            parts.append(f'<polyline {look} points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in piece)}"/>')
+            parts.append(f'<polyline {look} points="{path_text(piece)}"/>')
         if len(piece) == 1 or line.dots:
             parts += [f'<circle class="dot c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in piece[:300]]
     return "".join(parts)
@@ -215,18 +235,29 @@ def swatch(index: int) -> str:
     return f'<svg class="swatch" viewBox="0 0 36 10" aria-hidden="true"><polyline {look} points="1,5 35,5"/></svg>'
 
 
-def _described(line: Line, tick: Callable[[float], str], log: bool) -> str:
-    """A sentence with the first, the last and the extreme values of a curve."""
+def _step(x: float) -> str:
+    return f"step {x:,.0f}"
+
+
+def described(line: Line, tick: Callable[[float], str], log: bool, at: Callable[[float], str] = _step) -> str:
+    """A sentence with the first, the last and the extreme values of a curve.
+
+    Args:
+        line: its name, if it has one, begins the sentence.
+        tick: how a value is written.
+        log: whether values that are not positive are left out.
+        at: how a place along the axis is written.
+    """
     seen = [(x, y) for x, y in line.points if y is not None and drawn(y, log=log)]
     if not seen:
         return ""
     least, most = min(seen, key=lambda p: p[1]), max(seen, key=lambda p: p[1])
     start = f"{line.name}: " if line.name else ""
     if len(seen) == 1:
-        return f"{start}{tick(seen[0][1])} at step {seen[0][0]:,.0f}."
+        return f"{start}{tick(seen[0][1])} at {at(seen[0][0])}."
     return (
-        f"{start}from {tick(seen[0][1])} at step {seen[0][0]:,.0f} to {tick(seen[-1][1])} at step {seen[-1][0]:,.0f}; "
-        f"least {tick(least[1])} at step {least[0]:,.0f}, most {tick(most[1])} at step {most[0]:,.0f}."
+        f"{start}from {tick(seen[0][1])} at {at(seen[0][0])} to {tick(seen[-1][1])} at {at(seen[-1][0])}; "
+        f"least {tick(least[1])} at {at(least[0])}, most {tick(most[1])} at {at(most[0])}."
     )
 
 

@@ -1,161 +1,39 @@
 """Runs comparisons: several ways to distil, named in one file, over several seeds and at equal cost.
 
-Every variant gets the same budget of floats, the same number of inner image-gradients (outer steps × segments × inner
-steps × images per inner step, as near as whole steps allow) and about as many selections on the validation split.
+What is finished stands in comparison.json. Several processes may run the same comparison: each takes a run that none of
+the others has.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any
 
-from attrs import evolve, frozen
+from attrs import define, field
 
 import ddfw
-from ddfw import ConfigError, DirectoryInUseError, config_error, errors_in
+from ddfw import ConfigError, DirectoryInUseError, DivergedError
 from ddfw_plugins.commands.compare.files import Comparison, Variant
-from ddfw_plugins.commands.compare.tables import markdown
+from ddfw_plugins.commands.compare.finished import (
+    FinishedRun,
+    Trial,
+    finished_run,
+    kept_before,
+    settings_sha256,
+    sources_of,
+)
+from ddfw_plugins.commands.compare.jobs import Job, folder_of, jobs, seeded, trials, variant_config
+from ddfw_plugins.commands.compare.record import record_of
+from ddfw_plugins.commands.compare.written import write_all
 
-
-def variant_config(comparison: Comparison, variant: Variant, places: ddfw.Places) -> ddfw.RunConfig:
-    """A variant's configuration, its outer steps and selections set so that all variants cost the same.
-
-    Raises:
-        ConfigError: the variant's settings are wrong, or do not fit its data; the path starts with the file's name and
-            is that in the file, below [base] or the variant.
-        DataError: the data set is missing or damaged.
-    """
-    with errors_in(comparison.file):
-        return _variant_config(comparison, variant, places)
-
-
-def _variant_config(comparison: Comparison, variant: Variant, places: ddfw.Places) -> ddfw.RunConfig:
-    settings, place = comparison.settings, f"variants.{variant.name}"
-    _require_equal_terms(comparison, variant, place)
-    try:
-        config = ddfw.configure(settings.recipe, [comparison.base, variant.tables], ()).config
-        layout = ddfw.fits(config, places.data_root)
-    except ConfigError as error:
-        problems = []
-        for problem in error.problems:
-            shared = not _stands(problem.path, variant.tables) and _stands(problem.path, comparison.base)
-            problems.append(evolve(problem, path=f"{'base' if shared else place}.{problem.path}"))
-        raise ConfigError(problems, error.causes) from error
-    config = evolve(config, run=evolve(config.run, recipe=comparison.name))
-    if settings.image_gradients is not None:
-        steps = max(1, round(settings.image_gradients / image_gradients_per_step(config, layout.num_images)))
-        config = evolve(config, outer=evolve(config.outer, steps=steps))
-    if settings.selections is not None:
-        every = max(1, -(-config.outer.steps // settings.selections))
-        config = evolve(config, eval=evolve(config.eval, every=every))
-    return config
-
-
-def _stands(path: str, tables: Any) -> bool:
-    """Whether tables set what stands at a dotted path."""
-    for key in path.partition("[")[0].split("."):
-        if not isinstance(tables, Mapping) or key not in tables:
-            return False
-        tables = tables[key]
-    return True
-
-
-def _require_equal_terms(comparison: Comparison, variant: Variant, place: str) -> None:
-    """Refuses settings of a variant that have to be equal for all, and settings that follow from others."""
-    for key in ("run", "budget"):
-        if key in variant.tables:
-            raise config_error(f"{place}.{key}", "is the same for all variants; set it in [base]")
-    for key in sorted(_keys(variant.tables, "eval") - {"baselines"}):
-        words = "is the same for all variants; set it in [base] (a variant chooses eval.baselines alone)"
-        raise config_error(f"{place}.eval.{key}", words)
-    for table, key, source in (("outer", "steps", "image_gradients"), ("eval", "every", "selections")):
-        given = any(key in _keys(tables, table) for tables in (comparison.base, variant.tables))
-        if given and getattr(comparison.settings, source) is not None:
-            raise config_error(f"{place}.{table}.{key}", f"follows from comparison.{source}; leave one of them out")
-
-
-def _keys(tables: Mapping[str, Any], name: str) -> set[str]:
-    """The keys of one of the tables; none if it is missing, or is not a table (which `configure` refuses)."""
-    table = tables.get(name)
-    return set(table) if isinstance(table, Mapping) else set()
-
-
-def image_gradients_per_step(config: ddfw.RunConfig, num_images: int) -> int:
-    """Number of images whose gradient is computed in one outer step, over all segments and inner steps."""
-    outer = config.outer
-    return outer.segments_per_step * sum(ddfw.batch_sizes(num_images, outer.batch_syn, outer.syn_steps))
-
-
-#: Of comparison.json, which seals itself since 2.
-RECORD_SCHEMA = 2
-
-
-@frozen(kw_only=True)
-class Job:
-    """One run of a comparison.
-
-    Args:
-        variant: the variant that is run.
-        config: the variant's configuration, with the seed of the run.
-        places: folders of the run; `out` is its run directory.
-    """
-
-    variant: Variant
-    config: ddfw.RunConfig
-    places: ddfw.Places
-
-
-def jobs(comparison: Comparison, places: ddfw.Places) -> list[Job]:
-    """All runs of a comparison, seed by seed, so that an interrupted one has every variant; all are checked first.
-
-    Raises:
-        ConfigError: settings of a variant are wrong, or do not fit its data.
-        DataError: the data set is missing or damaged.
-    """
-    configs = {v.name: variant_config(comparison, v, places) for v in comparison.variants}
-    seeds = dict.fromkeys(seed for v in comparison.variants for seed in v.seeds)
-    return [
-        _job(comparison, v, configs[v.name], seed, places)
-        for seed in seeds
-        for v in comparison.variants
-        if seed in v.seeds
-    ]
-
-
-def _job(comparison: Comparison, variant: Variant, config: ddfw.RunConfig, seed: int, places: ddfw.Places) -> Job:
-    out = folder_of(comparison, places) / variant.name / f"seed-{seed}"
-    config = evolve(config, run=evolve(config.run, seed=seed))
-    return Job(variant=variant, config=config, places=evolve(places, out=out))
-
-
-def folder_of(comparison: Comparison, places: ddfw.Places) -> Path:
-    """The folder of a comparison's runs and tables."""
-    return places.out or Path("runs") / comparison.name
-
-
-#: Finished runs, by the variant's name and the seed.
-Finished: TypeAlias = dict[tuple[str, int], tuple[Job, "ddfw.RunResult"]]
-
-
-def _finished_before(comparison: Comparison, places: ddfw.Places) -> Finished:
-    """The finished runs in the comparison's folder, of all variants and seeds, except runs with other settings."""
-    root, found = folder_of(comparison, places), Finished()
-    for variant in comparison.variants:
-        names = [path.parent.name.removeprefix("seed-") for path in (root / variant.name).glob("seed-*/summary.json")]
-        seeds = sorted(int(name) for name in names if name.isascii() and name.isdigit())
-        if not seeds:
-            continue
-        with contextlib.suppress(ConfigError):  # of a variant that is not run now; the others were checked before
-            config = variant_config(comparison, variant, places)
-            for seed in seeds:
-                job = _job(comparison, variant, config, seed, places)
-                with contextlib.suppress(DirectoryInUseError):  # a run with other settings
-                    if (result := ddfw.finished(job.config, job.places)) is not None:
-                        found[variant.name, seed] = (job, result)
-    return found
+#: Of comparison.json, which seals itself since 2 and keeps runs since 3.
+RECORD_SCHEMA = 3
+#: Seconds between two looks at what other processes have finished.
+WAIT = 2.0
 
 
 def run(
@@ -167,7 +45,7 @@ def run(
     quiet: bool = False,
     max_seconds: float | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Runs what is not finished yet, and writes comparison.json and comparison.md after every run.
+    """Runs what is not finished yet, and writes the comparison's files after every run.
 
     Args:
         whole: the comparison with all of its variants; all finished runs of it stand in the tables.
@@ -186,63 +64,189 @@ def run(
         ResumeError: a finished run was made of other data.
         StoppedError: the time limit is reached; the same call continues the comparison.
     """
-    began, root, record, first = monotonic(), folder_of(whole, places), dict[str, Any](), True
-    planned = jobs(comparison, places)
-    ddfw.warn_if_damaged(root / "comparison.json", RECORD_SCHEMA)
-    finished = _finished_before(whole, places)
-    for number, job in enumerate(planned, start=1):
-        say(f"\n── {number}/{len(planned)}  {job.variant.title}, seed {job.config.run.seed}")
-        left = None if max_seconds is None else max_seconds - (monotonic() - began)
-        if left is not None and first:
+    jobs(comparison, places)  # every variant is checked before anything is run
+    tried = [job for variant in _tuned(whole, comparison) for job in trials(whole, variant, places)]
+    ddfw.warn_if_damaged(folder_of(whole, places) / "comparison.json", RECORD_SCHEMA)
+    running = _Running(whole=whole, places=places, say=say, quiet=quiet, max_seconds=max_seconds)
+    running.read()
+    running.do(tried)
+    chosen = running.chosen()
+    running.do(jobs(comparison, places, chosen))
+    return running.root, running.write()
+
+
+def _tuned(whole: Comparison, comparison: Comparison) -> list[Variant]:
+    """The variants whose trials have to be known to run some variants."""
+    names = dict.fromkeys(variant.tuned_as or variant.name for variant in comparison.variants)
+    return [whole.variant(name) for name in names]
+
+
+@define(kw_only=True)
+class _Running:
+    """A comparison that is being run.
+
+    Args:
+        whole: the comparison with all of its variants.
+        places: folders to read and write.
+        say: called with a line of text before each run.
+        quiet: show no progress of single runs.
+        max_seconds: time limit for all runs in seconds, None for none.
+        runs: finished runs, by the variant's name and the seed.
+        tried: finished trials, by the variant's name and their number.
+        began: when it began, in seconds of the monotonic clock.
+        first: whether no run has made a step yet.
+    """
+
+    whole: Comparison
+    places: ddfw.Places
+    say: Callable[[str], None]
+    quiet: bool
+    max_seconds: float | None
+    runs: dict[tuple[str, int], FinishedRun] = field(factory=dict)
+    tried: dict[tuple[str, int], Trial] = field(factory=dict)
+    began: float = field(factory=monotonic)
+    first: bool = True
+
+    @property
+    def root(self) -> Path:
+        """The comparison's folder."""
+        return folder_of(self.whole, self.places)
+
+    def chosen(self) -> dict[str, Mapping[str, Any]]:
+        """The settings that the trials of each variant chose, as far as all of its trials are finished.
+
+        Raises:
+            DivergedError: every trial of a variant diverged.
+        """
+        found = {}
+        for variant in self.whole.variants:
+            source = self.whole.variant(variant.tuned_as or variant.name)
+            keys = [(source.name, number) for number in range(len(source.tune))]
+            if not keys or not all(key in self.tried for key in keys):
+                continue
+            there = [self.tried[key] for key in keys]
+            best = max(there, key=lambda trial: -1.0 if trial.accuracy is None else trial.accuracy)
+            if best.accuracy is None:
+                raise DivergedError(f"variants.{source.name}: every trial diverged; list smaller rates in its `tune`")
+            found[variant.name] = best.values
+        return found
+
+    def do(self, planned: Sequence[Job]) -> None:
+        """Runs the jobs that nobody has finished, and waits for those that other processes run."""
+        left, waited = list(enumerate(planned, start=1)), False
+        while left:
+            before = len(left)
+            for number, job in list(left):
+                if not self._stands(job):
+                    self.root.mkdir(parents=True, exist_ok=True)
+                    with ddfw.claimed(self.root / f"{job.variant.name}-{job.places.out.name}.claim") as mine:  # type: ignore[union-attr]
+                        if not mine:
+                            continue
+                        self._run(job, f"{number}/{len(planned)}")
+                left.remove((number, job))
+            if len(left) == before:
+                if not waited:
+                    self.say(f"\n{len(left)} of {len(planned)} are being run by other processes; waiting for them")
+                waited = True
+                time.sleep(WAIT)
+            if left:
+                self.read(finished_elsewhere=True)
+
+    def _stands(self, job: Job) -> bool:
+        """Whether a job's outcome stands in comparison.json, and there is no directory that would have to agree."""
+        if (job.places.out / "config.toml").exists():  # type: ignore[operator]
+            return False
+        key = (job.variant.name, job.config.run.seed if job.trial is None else job.trial)
+        known = self.runs.get(key) if job.trial is None else self.tried.get(key)
+        return known is not None and known.settings == settings_sha256(job.config)
+
+    def _run(self, job: Job, number: str) -> None:
+        """Runs one job, or reads it if it is finished, and writes the comparison's files."""
+        self.say(f"\n── {number}  {job.words}")
+        left = None if self.max_seconds is None else self.max_seconds - (monotonic() - self.began)
+        if left is not None and self.first:
             left = max(left, 1e-3)  # however short the time is, the first unfinished run makes a step
-        result = ddfw.run(job.config, job.places, quiet=quiet, max_seconds=left)
-        first = first and result.already_finished
-        finished[job.variant.name, job.config.run.seed] = (job, result)
-        record = ddfw.sealed(_record(whole, finished))
-        ddfw.write_json(root / "comparison.json", record)
-        ddfw.write_text(root / "comparison.md", markdown(record))
-    return root, record
+        name, directory = job.variant.name, job.places.out
+        assert directory is not None
+        try:
+            result = ddfw.run(job.config, job.places, quiet=self.quiet, max_seconds=left)
+        except DivergedError:
+            if job.trial is None:
+                raise
+            accuracy = None
+        else:
+            self.first = self.first and result.already_finished
+            accuracy = result.summary.selected_accuracy
+            if job.trial is None:
+                found = finished_run(name, job.config, result, job.step_gradients)
+                self.runs[name, found.seed] = found
+        if job.trial is not None:
+            self.tried[name, job.trial] = Trial(
+                variant=name,
+                number=job.trial,
+                values=job.variant.tune[job.trial],
+                settings=settings_sha256(job.config),
+                sources=sources_of(directory),
+                accuracy=accuracy,
+            )
+        self.write()
 
+    def read(self, *, finished_elsewhere: bool = False) -> None:
+        """Takes up what stands in comparison.json, and the finished runs in the comparison's folder.
 
-def _record(comparison: Comparison, finished: Finished) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    for variant in comparison.variants:
-        done = [finished[key] for key in sorted(finished) if key[0] == variant.name]
-        if not done:
-            continue
-        summaries = [result.summary for _, result in done]
-        config, first = done[0][0].config, summaries[0]
-        rows.extend(
-            {
-                "variant": variant.name,
-                "title": variant.title,
-                "space": config.data.space,
-                **row,
-                "seeds": [job.config.run.seed for job, _ in done],
-                "networks": config.eval.networks,
-                **_cost(config, first, row["subject"]),
-                "seconds": {k: sum(s["seconds"][k] for s in summaries) / len(summaries) for k in first["seconds"]},
-            }
-            for row in ddfw.over_seeds(summaries)
-        )
-    settings = comparison.settings
-    return {
-        "schema": RECORD_SCHEMA,
-        "comparison": comparison.name,
-        "summary": settings.summary,
-        "source": settings.source,
-        "image_gradients": settings.image_gradients,
-        "selections": settings.selections,
-        "rows": rows,
-    }
+        Args:
+            finished_elsewhere: take up comparison.json alone, which other processes write.
+        """
+        runs, tried = kept_before(self.root / "comparison.json", RECORD_SCHEMA)
+        for trial in tried:
+            if (trial.variant, trial.number) not in self.tried and self._is_asked(trial):
+                self.tried[trial.variant, trial.number] = trial
+        chosen = self.chosen()
+        for variant in self.whole.variants:
+            if variant.name in chosen or not (variant.tune or variant.tuned_as):
+                own = [run for run in runs if run.variant == variant.name]
+                self._read(variant, own, chosen.get(variant.name), directories=not finished_elsewhere)
 
+    def _is_asked(self, trial: Trial) -> bool:
+        """Whether a trial is one of the file's, with the settings that it would have now."""
+        with contextlib.suppress(ConfigError, StopIteration):  # of a variant that is not run now, or was removed
+            for job in trials(self.whole, self.whole.variant(trial.variant), self.places):
+                if job.trial == trial.number and trial.settings == settings_sha256(job.config):
+                    ddfw.require_same_sources(job.config, self.places, self.root / "comparison.json", trial.sources)
+                    return True
+        return False
 
-def _cost(config: ddfw.RunConfig, summary: Any, subject: str) -> dict[str, Any]:
-    """Images and floats of a row's training set, and the outer steps and image gradients spent on it."""
-    row = next(r for r in summary["rows"] if r["subject"] == subject)
-    steps = config.outer.steps if subject == "distilled" else 0
-    return {
-        **{key: row[key] for key in ("images", "floats", "notes")},
-        "outer_steps": steps,
-        "image_gradients": steps * image_gradients_per_step(config, row["images"]),
-    }
+    def _read(
+        self, variant: Variant, runs: Sequence[FinishedRun], chosen: Mapping[str, Any] | None, *, directories: bool
+    ) -> None:
+        """Takes up the finished runs of a variant, except those with other settings."""
+        finished = (self.root / variant.name).glob("seed-*/summary.json") if directories else ()
+        names = [path.parent.name.removeprefix("seed-") for path in finished]
+        seeds = sorted(int(name) for name in names if name.isascii() and name.isdigit())
+        wanted = [run for run in runs if (variant.name, run.seed) not in self.runs]
+        if not (wanted or seeds):
+            return
+        with contextlib.suppress(ConfigError):  # of a variant that is not run now; the others were checked before
+            config = variant_config(self.whole, variant, self.places, chosen)
+            for run in wanted:
+                job = self._job(variant, config, run.seed)
+                if run.settings == settings_sha256(job.config):
+                    ddfw.require_same_sources(job.config, self.places, self.root / "comparison.json", run.sources)
+                    self.runs[variant.name, run.seed] = run
+            for seed in seeds:
+                job = self._job(variant, config, seed)
+                with contextlib.suppress(DirectoryInUseError):  # a run with other settings
+                    if (result := ddfw.finished(job.config, job.places)) is not None:
+                        found = finished_run(variant.name, job.config, result, job.step_gradients)
+                        self.runs[variant.name, seed] = found
+
+    def _job(self, variant: Variant, config: ddfw.RunConfig, seed: int) -> Job:
+        return seeded(self.whole, variant, config, seed, self.places)
+
+    def write(self) -> dict[str, Any]:
+        """Writes comparison.json, with what other processes have finished meanwhile, and the files made of it."""
+        with ddfw.locked(self.root, "the comparison's folder", wait=True):
+            self.read(finished_elsewhere=True)
+            record = ddfw.sealed(record_of(self.whole, RECORD_SCHEMA, self.runs, self.tried, self.chosen()))
+            write_all(self.root, record, self.whole.charts)
+        return record

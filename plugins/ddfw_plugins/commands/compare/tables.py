@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ddfw
+from ddfw_plugins.commands.compare.measures import MEASURES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+#: What the word of a verdict means.
+VERDICTS = {"holds": "holds", "reversed": "the other way round", "open": "not told apart", "": "too few seeds"}
 
 
 def _marks(record: Mapping[str, Any]) -> dict[str, str]:
@@ -40,16 +44,84 @@ def _lines(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 _COLUMNS = ("variant", "test accuracy %", "each seed", "images", "floats with labels", "outer steps")
+_HOW = ("how it went", "steps to reach", "mean validation %", "neighbouring looks", "bytes of trajectories", "tuned")
+_ASKED = ("claim", "measure", "difference", "95 % interval", "n", "verdict")
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """The text of comparison.md, a table in Markdown, from the content of comparison.json."""
-    return ddfw.markdown_table(record["comparison"], record["summary"], _COLUMNS, _lines(record), _footnotes(record))
+    """The text of comparison.md from the content of comparison.json."""
+    parts = [ddfw.markdown_table(record["comparison"], record["summary"], _COLUMNS, _lines(record), _footnotes(record))]
+    if _has_curves(record):
+        parts.append(_below(ddfw.markdown_table("", "", _HOW, _how_lines(record), _how_notes(record))))
+    if record["contrasts"]:
+        parts.append(_below(ddfw.markdown_table("", "", _ASKED, _asked_lines(record), _asked_notes())))
+    return "\n".join(parts)
+
+
+def _below(text: str) -> str:
+    """A table without the heading that a page has."""
+    return text[text.index("|") :]
 
 
 def table(record: Mapping[str, Any]) -> RenderableType:
-    """The results as a table for a terminal, from the content of comparison.json."""
-    return ddfw.text_table(_COLUMNS, _lines(record), _footnotes(record), ("variant", "each seed"))
+    """The results as tables for a terminal, from the content of comparison.json."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts = [ddfw.text_table(_COLUMNS, _lines(record), _footnotes(record), ("variant", "each seed"))]
+    if _has_curves(record):
+        parts += [Text(""), ddfw.text_table(_HOW, _how_lines(record), _how_notes(record), (_HOW[0], _HOW[-1]))]
+    if record["contrasts"]:
+        parts += [Text(""), ddfw.text_table(_ASKED, _asked_lines(record), _asked_notes(), _ASKED[:2])]
+    return Group(*parts)
+
+
+def _has_curves(record: Mapping[str, Any]) -> bool:
+    return any(len(run["curve"]["step"]) > 1 for run in record["runs"])
+
+
+def _how_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for row in record["measures"]:
+        chosen = record["chosen"].get(row["variant"], {})
+        yield (
+            row["title"],
+            *(_spread(row[key], MEASURES[key].digits) for key in ("steps", "area", "jitter")),
+            "–" if row["bytes"] is None else f"{row['bytes']:,}",
+            ", ".join(f"{path} = {value}" for path, value in chosen.items()) or "–",
+        )
+
+
+def _spread(figure: Mapping[str, Any], digits: int) -> str:
+    """Mean and standard deviation, or a dash."""
+    if figure["mean"] is None:
+        return "–"
+    more = f" ± {figure['std']:.{digits}f}" if len(figure["each"]) > 1 and figure["std"] is not None else ""
+    return f"{figure['mean']:.{digits}f}{more}"
+
+
+def _how_notes(record: Mapping[str, Any]) -> list[str]:
+    tuning = record["tuning"]
+    notes = [
+        "mean ± std over run seeds, on the validation split; steps to reach 95 % of a run's own best accuracy, linear "
+        "between looks; neighbouring looks: mean difference in points, in the second half of the steps"
+    ]
+    if tuning is not None:
+        words = f"settings chosen by validation accuracy in {tuning['trials']} trials each"
+        notes.append(f"{words}, on run seed {tuning['seed']}")
+    return notes
+
+
+def _asked_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for row in record["contrasts"]:
+        measure = MEASURES[row["measure"]]
+        figure = "–" if row["difference"] is None else f"{row['difference']:+.{measure.digits}f}"
+        bounds = row["interval"]
+        interval = "–" if bounds is None else " … ".join(f"{bound:+.{measure.digits}f}" for bound in bounds)
+        yield (row["claim"], measure.title, figure, interval, str(row["n"]), VERDICTS[row["verdict"]])
+
+
+def _asked_notes() -> list[str]:
+    return ["differences seed by seed; intervals: bootstrap over run seeds (percentile)"]
 
 
 def _footnotes(record: Mapping[str, Any]) -> list[str]:

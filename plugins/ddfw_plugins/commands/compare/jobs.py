@@ -1,0 +1,208 @@
+"""The runs of a comparison: configurations in which every variant costs the same.
+
+Every variant gets the same budget of floats, the same number of inner image-gradients (outer steps × segments × inner
+steps × images per inner step, as near as whole steps allow) and about as many selections on the validation split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, frozen
+
+import ddfw
+from ddfw import ConfigError, config_error, errors_in
+from ddfw_plugins.commands.compare.files import Comparison, Variant
+
+
+def variant_config(
+    comparison: Comparison, variant: Variant, places: ddfw.Places, chosen: Mapping[str, Any] | None = None
+) -> ddfw.RunConfig:
+    """A variant's configuration, its outer steps and selections set so that all variants cost the same.
+
+    Args:
+        comparison: the comparison.
+        variant: the variant.
+        places: folders to read.
+        chosen: settings of a trial that override the variant's, {dotted path: value}.
+
+    Raises:
+        ConfigError: the variant's settings are wrong, or do not fit its data; the path starts with the file's name and
+            is that in the file, below [base] or the variant.
+        DataError: the data set is missing or damaged.
+    """
+    with errors_in(comparison.file):
+        return _variant_config(comparison, variant, places, _nested(chosen or {}))
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables in which dotted paths have these values."""
+    tables: dict[str, Any] = {}
+    for path, value in values.items():
+        *above, last = path.split(".")
+        table = tables
+        for key in above:
+            table = table.setdefault(key, {})
+        table[last] = value
+    return tables
+
+
+def _variant_config(
+    comparison: Comparison, variant: Variant, places: ddfw.Places, chosen: Mapping[str, Any]
+) -> ddfw.RunConfig:
+    settings, place = comparison.settings, f"variants.{variant.name}"
+    for tables in (variant.tables, chosen):
+        _require_equal_terms(comparison, tables, place)
+    try:
+        config = ddfw.configure(settings.recipe, [comparison.base, variant.tables, chosen], ()).config
+        layout = ddfw.fits(config, places.data_root)
+    except ConfigError as error:
+        problems = []
+        for problem in error.problems:
+            shared = not _stands(problem.path, variant.tables) and _stands(problem.path, comparison.base)
+            problems.append(evolve(problem, path=f"{'base' if shared else place}.{problem.path}"))
+        raise ConfigError(problems, error.causes) from error
+    config = evolve(config, run=evolve(config.run, recipe=comparison.name))
+    if settings.image_gradients is not None:
+        spent = settings.image_gradients * (1 if settings.equal_floats else config.budget.ipc)
+        steps = max(1, round(spent / image_gradients_per_step(config, layout.num_images)))
+        config = evolve(config, outer=evolve(config.outer, steps=steps))
+    if settings.selections is not None:
+        every = max(1, -(-config.outer.steps // settings.selections))
+        config = evolve(config, eval=evolve(config.eval, every=every))
+    return config
+
+
+def _stands(path: str, tables: Any) -> bool:
+    """Whether tables set what stands at a dotted path."""
+    for key in path.partition("[")[0].split("."):
+        if not isinstance(tables, Mapping) or key not in tables:
+            return False
+        tables = tables[key]
+    return True
+
+
+def _require_equal_terms(comparison: Comparison, own: Mapping[str, Any], place: str) -> None:
+    """Refuses settings of a variant that have to be equal for all, and settings that follow from others."""
+    for key in ("run", "budget") if comparison.settings.equal_floats else ("run",):
+        if key in own:
+            more = " (or comparison.equal_floats = false)" if key == "budget" else ""
+            raise config_error(f"{place}.{key}", f"is the same for all variants; set it in [base]{more}")
+    for key in sorted(_keys(own, "eval") - {"baselines"}):
+        words = "is the same for all variants; set it in [base] (a variant chooses eval.baselines alone)"
+        raise config_error(f"{place}.eval.{key}", words)
+    for table, key, source in (("outer", "steps", "image_gradients"), ("eval", "every", "selections")):
+        given = any(key in _keys(tables, table) for tables in (comparison.base, own))
+        if given and getattr(comparison.settings, source) is not None:
+            raise config_error(f"{place}.{table}.{key}", f"follows from comparison.{source}; leave one of them out")
+
+
+def _keys(tables: Mapping[str, Any], name: str) -> set[str]:
+    """The keys of one of the tables; none if it is missing, or is not a table (which `configure` refuses)."""
+    table = tables.get(name)
+    return set(table) if isinstance(table, Mapping) else set()
+
+
+def image_gradients_per_step(config: ddfw.RunConfig, num_images: int) -> int:
+    """Number of images whose gradient is computed in one outer step, over all segments and inner steps."""
+    outer = config.outer
+    return outer.segments_per_step * sum(ddfw.batch_sizes(num_images, outer.batch_syn, outer.syn_steps))
+
+
+@frozen(kw_only=True)
+class Job:
+    """One run of a comparison, or one trial of a variant.
+
+    Args:
+        variant: the variant that is run.
+        config: the variant's configuration, with the seed of the run.
+        places: folders of the run; `out` is its run directory.
+        step_gradients: images whose gradient one outer step computes.
+        trial: number of the trial, None for a run.
+    """
+
+    variant: Variant
+    config: ddfw.RunConfig
+    places: ddfw.Places
+    step_gradients: int
+    trial: int | None = None
+
+    @property
+    def words(self) -> str:
+        """What is run, for people."""
+        if self.trial is None:
+            return f"{self.variant.title}, seed {self.config.run.seed}"
+        values = ", ".join(f"{path} = {value}" for path, value in self.variant.tune[self.trial].items())
+        return f"{self.variant.title}, trial of {values}"
+
+
+def folder_of(comparison: Comparison, places: ddfw.Places) -> Path:
+    """The folder of a comparison's runs and tables."""
+    return places.out or Path("runs") / comparison.name
+
+
+def seeded(
+    comparison: Comparison, variant: Variant, config: ddfw.RunConfig, seed: int, places: ddfw.Places, **more: Any
+) -> Job:
+    """The run of a variant with a seed, in its folder.
+
+    Args:
+        comparison: the comparison.
+        variant: the variant.
+        config: the variant's configuration.
+        seed: the run seed.
+        places: folders to read and write.
+        more: `trial`, the number of a trial.
+    """
+    name = f"seed-{seed}" if more.get("trial") is None else f"trial-{more['trial']}"
+    num_images = ddfw.fits(config, places.data_root).num_images
+    return Job(
+        variant=variant,
+        config=evolve(config, run=evolve(config.run, seed=seed)),
+        places=evolve(places, out=folder_of(comparison, places) / variant.name / name),
+        step_gradients=image_gradients_per_step(config, num_images),
+        **more,
+    )
+
+
+def trials(comparison: Comparison, variant: Variant, places: ddfw.Places) -> list[Job]:
+    """The trials in which a variant chooses its settings; none if it takes over another variant's.
+
+    Raises:
+        ConfigError: a setting is wrong, or does not fit the data.
+        DataError: the data set is missing or damaged.
+    """
+    tuning, found = comparison.settings.tuning, list[Job]()
+    for number, values in enumerate(variant.tune):
+        assert tuning is not None
+        config = variant_config(comparison, variant, places, values)
+        small = evolve(config, eval=evolve(config.eval, networks=2, baselines=()), cross={})
+        found.append(seeded(comparison, variant, small, tuning.seed, places, trial=number))
+    return found
+
+
+def jobs(
+    comparison: Comparison, places: ddfw.Places, chosen: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Job]:
+    """All runs of a comparison, seed by seed, so that an interrupted one has every variant; all are checked first.
+
+    Args:
+        comparison: the comparison.
+        places: folders to read and write.
+        chosen: the settings that a variant's trials chose, by its name; a variant without keeps its own.
+
+    Raises:
+        ConfigError: settings of a variant are wrong, or do not fit its data.
+        DataError: the data set is missing or damaged.
+    """
+    chosen = chosen or {}
+    configs = {v.name: variant_config(comparison, v, places, chosen.get(v.name)) for v in comparison.variants}
+    seeds = dict.fromkeys(seed for v in comparison.variants for seed in v.seeds)
+    return [
+        seeded(comparison, v, configs[v.name], seed, places)
+        for seed in seeds
+        for v in comparison.variants
+        if seed in v.seeds
+    ]
