@@ -180,8 +180,11 @@ def test_all_stages_add_up_over_selections_baselines_and_other_networks(make):
     table = 5 * 5 * network(10, 6, test)
     rates = 4 * 2 * 2 * network(10, 3, validation)
     full = 5 * network(train, 2, test)
-    assert found["evaluate"] == pytest.approx(2 * (table + rates) + full + looking(made), abs=MS)
-    assert found["total"] == pytest.approx(found["experts"] + found["distill"] + found["evaluate"], abs=MS)
+    evaluate = 2 * (table + rates) + full + looking(made)
+    assert found["evaluate"] == pytest.approx(evaluate, abs=MS)
+    experts = 3 * network(train, 4, 4 * validation, batch_size=100)
+    distill = 10 * 2 * student(8) + selecting(made, 4)
+    assert found["total"] == pytest.approx(experts + distill + evaluate, abs=MS)
 
 
 def test_workers_of_the_session_shorten_what_they_share(make):

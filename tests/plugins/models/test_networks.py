@@ -143,7 +143,7 @@ def test_features_are_found_where_the_last_layer_is_called_by_name_or_is_not_the
     network = Network(Odd().double())
     theta = torch.cat([p.detach().flatten() for p in network.module.parameters()])
     batch = images(spec())
-    assert close(network.features(theta, batch), network.module.body(batch.flatten(1)).relu())
+    assert close(network.features(theta, batch), network.module.body(batch.flatten(1)).relu().detach())
 
 
 @pytest.mark.parametrize(
