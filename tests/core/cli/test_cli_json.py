@@ -39,7 +39,7 @@ def test_selections_happen_before_every_other_step_and_tests_only_at_the_end(str
     selections = [e for e in found if e["split"] == "validation" and e["subject"] == "distilled"]
     assert [e["step"] for e in selections] == [0, 2, 3]
     tests = [e for e in found if e["split"] == "test"]
-    assert found[-4:] == tests and len(tests) == 4
+    assert found[-6:] == tests and len(tests) == 6
     last_step = max(i for i, e in enumerate(streamed.said.events) if e["event"] == "step")
     assert all(streamed.said.events.index(t) > last_step for t in tests)
 

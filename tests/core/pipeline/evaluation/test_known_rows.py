@@ -155,6 +155,6 @@ def test_the_cache_is_listed_and_cleared(ddfw, go, place):
     assert {row["trained on"] for row in rows} >= {"random real images", "full training data"}
     assert {row["run"] for row in rows} == {str(first.resolve())}
     assert {row["trained on"]: row["mean"] for row in rows}["random real images"] == means(first)["random_real"][0]
-    assert "removed 3 rows" in ddfw("cache", "clear", "--experts-dir", place / "experts").out
+    assert "removed 4 rows" in ddfw("cache", "clear", "--experts-dir", place / "experts").out
     assert "no rows" in ddfw("cache", "list", "--experts-dir", place / "experts").out
     assert evaluated(go("second")) == {"distilled", *BASELINES}
