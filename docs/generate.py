@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: components.md, cli.md and hooks.md.
+"""Writes the pages that are made from the code: components.md, cli.md and hooks.md, and the tables of claims.md.
 
 python docs/generate.py            writes them
 python docs/generate.py --check    exits 1 and names the pages that are out of date
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -154,7 +156,23 @@ def hooks() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"components.md": components, "cli.md": cli, "hooks.md": hooks}
+#: A table of claims.md: `<!-- rows STUDY: NAME NAME -->` (or went, answers), the table, `<!-- end -->`.
+TABLE = re.compile(r"(<!-- (rows|went|answers) ([\w.-]+):([\w. -]*) -->\n)(?:.*?)(<!-- end -->)", re.DOTALL)
+
+
+def claims() -> str:
+    """The page of claims, its tables made from the comparison.json of each study in claims/."""
+    from ddfw_plugins.commands.compare.tables import some
+
+    def table(found: re.Match[str]) -> str:
+        begin, kind, study, names, end = found.groups()
+        record = json.loads((HERE / "claims" / f"{study}.json").read_text(encoding="utf-8"))
+        return f"{begin}\n{some(record, kind, names.split())}\n{end}"
+
+    return TABLE.sub(table, (HERE / "claims.md").read_text(encoding="utf-8"))
+
+
+PAGES = {"components.md": components, "cli.md": cli, "hooks.md": hooks, "claims.md": claims}
 
 
 def main() -> int:

@@ -211,15 +211,17 @@ def _curve(
     colour, dash = index % COLOURS, DASHES[index % len(DASHES)]
     look = f'class="line c{colour}"' + (f' stroke-dasharray="{dash}"' if dash else "")
     parts = []
-    if line.marked is not None and any(x == line.marked for x, _ in line.points):
-        at, y = place(line.marked, next((y for x, y in line.points if x == line.marked), None) or 0.0)
-        if alone:
-            parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-            end = at > WIDTH / 2
-            words = f'x="{at + (4 if end else -4):.1f}" y="{TOP - 8}" text-anchor="{"end" if end else "start"}"'
-            parts.append(f'<text class="kept" {words}>step {line.marked:,.0f} kept</text>')
-        elif TOP <= y <= HEIGHT - BOTTOM:
-            parts.append(f'<circle class="ring c{colour}" cx="{at:.1f}" cy="{y:.1f}" r="5"/>')
+    marked = next((point for point in line.points if point[0] == line.marked), None)
+    if marked and alone:
+        # The step has a place along the axis even where its value has none.
+        at = place(marked[0], next(y for _, y in line.points if y is not None and drawn(y, log=log)))[0]
+        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        end = at > WIDTH / 2
+        words = f'x="{at + (4 if end else -4):.1f}" y="{TOP - 8}" text-anchor="{"end" if end else "start"}"'
+        parts.append(f'<text class="kept" {words}>step {marked[0]:,.0f} kept</text>')
+    elif marked and marked[1] is not None and drawn(marked[1], log=log):
+        at, y = place(marked[0], marked[1])
+        parts.append(f'<circle class="ring c{colour}" cx="{at:.1f}" cy="{y:.1f}" r="5"/>')
     for piece in pieces(line.points, place, log):
         if len(piece) > 1:
             parts.append(f'<polyline {look} points="{path_text(piece)}"/>')

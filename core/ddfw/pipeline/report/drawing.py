@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ddfw.pipeline.report.charts import Line, Point, Scale, described, drawn, padded, path_text, pieces, thinned
 from ddfw.pipeline.report.markup import figure, percent_text, text
-from ddfw.pipeline.report.placing import Axis, spread_out, text_width, wrapped
+from ddfw.pipeline.report.placing import Axis, balanced, spread_out, text_width, wrapped
 from ddfw.plain import printable
 
-#: Width of one chart with its labels, height of its plot, room around and between charts. Units of the SVG.
-_PANEL, _HEIGHT, _EDGE, _BETWEEN = 352, 196, 12, 24
+#: Width of a chart with its labels, alone in its row (for small screens) and beside others. Units of the SVG.
+_ALONE, _BESIDE = 352, 408
+#: Height of a plot, room around the picture and between charts.
+_HEIGHT, _EDGE, _BETWEEN = 196, 12, 20
 #: Sizes of text: title of the picture, title of a chart, names of series and axes, figures of ticks and the note.
 _TITLE, _HEAD, _NAME, _SMALL = 17, 14, 12.5, 12
 #: Names stand beside the ends of the lines unless a chart has more series, or a name needs more room than this.
@@ -44,7 +46,7 @@ _STYLE = (
     f".title{{font-size:{_TITLE}px;font-weight:650;fill:#1b1e23}}.head{{font-size:{_HEAD}px;font-weight:600;fill:#1b1e23}}"
     f".key{{font-size:{_NAME}px;fill:#1b1e23}}.name{{font-size:{_NAME}px;font-weight:600;fill:currentColor}}"
     ".paper{fill:%s}.grid{stroke:#e3e4e0}.fold{stroke:#f1f1ee}.axis{stroke:#8b919b}"
-    ".line,.error,.leader{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}"
+    ".line,.error,.leader{fill:none;stroke:currentColor;stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}"
     ".line.dashed{stroke-dasharray:6 5}.error{stroke-width:1.3}.leader{stroke-width:.8;stroke-opacity:.7}"
     ".band{fill:currentColor;fill-opacity:.15}.dot{fill:currentColor}%s"
     "@media (prefers-color-scheme:dark){.paper{fill:%s}text{fill:#a6adb8}.title,.head,.key{fill:#e7e9ed}"
@@ -106,7 +108,7 @@ class Chart:
             band = [(x, low, high) for x, low, high in series.band if self._has(x)]
             if any(y is not None for _, y in points):
                 points, band = sorted(points, key=lambda p: p[0]), sorted(band, key=lambda b: b[0])
-                found.append(Series(name=series.name, points=points, band=band, dots=series.dots, dashed=series.dashed))
+                found.append(evolve(series, points=points, band=band))
         return found
 
     def _has(self, x: float) -> bool:
@@ -124,18 +126,19 @@ class _Panel:
 
     chart: Chart
     curves: Sequence[tuple[int, Series]]
+    width: float
     across: Axis
     up: Axis
     named: bool
 
     @property
     def heads(self) -> list[str]:
-        return wrapped(self.chart.title, _PANEL, _HEAD)
+        return balanced(self.chart.title, self.width, _HEAD)
 
     @property
     def labels(self) -> list[str]:
         """What the vertical axis measures, in lines above the plot."""
-        return wrapped(_axis_name(self.chart.up, self.chart.log_up), _PANEL, _SMALL)
+        return wrapped(_axis_name(self.chart.up, self.chart.log_up), self.width, _SMALL)
 
     @property
     def feet(self) -> list[str]:
@@ -177,15 +180,16 @@ def svg_of(title: str, charts: Sequence[Chart], *, columns: int = 2, note: str =
     named = max(map(len, curves), default=0) <= _MOST_NAMES and all(
         text_width(printable(name), _NAME) <= _NAME_ROOM for name in used
     )
-    panels = [_panel(chart, found, named) for chart, found in zip(charts, curves, strict=True)]
-    columns = max(1, min(columns, len(panels)))
-    inner = columns * _PANEL + (columns - 1) * _BETWEEN
-    heads = wrapped(title, inner, _TITLE)
+    columns = max(1, min(columns, len(charts)))
+    width = _ALONE if columns == 1 else _BESIDE
+    panels = [_panel(chart, found, width, named) for chart, found in zip(charts, curves, strict=True)]
+    inner = columns * (width + _BETWEEN) - _BETWEEN
+    heads = balanced(title, inner, _TITLE)
     parts, y = [_words(heads, "title", _EDGE, _EDGE + _TITLE, 22)], _EDGE + 22.0 * len(heads) + 10
     for first in range(0, len(panels), columns):
         row = panels[first : first + columns]
         y += max(panel.above for panel in row)
-        parts += [_drawn(panel, _EDGE + at * (_PANEL + _BETWEEN), y) for at, panel in enumerate(row)]
+        parts += [_drawn(panel, _EDGE + at * (width + _BETWEEN), y) for at, panel in enumerate(row)]
         y += _HEIGHT + max(panel.below for panel in row) + 14
     if not named:
         keys, height = _legend(sorted(used.values(), key=lambda pair: pair[0]), inner, y)
@@ -209,16 +213,15 @@ def _file(title: str, words: str, width: float, height: float, content: str) -> 
 
 
 def _described(charts: Sequence[Chart], note: str) -> str:
-    said = []
-    for chart in charts:
+    def sentences(chart: Chart) -> str:
         lines = [Line(name=series.name, points=series.points) for series in chart.curves]
-        at = chart.across
-        curves = [described(line, chart.written, chart.log_up, lambda x, at=at: f"{at} {x:,.9g}") for line in lines]
-        said.append(f"{chart.title} ({chart.up}): {' '.join(curves) or _NOTHING + '.'}")
-    return " ".join([*said, note]).strip()
+        said = [described(line, chart.written, chart.log_up, lambda x: f"{chart.across} {x:,.9g}") for line in lines]
+        return f"{chart.title} ({chart.up}): {' '.join(said) or f'{_NOTHING}.'}"
+
+    return " ".join([*map(sentences, charts), note]).strip()
 
 
-def _panel(chart: Chart, curves: Sequence[tuple[int, Series]], named: bool) -> _Panel:
+def _panel(chart: Chart, curves: Sequence[tuple[int, Series]], width: float, named: bool) -> _Panel:
     """The axes of a chart, which hold all that its curves and bands show."""
     bands = [point for _, series in curves for run in chart.bands(series) for point in run]
     points = [(x, y) for _, series in curves for x, y in series.points if y is not None]
@@ -232,11 +235,12 @@ def _panel(chart: Chart, curves: Sequence[tuple[int, Series]], named: bool) -> _
     up = Axis(scale=_values_scale(ys or [1], chart), start=_HEIGHT, end=0, percent=chart.percent)
     left = max([16, *(text_width(label, _SMALL) for _, label in up.ticks(_line_room))]) + 7
     names = max((text_width(printable(series.name), _NAME) for _, series in curves), default=0) + _LEADER
-    end = _PANEL - (names if named else 12)
-    whole = all(x == int(x) for x in xs)
-    return _Panel(
-        chart=chart, curves=curves, up=up, named=named, across=Axis(scale=across, start=left, end=end, whole=whole)
-    )
+    end = width - (names if named else 12)
+    horizontal = Axis(scale=across, start=left, end=end, whole=all(x == int(x) for x in xs))
+    over = max(horizontal.at(x) + text_width(label, _SMALL) / 2 - width for x, label in horizontal.ticks(_label_room))
+    if over > 0:  # a long figure at the end of the axis would leave the chart
+        horizontal = evolve(horizontal, end=end - over)
+    return _Panel(chart=chart, curves=curves, width=width, across=horizontal, up=up, named=named)
 
 
 def _values_scale(values: Sequence[float], chart: Chart) -> Scale:
@@ -265,8 +269,8 @@ def _drawn(panel: _Panel, left: float, top: float) -> str:
         if panel.named:
             parts.append(_names(panel))
     else:
-        parts.append(f'<text x="{_PANEL / 2}" y="{_HEIGHT / 2}" text-anchor="middle">{_NOTHING}</text>')
-        parts.append(f'<polyline class="axis" points="0,{_HEIGHT} {_PANEL},{_HEIGHT}"/>')
+        parts.append(f'<text x="{panel.width / 2}" y="{_HEIGHT / 2}" text-anchor="middle">{_NOTHING}</text>')
+        parts.append(f'<polyline class="axis" points="0,{_HEIGHT} {panel.width},{_HEIGHT}"/>')
     return f'<g class="chart" transform="translate({left:.1f} {top:.1f})">{"".join(parts)}</g>'
 
 
@@ -278,13 +282,17 @@ def _axes(panel: _Panel) -> str:
         kind = "grid" if label else "fold"
         parts.append(f'<line class="{kind}" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_words([label], "tick-up", left - 6, y + 4, 0, "end") if label else "")
-    for value, label in panel.across.ticks(lambda label: text_width(label, _SMALL) + 8):
+    for value, label in panel.across.ticks(_label_room):
         x = panel.across.at(value)
         kind = "grid" if label else "fold"
         parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}"/>')
         parts.append(_words([label], "tick-across", x, _HEIGHT + 16, 0, "middle") if label else "")
     parts.append(f'<line class="axis" x1="{left:.1f}" x2="{right:.1f}" y1="{_HEIGHT}" y2="{_HEIGHT}"/>')
     return "".join([*parts, _words(panel.feet, "", right, _HEIGHT + 33, 15, "end")])
+
+
+def _label_room(label: str) -> float:
+    return text_width(label, _SMALL) + 10
 
 
 def _line_room(label: str) -> float:

@@ -51,9 +51,9 @@ class Axis:
         if len(folds) > 16:
             folds = self.scale.folds((1,))
         if len(folds) >= 2:
-            return [sorted(folds, key=lambda v, first=first: first.index(f"{v:.0e}"[0])) for first in _ORDERS]
+            return [[v for digit in order for v in folds if f"{v:.0e}"[0] == digit] for order in _ORDERS]
         plain = Scale(low=self.scale.low, high=self.scale.high)
-        found = [plain.ticks(count) for count in (5, 4, 3, 2)]
+        found = [plain.ticks(count) for count in (6, 5, 4, 3, 2)]
         return [[v for v in values if v == int(v)] or values for values in found] if self.whole else found
 
     def _clear(self, values: Sequence[float], room: Callable[[str], float]) -> list[tuple[float, str]]:
@@ -98,7 +98,7 @@ def text_width(words: str, size: float) -> float:
         else 0.34
         if c in " .,:;'|!()[]ijlt"
         else 0.88
-        if c in "mwMW@%"
+        if c in "mwMW@%−+=<>×"
         else 0.68
         if c.isupper()
         else 0.6
@@ -121,6 +121,13 @@ def wrapped(words: str, width: float, size: float) -> list[str]:
                 lines.append("")
             lines[-1] += character
     return [line for line in lines if line]
+
+
+def balanced(words: str, width: float, size: float) -> list[str]:
+    """A title in as few lines as `wrapped` makes, but of about one length."""
+    lines = wrapped(words, width, size)
+    tried = (wrapped(words, width * share / 20, size) for share in range(10, 20))
+    return next((even for even in tried if len(even) <= len(lines)), lines)
 
 
 def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

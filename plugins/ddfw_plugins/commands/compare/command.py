@@ -9,7 +9,7 @@ import click
 
 import ddfw
 from ddfw import data_root_option, experts_dir_option, max_time_option, quiet_option
-from ddfw_plugins.commands.compare import files, runner, tables
+from ddfw_plugins.commands.compare import files, jobs, runner, tables
 
 
 @click.command("compare")
@@ -38,7 +38,8 @@ def compare_command(
     """Run several ways to distil at equal cost, and compare them over run seeds.
 
     A comparison is a TOML file with the settings that all variants share, and those that each changes. Comparisons that
-    ship with ddfw have names. Finished runs are not run again, so the same command continues an interrupted comparison.
+    ship with ddfw have names. Finished runs are not run again, so the same command continues an interrupted comparison,
+    and the same command in a second terminal shares the runs. Tables and a picture are made anew after each run.
 
     \b
     ddfw compare fashionmnist-ipc1 --data-root DATA
@@ -48,7 +49,8 @@ def compare_command(
     chosen = files.chosen(whole, only, ddfw.seed_numbers(seeds))
     places = ddfw.Places(out=out, experts=experts_dir, data_root=data_root)
     if dry_run:
-        _dry_run(runner.jobs(chosen, places), as_json)
+        planned = [job for variant in chosen.variants for job in jobs.trials(whole, variant, places)]
+        _dry_run([*planned, *jobs.jobs(chosen, places)], as_json)
         return
     say: Callable[[str], None] = (lambda text: None) if quiet else _tell
     folder, record = runner.run(whole, chosen, places, say=say, quiet=quiet or as_json, max_seconds=max_time)
@@ -56,7 +58,8 @@ def compare_command(
         ddfw.say_json(record)
         return
     ddfw.show_table(tables.table(record))
-    ddfw.say(f"written: {folder / 'comparison.json'}, {folder / 'comparison.md'}")
+    written = (str(folder / f"comparison.{ending}") for ending in ("json", "md", "svg"))
+    ddfw.say(f"written: {', '.join(written)}")
 
 
 def _single(given: tuple[str, ...]) -> str:
@@ -75,18 +78,19 @@ def _single(given: tuple[str, ...]) -> str:
     return given[0]
 
 
-def _dry_run(jobs: Sequence[runner.Job], as_json: bool) -> None:
+def _dry_run(planned: Sequence[jobs.Job], as_json: bool) -> None:
     rows = [
         {
             "variant": job.variant.name,
             "seed": job.config.run.seed,
+            "trial": "" if job.trial is None else str(job.trial),
             "run": job.config.title(),
             "outer steps": job.config.outer.steps,
             "directory": str(job.places.out),
         }
-        for job in jobs
+        for job in planned
     ]
-    ddfw.show_rows(rows, ("variant", "seed", "outer steps", "run"), as_json, "nothing to run")
+    ddfw.show_rows(rows, ("variant", "trial", "seed", "outer steps", "run"), as_json, "nothing to run")
 
 
 def _tell(text: str) -> None:

@@ -76,6 +76,7 @@ class Variant:
         title: the variant's name in tables.
         seeds: run seeds of the variant.
         tables: settings that override those of [base].
+        recipe: name of the recipe whose settings lie below [base], "" for the comparison's.
         tune: the settings that its trials try, each {dotted path: value}; the best of them, by validation accuracy,
             overrides `tables`.
         tuned_as: name of the variant whose chosen settings it takes over instead, "" for none.
@@ -85,6 +86,7 @@ class Variant:
     title: str
     seeds: tuple[int, ...] = field(validator=_SEEDS)
     tables: Mapping[str, Any]
+    recipe: str = field(default="", validator=known_recipe)
     tune: tuple[Mapping[str, Any], ...] = ()
     tuned_as: str = ""
 
@@ -219,7 +221,7 @@ def _read(path: Path) -> Comparison:
 
 
 #: Keys of a variant that are no settings of its runs.
-_OWN = ("title", "seeds", "tune", "tuned_as")
+_OWN = ("title", "seeds", "recipe", "tune", "tuned_as")
 
 
 def _variant(name: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Variant:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 from attrs import evolve, frozen
 
 import ddfw
@@ -17,9 +18,22 @@ from ddfw import ConfigError, config_error, errors_in
 from ddfw_plugins.commands.compare.files import Comparison, Variant
 
 
-def variant_config(
+@frozen(kw_only=True)
+class Planned:
+    """What a variant runs, whatever the seed.
+
+    Args:
+        config: the configuration.
+        step_gradients: images whose gradient one outer step computes.
+    """
+
+    config: ddfw.RunConfig
+    step_gradients: int
+
+
+def planned(
     comparison: Comparison, variant: Variant, places: ddfw.Places, chosen: Mapping[str, Any] | None = None
-) -> ddfw.RunConfig:
+) -> Planned:
     """A variant's configuration, its outer steps and selections set so that all variants cost the same.
 
     Args:
@@ -34,7 +48,7 @@ def variant_config(
         DataError: the data set is missing or damaged.
     """
     with errors_in(comparison.file):
-        return _variant_config(comparison, variant, places, _nested(chosen or {}))
+        return _planned(comparison, variant, places, _nested(chosen or {}))
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,14 +63,12 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return tables
 
 
-def _variant_config(
-    comparison: Comparison, variant: Variant, places: ddfw.Places, chosen: Mapping[str, Any]
-) -> ddfw.RunConfig:
+def _planned(comparison: Comparison, variant: Variant, places: ddfw.Places, chosen: Mapping[str, Any]) -> Planned:
     settings, place = comparison.settings, f"variants.{variant.name}"
     for tables in (variant.tables, chosen):
         _require_equal_terms(comparison, tables, place)
     try:
-        config = ddfw.configure(settings.recipe, [comparison.base, variant.tables, chosen], ()).config
+        config = ddfw.configure(variant.recipe or settings.recipe, [comparison.base, variant.tables, chosen], ()).config
         layout = ddfw.fits(config, places.data_root)
     except ConfigError as error:
         problems = []
@@ -64,15 +76,15 @@ def _variant_config(
             shared = not _stands(problem.path, variant.tables) and _stands(problem.path, comparison.base)
             problems.append(evolve(problem, path=f"{'base' if shared else place}.{problem.path}"))
         raise ConfigError(problems, error.causes) from error
-    config = evolve(config, run=evolve(config.run, recipe=comparison.name))
+    config, each = evolve(config, run=evolve(config.run, recipe=comparison.name)), _gradients(config, layout.num_images)
     if settings.image_gradients is not None:
         spent = settings.image_gradients * (1 if settings.equal_floats else config.budget.ipc)
-        steps = max(1, round(spent / image_gradients_per_step(config, layout.num_images)))
+        steps = max(1, round(spent / each))
         config = evolve(config, outer=evolve(config.outer, steps=steps))
     if settings.selections is not None:
         every = max(1, -(-config.outer.steps // settings.selections))
         config = evolve(config, eval=evolve(config.eval, every=every))
-    return config
+    return Planned(config=config, step_gradients=each)
 
 
 def _stands(path: str, tables: Any) -> bool:
@@ -99,13 +111,39 @@ def _require_equal_terms(comparison: Comparison, own: Mapping[str, Any], place: 
             raise config_error(f"{place}.{table}.{key}", f"follows from comparison.{source}; leave one of them out")
 
 
+def _require_equal_recipes(comparison: Comparison, plans: Mapping[str, Planned]) -> None:
+    """Refuses variants whose own recipes ask for other budgets, or judge sets in another way.
+
+    Raises:
+        ConfigError: a setting differs that has to be equal for all.
+    """
+    first, *others = ((name, _terms(comparison, plan.config)) for name, plan in plans.items())
+    for name, terms in others:
+        for path, value in terms.items():
+            if value != first[1][path]:
+                words = f"is {value} by its recipe, and {first[1][path]} for {first[0]}; set it in [base]"
+                with errors_in(comparison.file):
+                    raise config_error(f"variants.{name}.{path}", words)
+
+
+def _terms(comparison: Comparison, config: ddfw.RunConfig) -> dict[str, Any]:
+    """The settings that have to be equal for all variants, by their paths."""
+    tables = {
+        "eval": attrs.asdict(config.eval),
+        **({"budget": attrs.asdict(config.budget)} if comparison.settings.equal_floats else {}),
+    }
+    chosen = {"eval.baselines", "eval.every"}  # a variant's own choice, and what follows from the number of steps
+    terms = {f"{table}.{key}": value for table, keys in tables.items() for key, value in keys.items()}
+    return {path: value for path, value in terms.items() if path not in chosen}
+
+
 def _keys(tables: Mapping[str, Any], name: str) -> set[str]:
     """The keys of one of the tables; none if it is missing, or is not a table (which `configure` refuses)."""
     table = tables.get(name)
     return set(table) if isinstance(table, Mapping) else set()
 
 
-def image_gradients_per_step(config: ddfw.RunConfig, num_images: int) -> int:
+def _gradients(config: ddfw.RunConfig, num_images: int) -> int:
     """Number of images whose gradient is computed in one outer step, over all segments and inner steps."""
     outer = config.outer
     return outer.segments_per_step * sum(ddfw.batch_sizes(num_images, outer.batch_syn, outer.syn_steps))
@@ -144,26 +182,25 @@ def folder_of(comparison: Comparison, places: ddfw.Places) -> Path:
 
 
 def seeded(
-    comparison: Comparison, variant: Variant, config: ddfw.RunConfig, seed: int, places: ddfw.Places, **more: Any
+    comparison: Comparison, variant: Variant, plan: Planned, seed: int, places: ddfw.Places, trial: int | None = None
 ) -> Job:
     """The run of a variant with a seed, in its folder.
 
     Args:
         comparison: the comparison.
         variant: the variant.
-        config: the variant's configuration.
+        plan: what it runs.
         seed: the run seed.
         places: folders to read and write.
-        more: `trial`, the number of a trial.
+        trial: the number of a trial, None for a run.
     """
-    name = f"seed-{seed}" if more.get("trial") is None else f"trial-{more['trial']}"
-    num_images = ddfw.fits(config, places.data_root).num_images
+    name = f"seed-{seed}" if trial is None else f"trial-{trial}"
     return Job(
         variant=variant,
-        config=evolve(config, run=evolve(config.run, seed=seed)),
+        config=evolve(plan.config, run=evolve(plan.config.run, seed=seed)),
         places=evolve(places, out=folder_of(comparison, places) / variant.name / name),
-        step_gradients=image_gradients_per_step(config, num_images),
-        **more,
+        step_gradients=plan.step_gradients,
+        trial=trial,
     )
 
 
@@ -177,9 +214,10 @@ def trials(comparison: Comparison, variant: Variant, places: ddfw.Places) -> lis
     tuning, found = comparison.settings.tuning, list[Job]()
     for number, values in enumerate(variant.tune):
         assert tuning is not None
-        config = variant_config(comparison, variant, places, values)
-        small = evolve(config, eval=evolve(config.eval, networks=2, baselines=()), cross={})
-        found.append(seeded(comparison, variant, small, tuning.seed, places, trial=number))
+        plan = planned(comparison, variant, places, values)
+        # Judged by the validation split alone, so networks on the test split are as few as there can be.
+        config = evolve(plan.config, eval=evolve(plan.config.eval, networks=2, baselines=()), cross={})
+        found.append(seeded(comparison, variant, evolve(plan, config=config), tuning.seed, places, number))
     return found
 
 
@@ -198,10 +236,11 @@ def jobs(
         DataError: the data set is missing or damaged.
     """
     chosen = chosen or {}
-    configs = {v.name: variant_config(comparison, v, places, chosen.get(v.name)) for v in comparison.variants}
+    plans = {v.name: planned(comparison, v, places, chosen.get(v.name)) for v in comparison.variants}
+    _require_equal_recipes(comparison, plans)
     seeds = dict.fromkeys(seed for v in comparison.variants for seed in v.seeds)
     return [
-        seeded(comparison, v, configs[v.name], seed, places)
+        seeded(comparison, v, plans[v.name], seed, places)
         for seed in seeds
         for v in comparison.variants
         if seed in v.seeds

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean, stdev
-from typing import Any
+from functools import cache
+from statistics import fmean
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from attrs import frozen
 
 from ddfw_plugins.commands.compare.files import Contrast
 from ddfw_plugins.commands.compare.finished import FinishedRun
+
+#: Places of seeds, and a figure for each row of them.
+Rows: TypeAlias = npt.NDArray[np.int64]
+Figures: TypeAlias = npt.NDArray[np.float64]
 
 #: Share of the bootstrap's differences that an interval holds.
 CONFIDENCE = 0.95
@@ -138,7 +143,7 @@ def contrast_record(contrast: Contrast, runs: Mapping[str, Sequence[FinishedRun]
     }
 
 
-def _sum(contrast: Contrast, figures: Mapping[str, float]) -> float:
+def _sum(contrast: Contrast, figures: Mapping[str, Any]) -> Any:
     """The figures of the variants to add minus those of the variants to subtract."""
     return sum(figures[name] for name in contrast.plus) - sum(figures[name] for name in contrast.minus)
 
@@ -154,42 +159,46 @@ def _value(
 
 def _difference(contrast: Contrast, values: Mapping[str, Sequence[float]]) -> tuple[float, tuple[float, float] | None]:
     """The difference over all seeds, and its bootstrap interval; None where there are too few seeds."""
-    n = len(next(iter(values.values())))
+    there = {name: np.array(each) for name, each in values.items()}
+    n = len(next(iter(there.values())))
 
-    def over(rows: Sequence[int]) -> float:
-        figure = _std if contrast.measure == "spread" else fmean
-        return _sum(contrast, {name: figure([there[i] for i in rows]) for name, there in values.items()})
+    def over(rows: Rows) -> Figures:
+        drawn = {name: each[rows] for name, each in there.items()}
+        if contrast.measure == "spread":
+            figures = {name: each.std(axis=1, ddof=1) for name, each in drawn.items()}
+        else:
+            figures = {name: each.mean(axis=1) for name, each in drawn.items()}
+        return np.asarray(_sum(contrast, figures))
 
-    whole = over(range(n))
     if n < (2 if contrast.measure != "spread" else 3):
-        return whole, None
-    return whole, interval_of(over, n)
+        whole = _sum(contrast, {name: each[0] for name, each in values.items()})
+        return math.nan if contrast.measure == "spread" else whole, None
+    return float(over(np.arange(n)[None])[0]), interval_of(over, n)
 
 
-def _std(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else math.nan
-
-
-def interval_of(statistic: Callable[[Sequence[int]], float], n: int) -> tuple[float, float]:
+def interval_of(statistic: Callable[[Rows], Figures], n: int) -> tuple[float, float]:
     """The percentile bootstrap interval of a statistic of n seeds.
 
     Args:
-        statistic: its value for some of the places 0 … n − 1, which may come several times.
+        statistic: gives the figure [R] of each row of [R, n] places 0 … n − 1, which may come several times in a row.
         n: how many seeds.
 
     Returns:
         The bounds that `CONFIDENCE` of the resampled values lie within. With five seeds it is narrower than a t
         interval: read it as a guide.
     """
-    if n**n <= RESAMPLES:
-        draws: Sequence[Sequence[int]] = list(itertools.product(range(n), repeat=n))
-    else:
-        rng = random.Random(0)  # an own one: the interval of the same runs is the same again
-        draws = [rng.choices(range(n), k=n) for _ in range(RESAMPLES)]
-    found = [value for value in map(statistic, draws) if math.isfinite(value)]
+    found = statistic(_draws(n))
     edge = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found, [edge, 1 - edge])
+    low, high = np.quantile(found, [edge, 1 - edge], method="inverted_cdf")  # of what was drawn, nothing between
     return float(low), float(high)
+
+
+@cache
+def _draws(n: int) -> Rows:
+    """Ways [R, n] to draw n seeds with replacement: all of them where there are few."""
+    if n**n <= RESAMPLES:
+        return np.array(list(itertools.product(range(n), repeat=n)))
+    return np.random.default_rng(0).integers(n, size=(RESAMPLES, n))  # the same draws for the same runs, always
 
 
 def _verdict(interval: tuple[float, float], good: str) -> str:

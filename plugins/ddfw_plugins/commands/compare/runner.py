@@ -26,7 +26,7 @@ from ddfw_plugins.commands.compare.finished import (
     settings_sha256,
     sources_of,
 )
-from ddfw_plugins.commands.compare.jobs import Job, folder_of, jobs, seeded, trials, variant_config
+from ddfw_plugins.commands.compare.jobs import Job, folder_of, jobs, planned, seeded, trials
 from ddfw_plugins.commands.compare.record import record_of
 from ddfw_plugins.commands.compare.written import write_all
 
@@ -131,9 +131,9 @@ class _Running:
             found[variant.name] = best.values
         return found
 
-    def do(self, planned: Sequence[Job]) -> None:
+    def do(self, asked: Sequence[Job]) -> None:
         """Runs the jobs that nobody has finished, and waits for those that other processes run."""
-        left, waited = list(enumerate(planned, start=1)), False
+        left, waited = list(enumerate(asked, start=1)), False
         while left:
             before = len(left)
             for number, job in list(left):
@@ -142,11 +142,11 @@ class _Running:
                     with ddfw.claimed(self.root / f"{job.variant.name}-{job.places.out.name}.claim") as mine:  # type: ignore[union-attr]
                         if not mine:
                             continue
-                        self._run(job, f"{number}/{len(planned)}")
+                        self._run(job, f"{number}/{len(asked)}")
                 left.remove((number, job))
             if len(left) == before:
                 if not waited:
-                    self.say(f"\n{len(left)} of {len(planned)} are being run by other processes; waiting for them")
+                    self.say(f"\n{len(left)} of {len(asked)} are being run by other processes; waiting for them")
                 waited = True
                 time.sleep(WAIT)
             if left:
@@ -227,21 +227,18 @@ class _Running:
         if not (wanted or seeds):
             return
         with contextlib.suppress(ConfigError):  # of a variant that is not run now; the others were checked before
-            config = variant_config(self.whole, variant, self.places, chosen)
+            plan = planned(self.whole, variant, self.places, chosen)
             for run in wanted:
-                job = self._job(variant, config, run.seed)
+                job = seeded(self.whole, variant, plan, run.seed, self.places)
                 if run.settings == settings_sha256(job.config):
                     ddfw.require_same_sources(job.config, self.places, self.root / "comparison.json", run.sources)
                     self.runs[variant.name, run.seed] = run
             for seed in seeds:
-                job = self._job(variant, config, seed)
+                job = seeded(self.whole, variant, plan, seed, self.places)
                 with contextlib.suppress(DirectoryInUseError):  # a run with other settings
                     if (result := ddfw.finished(job.config, job.places)) is not None:
                         found = finished_run(variant.name, job.config, result, job.step_gradients)
                         self.runs[variant.name, seed] = found
-
-    def _job(self, variant: Variant, config: ddfw.RunConfig, seed: int) -> Job:
-        return seeded(self.whole, variant, config, seed, self.places)
 
     def write(self) -> dict[str, Any]:
         """Writes comparison.json, with what other processes have finished meanwhile, and the files made of it."""

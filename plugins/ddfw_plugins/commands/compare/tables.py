@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ddfw
@@ -53,9 +53,26 @@ def markdown(record: Mapping[str, Any]) -> str:
     parts = [ddfw.markdown_table(record["comparison"], record["summary"], _COLUMNS, _lines(record), _footnotes(record))]
     if _has_curves(record):
         parts.append(_below(ddfw.markdown_table("", "", _HOW, _how_lines(record), _how_notes(record))))
-    if record["contrasts"]:
+    if _is_answered(record):
         parts.append(_below(ddfw.markdown_table("", "", _ASKED, _asked_lines(record), _asked_notes())))
     return "\n".join(parts)
+
+
+def some(record: Mapping[str, Any], kind: str, names: Sequence[str]) -> str:
+    """A part of one of the tables, in Markdown without footnotes, for a page that tells about a comparison.
+
+    Args:
+        record: the content of comparison.json.
+        kind: `rows` (accuracies), `went` (how runs went) or `answers` (of contrasts).
+        names: of the variants, or of the contrasts, in the order of the table; none takes all.
+    """
+    table, key, columns, lines = {
+        "rows": ("rows", "variant", _COLUMNS, _lines),
+        "went": ("measures", "variant", _HOW, _how_lines),
+        "answers": ("contrasts", "name", _ASKED, _asked_lines),
+    }[kind]
+    chosen = record[table] if not names else [row for name in names for row in record[table] if row[key] == name]
+    return _below(ddfw.markdown_table("", "", columns, lines({**record, table: chosen}), ())).rstrip()
 
 
 def _below(text: str) -> str:
@@ -71,13 +88,17 @@ def table(record: Mapping[str, Any]) -> RenderableType:
     parts = [ddfw.text_table(_COLUMNS, _lines(record), _footnotes(record), ("variant", "each seed"))]
     if _has_curves(record):
         parts += [Text(""), ddfw.text_table(_HOW, _how_lines(record), _how_notes(record), (_HOW[0], _HOW[-1]))]
-    if record["contrasts"]:
+    if _is_answered(record):
         parts += [Text(""), ddfw.text_table(_ASKED, _asked_lines(record), _asked_notes(), _ASKED[:2])]
     return Group(*parts)
 
 
 def _has_curves(record: Mapping[str, Any]) -> bool:
     return any(len(run["curve"]["step"]) > 1 for run in record["runs"])
+
+
+def _is_answered(record: Mapping[str, Any]) -> bool:
+    return any(row["n"] for row in record["contrasts"])
 
 
 def _how_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -127,6 +148,8 @@ def _asked_notes() -> list[str]:
 def _footnotes(record: Mapping[str, Any]) -> list[str]:
     networks = "/".join(map(str, sorted({row["networks"] for row in record["rows"]})))
     spent = ", ".join(f"{g:,}" for g in sorted({row["image_gradients"] for row in record["rows"]} - {0}))
+    if not record["rows"]:
+        return ["no run is finished yet"]
     return [
         *(f"{mark} {note}" for note, mark in _marks(record).items()),
         f"mean ± std over run seeds, each the mean of {networks} networks on the test split; steps (and the baselines' "

@@ -27,10 +27,10 @@ _ACROSS = {
     "bytes": "bytes of stored trajectories",
 }
 _UP = {
-    "validation": "validation accuracy %",
+    "validation": "validation accuracy",
     "loss": "matching loss",
     "step_size": "inner step size",
-    "accuracy": "test accuracy %",
+    "accuracy": "test accuracy",
 }
 
 Runs = Sequence[Mapping[str, Any]]
@@ -65,7 +65,12 @@ def picture(record: Mapping[str, Any], charts: Mapping[str, ChartSettings]) -> s
 def _chart(record: Mapping[str, Any], chart: ChartSettings) -> ddfw.Chart:
     made = _over_sizes(record, chart) if chart.y == "accuracy" else _over_steps(record, chart)
     return ddfw.Chart(
-        title=chart.title, across=_ACROSS[chart.x], up=_UP[chart.y], series=made, log_across=chart.log, percent=False
+        title=chart.title,
+        across=_ACROSS[chart.x],
+        up=_UP[chart.y],
+        series=made,
+        log_across=chart.log,
+        percent=chart.y in ("validation", "accuracy"),
     )
 
 
@@ -80,7 +85,7 @@ def _titles(record: Mapping[str, Any]) -> dict[str, str]:
 def _over_steps(record: Mapping[str, Any], chart: ChartSettings) -> list[ddfw.Series]:
     """A line for each variant over its outer steps or image gradients, mean and band over run seeds."""
     column = "accuracy" if chart.y == "validation" else chart.y
-    scale, titles = (100.0 if chart.y == "validation" else 1.0), _titles(record)
+    titles = _titles(record)
     found = []
     for name in chart.variants or tuple(titles):
         runs, points, band = _runs_of(record, name), list[tuple[float, float]](), list[tuple[float, float, float]]()
@@ -89,7 +94,7 @@ def _over_steps(record: Mapping[str, Any], chart: ChartSettings) -> list[ddfw.Se
         curves = [dict(zip(run["curve"]["step"], run["curve"][column], strict=True)) for run in runs]
         for step in sorted(set().union(*curves)):
             there = [curve.get(step) for curve in curves]
-            values = [scale * value for value in there if value is not None and math.isfinite(value)]
+            values = [value for value in there if value is not None and math.isfinite(value)]
             if len(values) < len(runs):
                 continue  # a mean over other seeds would make a step in the line
             x = float(step * (runs[0]["step_gradients"] if chart.x == "image_gradients" else 1))
@@ -128,6 +133,6 @@ def _sized(record: Mapping[str, Any], title: str, rows: Runs, chart: ChartSettin
         }[chart.x]
         if x is None:
             continue
-        points.append((float(x), 100 * row["mean"]))
-        band.append((float(x), 100 * (row["mean"] - row["std"]), 100 * (row["mean"] + row["std"])))
+        points.append((float(x), row["mean"]))
+        band.append((float(x), row["mean"] - row["std"], row["mean"] + row["std"]))
     return ddfw.Series(name=title, points=sorted(points), band=sorted(band), dots=True)

@@ -86,6 +86,17 @@ def test_the_selected_step_is_marked_at_its_place():
     assert "step 5 kept" in svg
 
 
+@pytest.mark.parametrize("value", [None, 0.0, math.nan])
+@pytest.mark.parametrize("log", [False, True])
+def test_a_step_whose_value_cannot_be_drawn_is_still_marked(value, log):
+    """Broken: the page of a run would fail, or show a value that the selected step does not have."""
+    line = Line(points=[(0.0, 1.0), (5.0, value), (10.0, 50.0)], marked=5.0)
+    (at,) = re.findall(r'class="mark" x1="([\d.]+)"', line_chart("a", "t", [line], log=log))
+    assert float(at) == pytest.approx((charts.LEFT + charts.WIDTH - charts.RIGHT) / 2)
+    rings = line_chart("a", "t", [line, Line(points=[(0.0, 2.0)])], log=log).count("ring")
+    assert rings == (1 if value == 0.0 and not log else 0)
+
+
 def test_nothing_to_draw_makes_no_chart():
     """Broken: a page would show an empty frame, or fail at a loss that was never a number."""
     assert line_chart("a", "t", [Line(points=[(1.0, None), (2.0, math.inf)])]) == ""

@@ -13,7 +13,7 @@ import pytest
 
 from ddfw import Chart, Series, svg_of
 from ddfw.pipeline.report.drawing import DARK_INKS, LIGHT_INKS, PAPERS
-from ddfw.pipeline.report.placing import Axis, Scale, spread_out, text_width, tick_labels, wrapped
+from ddfw.pipeline.report.placing import Axis, Scale, balanced, spread_out, text_width, tick_labels, wrapped
 
 NS = {"s": "http://www.w3.org/2000/svg"}
 
@@ -274,6 +274,44 @@ def test_one_column_fits_a_small_screen_with_text_that_can_be_read():
     assert "max-width:100%" in one
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("name", ["a", "a name that is much too long to stand beside a line"])
+def test_charts_do_not_cover_each_other_and_their_text_lies_within_the_picture(columns, name):
+    """Broken: a long title or label would run into the chart above or beside, or be cut off."""
+    series = Series(name=name, points=[(1, 1.0), (2e6, 3e6)])
+    long = "words that need more than the one line which most titles take up in a picture " * 2
+    charts = [chart(series, title=title, across=title, up=title) for title in ("T", long, long, "T", "T")]
+    svg = svg_of(long, charts, columns=columns, note=long)
+    root = ElementTree.fromstring(svg)
+    _, _, width, height = map(float, root.get("viewBox").split())
+    boxes = []
+    for found in panels(svg):
+        left, top = map(float, re.findall(r"[-\d.]+", found.get("transform")))
+        texts = found.findall("s:text", NS)
+        ends = [left + float(t.get("x")) for t in texts]
+        heights = [top + float(t.get("y")) for t in texts]
+        for text, x in zip(texts, ends, strict=True):
+            room = text_width(text.text, 12)
+            start = x - room * {"end": 1, "middle": 0.5}.get(text.get("text-anchor"), 0)
+            assert start >= 0 and start + room <= width
+        boxes.append((min(heights) - 12, max(heights)))
+    rows = [boxes[first : first + columns] for first in range(0, len(boxes), columns)]
+    edges = [edge for row in rows for edge in (min(top for top, _ in row), max(bottom for _, bottom in row))]
+    outside = [float(t.get("y")) for t in root.iterfind("s:text", NS)]
+    edges = [y for y in outside if y < edges[0]] + edges + [y for y in outside if y > edges[0]]
+    assert edges == sorted(edges) and edges[-1] < height
+
+
+def test_an_axis_ends_at_what_a_value_can_be():
+    """Broken: a reader would see room for accuracies above 100 %, or for losses below 0."""
+    sure = panel(Series(name="a", points=[(0, 0.4), (1, 1.0)]), percent=True)
+    lost = panel(Series(name="a", points=[(0, 0.0), (1, 7.0)]))
+    assert lines(sure)[0][1][1] == 0.0
+    assert lines(lost)[0][0][1] == float(sure.find("s:line[@class='axis']", NS).get("y1"))
+    below = panel(Series(name="a", points=[(0, -3.0), (1, 7.0)]))
+    assert 0 < lines(below)[0][1][1] < lines(below)[0][0][1] < lines(lost)[0][0][1]
+
+
 @pytest.mark.parametrize(
     ("values", "percent", "expected"),
     [
@@ -310,6 +348,14 @@ def test_lines_of_text_are_no_wider_than_they_may_be():
     assert wrapped("", 200, 12) == []
 
 
+def test_a_title_of_two_lines_has_no_word_alone_in_the_second():
+    """Broken: pictures would look unkempt."""
+    words = "aaaa bbbb cccc dddd eeee"
+    assert wrapped(words, 140, 12) == ["aaaa bbbb cccc dddd", "eeee"]
+    assert balanced(words, 140, 12) == ["aaaa bbbb cccc", "dddd eeee"]
+    assert balanced("aaaa", 140, 12) == ["aaaa"]
+
+
 def contrast(one: str, other: str) -> float:
     """The ratio of two colours that WCAG defines."""
     lights = sorted(
@@ -323,7 +369,7 @@ def linear(colour: str) -> list[float]:
     return [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
 
 
-@pytest.mark.parametrize(("inks", "paper"), zip((LIGHT_INKS, DARK_INKS), PAPERS, strict=True))
+@pytest.mark.parametrize(("inks", "paper"), [(LIGHT_INKS, PAPERS[0]), (DARK_INKS, PAPERS[1])])
 def test_names_in_the_colours_of_lines_can_be_read(inks, paper):
     """Broken: names would be too faint on light or on dark paper for the contrast of 4.5 that WCAG asks for."""
     assert min(contrast(ink, paper) for ink in inks) >= 4.5
@@ -348,7 +394,7 @@ def lab(rgb: list[float]) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("inks", [LIGHT_INKS, DARK_INKS])
-@pytest.mark.parametrize("eyes", EYES.values(), ids=EYES)
+@pytest.mark.parametrize("eyes", list(EYES.values()), ids=list(EYES))
 def test_colour_blind_eyes_tell_the_colours_apart(inks, eyes):
     """Broken: a tenth of the readers would see two curves in one colour."""
     seen = [lab([sum(w * c for w, c in zip(row, linear(ink), strict=True)) for row in eyes]) for ink in inks]

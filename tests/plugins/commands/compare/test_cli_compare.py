@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from ddfw.engine.distill import batch_sizes
 from ddfw.pipeline.runner import Places, plan
-from ddfw_plugins.commands.compare import files, runner
+from ddfw_plugins.commands.compare import files, jobs
 
 #: Two ways that differ in images per inner step: pixels have 1 image of each class, lss of rank 3 has more.
 TEXT = """
@@ -114,7 +115,7 @@ labels = "hard"
 outer = {{ {changes} }}
 """
     comparison = files.read(str(write(here, text)))
-    (job,) = runner.jobs(comparison, Places())
+    (job,) = jobs.jobs(comparison, Places())
     assert job.config.outer.steps == round(10000 / each)
     assert job.places.out.parts == ("runs", "mine", "a", "seed-0")
 
@@ -135,7 +136,7 @@ def test_selections_are_equally_many_whatever_the_number_of_steps(here):
         text = TEXT.replace("image_gradients = 240", f"image_gradients = {gradients}").replace(
             "selections = 2", "selections = 4"
         )
-        job = runner.jobs(files.read(str(write(here, text))), Places())[0]
+        job = jobs.jobs(files.read(str(write(here, text))), Places())[0]
         steps, every = job.config.outer.steps, job.config.eval.every
         counts.append(sum(step % every == 0 or step == steps for step in range(1, steps + 1)))
     assert counts == [4, 4, 4, 3]
@@ -159,10 +160,10 @@ def test_the_record_has_the_means_of_the_runs(done):
         first = next(r for r in summary(done, variant, seeds[0])["rows"] if r["subject"] == subject)
         assert (row["images"], row["floats"]) == (first["images"], first["floats"])
     assert rows["pixels", "random_real"]["image_gradients"] == rows["pixels", "random_real"]["outer_steps"] == 0
-    head = {k: v for k, v in done.record.items() if k not in ("rows", "seal")}
+    head = {k: v for k, v in done.record.items() if k not in ("rows", "seal", "measures", "runs")}
     assert head == {
-        "schema": 2, "comparison": "mine", "summary": "two ways", "source": "a test", "image_gradients": 240,
-        "selections": 2,
+        "schema": 3, "comparison": "mine", "summary": "two ways", "source": "a test", "image_gradients": 240,
+        "selections": 2, "equal_floats": True, "tuning": None, "chosen": {}, "contrasts": [], "trials": [],
     }  # fmt: skip
 
 
@@ -197,8 +198,8 @@ def test_the_tables_for_people_say_the_same(done):
     """Broken: people would read other numbers than programs do."""
     text = (done.out / "comparison.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(lines) == 2 + 4
-    for line, row in zip(lines[2:], done.record["rows"], strict=True):
+    assert len(lines) == (2 + 4) + (2 + 3)  # the table, and how the runs of each variant went
+    for line, row in zip(lines[2:6], done.record["rows"], strict=True):
         spread = f" ± {100 * row['std']:.1f}" if row["n"] > 1 else ""  # one run has none
         figure = f"{100 * row['mean']:.1f}{spread}"
         assert figure in line and figure in done.said.out
@@ -238,6 +239,7 @@ def test_a_run_that_is_missing_is_the_only_one_that_is_made(ddfw, done, here):
     import shutil
 
     shutil.copytree(done.out, here / "out")
+    (here / "out" / "comparison.json").unlink()  # which would do for the lost run
     shutil.rmtree(here / "out" / "spaces" / "seed-1")
     before = {p: p.stat().st_mtime_ns for p in (here / "out").rglob("summary.json")}
     said = ddfw(*done.arguments[:2], "--out", here / "out", *done.arguments[4:], "-q")
@@ -281,11 +283,40 @@ def test_a_file_without_costs_takes_the_steps_as_they_are(here):
     )
     comparison = files.read(str(write(here, text)))
     assert (comparison.settings.image_gradients, comparison.settings.selections) == (None, None)
-    for job in runner.jobs(comparison, Places()):
+    for job in jobs.jobs(comparison, Places()):
         assert (job.config.outer.steps, job.config.eval.every) == (11, 50)
 
 
+TUNED = "selections = 2\n[comparison.tuning]\ntrials = 2\n"
+TUNE = 'tune = [{ "param.lr" = 1.0 }, { "param.lr" = 2.0 }]\n'
+CONTRAST = '\n[contrasts.better]\nclaim = "c"\nplus = ["pixels"]\nminus = ["spaces"]\n'
 MISTAKES = {
+    "tune without tuning": (
+        TEXT.replace("seeds = [7]\n", "seeds = [7]\n" + TUNE),
+        ["variants.once.tune", "[comparison.tuning]"],
+    ),
+    "fewer trials": (
+        TEXT.replace("selections = 2\n", TUNED),
+        ["variants.pixels.tune", "lists 0 settings", "trials = 2"],
+    ),
+    "tuned as nobody": (
+        TEXT.replace("selections = 2\n", TUNED).replace('title = "pixels on checkpoints"', 'tuned_as = "space"'),
+        ["variants.pixels.tuned_as", "'space'", "Did you mean 'spaces'?"],
+    ),
+    "tuned as one without trials": (
+        TEXT.replace("selections = 2\n", TUNED).replace('title = "pixels on checkpoints"', 'tuned_as = "spaces"'),
+        ["variants.pixels.tuned_as", "spaces has no `tune`"],
+    ),
+    "contrast of nobody": (
+        TEXT + CONTRAST.replace('"spaces"', '"space"'),
+        ["contrasts.better", "Did you mean 'spaces'?"],
+    ),
+    "contrast of nothing": (TEXT + CONTRAST.replace('["pixels"]', "[]"), ["contrasts.better.plus", "at least 1"]),
+    "unknown measure": (TEXT + CONTRAST + 'measure = "acuracy"\n', ["contrasts.better.measure", "accuracy"]),
+    "chart of nobody": (
+        TEXT + '\n[charts.a]\ntitle = "t"\nvariants = ["pixel"]\n',
+        ["charts.a", "Did you mean 'pixels'?"],
+    ),
     "no toml": ("[comparison", ["not a readable TOML file"]),
     "no head": ("[variants.a]\n", ["comparison: missing, expected a table"]),
     "no seeds": (TEXT.replace("seeds = [0, 1]\n", ""), ["comparison.seeds: missing, expected a list of integers"]),
@@ -345,10 +376,14 @@ def test_the_comparisons_that_ship_are_comparisons(name):
     assert len(comparison.variants) >= 2 and len(comparison.settings.seeds) >= 2
     if comparison.base.get("data") != "digits":
         return
-    spent = set()
-    for number, job in enumerate(runner.jobs(comparison, Places())):
-        images = plan(job.config).layout.num_images if number < len(comparison.variants) else 0
-        if images:
-            spent.add(job.config.outer.steps * runner.image_gradients_per_step(job.config, images))
-            assert job.config.outer.steps % job.config.eval.every == 0
+    asked = jobs.jobs(comparison, Places())[: len(comparison.variants)]
+    images = [plan(job.config).layout.num_images for job in asked]
+    for job, count in zip(asked, images, strict=True):
+        sizes = batch_sizes(count, job.config.outer.batch_syn, job.config.outer.syn_steps)
+        assert job.step_gradients == job.config.outer.segments_per_step * sum(sizes)
+        assert job.config.outer.steps % job.config.eval.every == 0
+    spent = [
+        job.config.outer.steps * job.step_gradients / (1 if comparison.settings.equal_floats else job.config.budget.ipc)
+        for job in asked
+    ]
     assert max(spent) <= 1.05 * min(spent)
