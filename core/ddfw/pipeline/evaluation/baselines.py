@@ -55,8 +55,8 @@ BASELINES: Mapping[str, Baseline] = {
             compared_by="features",
             labels="teacher",
         ),
-        Baseline(name="kmeans_pixels", title="k-means real images, by pixels", selection="kmeans"),
-        Baseline(name="herding_pixels", title="herding real images, by pixels", selection="herding"),
+        Baseline(name="kmeans_pixels", title="k-means real images (pixels)", selection="kmeans"),
+        Baseline(name="herding_pixels", title="herding real images (pixels)", selection="herding"),
         Baseline(name="full_data", title="full training data", selection="all", equal="nothing"),
     )
 }
