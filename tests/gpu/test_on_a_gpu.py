@@ -259,8 +259,9 @@ def test_networks_with_tables_answer_on_the_gpu():
     theta = model.init(network.module, torch.Generator().manual_seed(0))
     experts = SimpleNamespace(num_experts=1, num_epochs=0, snapshots=lambda number, epochs: theta[None])
     images = normal(2, *spec.shape)
-    wanted = ExpertTeachers(network, experts).logits(images)
-    assert apart(ExpertTeachers(network, experts).logits(images.to(CUDA)), wanted) <= 5e-3
+    for ask in (ExpertTeachers.logits, ExpertTeachers.features):
+        wanted = ask(ExpertTeachers(network, experts), images)
+        assert apart(ask(ExpertTeachers(network, experts), images.to(CUDA)), wanted) <= 5e-3
 
 
 @pytest.mark.parametrize("how", ["session", "defaults", "benchmark"])

@@ -133,7 +133,11 @@ BASELINE_WORDS = (
     "random_real_count",
     "random_real_teacher_count",
     "kmeans_real",
+    "kmeans_real_teacher",
     "herding_real",
+    "herding_real_teacher",
+    "kmeans_pixels",
+    "herding_pixels",
     "full_data",
 )
 

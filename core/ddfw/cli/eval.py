@@ -76,9 +76,10 @@ def eval_command(
     """Train fresh networks on a set of images and test them.
 
     The set is a RUN directory, an export of one, images*.pt with labels*.pt beside it (MTT, DATM), a folder of class
-    folders with pictures, or one of the words random_real, kmeans_real, herding_real, full_data for real images that
-    are selected here. Every file of a run is verified, and RUN/eval/again-….json written. Anything but a run needs
-    --data or --like: a card says what its images are, and not what is done with them.
+    folders with pictures, or one of the words random_real, kmeans_real, herding_real, kmeans_pixels, herding_pixels,
+    full_data for real images that are selected here; kmeans_real and herding_real need an expert, which has to be in
+    its store. Every file of a run is verified, and RUN/eval/again-….json written. Anything but a run needs --data or
+    --like: a card says what its images are, and not what is done with them.
 
     \b
     ddfw eval runs/mine --cross mlp --cross alexnet --baseline random_real

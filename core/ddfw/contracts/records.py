@@ -37,6 +37,8 @@ class Baseline:
         name: what users write in `eval.baselines`; the `subject` of its rows.
         title: the words for it in tables.
         selection: how images are chosen: at random, nearest to the centres of k-means clusters, by herding, or all.
+        compared_by: by what k-means and herding compare images: their values in training space, or their features in
+            the run's first expert after its last epoch.
         labels: the images' own classes, or probabilities that the experts give.
         equal: what it has in common with the learned set: stored floats, or the number of images; `nothing` for all
             images.
@@ -45,8 +47,14 @@ class Baseline:
     name: str
     title: str
     selection: Literal["random", "kmeans", "herding", "all"]
+    compared_by: Literal["pixels", "features"] = "pixels"
     labels: Literal["hard", "teacher"] = "hard"
     equal: Literal["floats", "count", "nothing"] = "floats"
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether trained experts select the images or label them."""
+        return self.compared_by == "features" or self.labels == "teacher"
 
     def label_floats(self, spec: ImageSpec) -> int:
         """Floats that the label of one image stores: m probabilities of the teachers, 0 for a class."""

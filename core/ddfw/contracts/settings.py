@@ -225,9 +225,9 @@ class EvalSettings:
         (0.01,), help="learning rates for the random real baselines; the best on the validation split is used"
     )
     baselines: tuple[str, ...] = option(
-        ("random_real", "random_real_teacher", "full_data"),
-        help="sets to compare with in the table (…_count: of as many images; other random ones: of as many floats): "
-        "random_real, kmeans_real, herding_real, full_data, …",
+        ("random_real", "random_real_teacher", "kmeans_real_teacher", "herding_real_teacher", "full_data"),
+        help="sets to compare with in the table (…_count: of as many images, others of as many floats; …_teacher: with "
+        "the experts' labels): random_real, kmeans_real, herding_real, kmeans_pixels, herding_pixels, full_data, …",
     )
     every: int = option(50, validator=ge(1), help="outer steps between two evaluations on the validation split")
     select_networks: int = option(2, validator=ge(1), help="networks trained for each of these evaluations")

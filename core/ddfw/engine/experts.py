@@ -80,7 +80,10 @@ def train_expert(
 
 
 class ExpertTeachers:
-    """Gives the logits of the experts for images; it is what label strategies get as `Teachers`.
+    """Gives what the experts' networks compute for images: logits and features.
+
+    It is what label strategies get as `Teachers`. Networks have no running statistics and no active dropout, so that
+    they compute the same in training and in evaluation.
 
     Attributes:
         num_experts: number E of experts.
@@ -107,16 +110,31 @@ class ExpertTeachers:
         self._network = self._network.to(images.device)
         if not 0 <= epoch <= self.num_epochs:
             raise ValueError(f"epoch must lie in 0 … {self.num_epochs}, got {epoch}")
-        rows = []
+        numbers = range(self.num_experts) if expert is None else (expert,)
+        return torch.stack([self._computed(self._network.logits, images, number, epoch) for number in numbers])
+
+    def features(self, images: Tensor) -> Tensor:
+        """The features of images in the network of the first expert after its last epoch.
+
+        Args:
+            images: [n, C, H, W] in training space.
+
+        Returns:
+            [n, d] in the images' dtype, on the CPU: what the network's last linear layer is given, or the logits of a
+            network that does not end in a linear layer.
+        """
+        network = self._network = self._network.to(images.device)
+        return self._computed(lambda theta, part: network.features(theta, part).cpu(), images, 0, self.num_epochs)
+
+    def _computed(self, compute: Callable[[Tensor, Tensor], Tensor], images: Tensor, expert: int, epoch: int) -> Tensor:
+        """What `compute` gives for an expert's parameters [P] and images [n, C, H, W], in pieces of 1,024 images."""
+        parts = []
         with torch.no_grad():
-            for number in range(self.num_experts) if expert is None else (expert,):
-                theta = self._experts.snapshots(number, [epoch])[0].to(images.device, images.dtype)
-                parts = []
-                for part in images.split(1024):
-                    stop_if_wanted()
-                    parts.append(self._network.logits(theta, part))
-                rows.append(torch.cat(parts))
-        return torch.stack(rows)
+            theta = self._experts.snapshots(expert, [epoch])[0].to(images.device, images.dtype)
+            for part in images.split(1024):
+                stop_if_wanted()
+                parts.append(compute(theta, part))
+        return torch.cat(parts)
 
 
 def recognised_first(real: RealImages, teachers: Teachers, per_class: int) -> RealImages:

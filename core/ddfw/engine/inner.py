@@ -115,6 +115,27 @@ class Network:
         with self._exchanged(views):
             return self.module(images)  # type: ignore[no-any-return]
 
+    def features(self, theta: Tensor, images: Tensor) -> Tensor:
+        """Features [B, d] for parameters θ [P] and images [B, C, H, W]: what the network's last linear layer is given.
+
+        That is the `nn.Linear` which is called last, if it gives a row of m values for each image, as the network does.
+        A network that ends otherwise, in a convolution and a mean for example, has its logits [B, m] as features.
+        """
+        last: list[tuple[Tensor, Tensor]] = []
+
+        def look(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
+            (given,) = (*args, *kwargs.values())
+            last[:] = [(given, output)]
+
+        linear = [layer for layer in self.module.modules() if isinstance(layer, nn.Linear)]
+        hooks = [layer.register_forward_hook(look, with_kwargs=True) for layer in linear]
+        try:
+            logits = self.logits(theta, images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return next((given for given, output in last if output.shape == logits.shape), logits)
+
     @contextmanager
     def _exchanged(self, views: Sequence[Tensor]) -> Iterator[None]:
         """Puts these tensors in place of the module's parameters inside a `with` block, as functional_call does.

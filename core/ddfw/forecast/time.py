@@ -104,6 +104,8 @@ def predicted_times(plan: Plan, session: ExecutorSession, missing: int, clock: C
         evaluate += settings.networks * networks[0](train, settings.full_epochs, batch, test)
     sets = len(networks) * (1 + len(baselines)) + ("full_data" in settings.baselines)
     evaluate = side_by_side.shared(evaluate, sets * settings.networks)
+    if any(baseline.compared_by == "features" for baseline in asked):
+        evaluate += networks[0](0, 0, batch, train)  # an expert sees every training image once, in this process
     stages = {"experts": experts, "distill": distill, "evaluate": evaluate, "total": experts + distill + evaluate}
     by_clock, on_processors = (
         {stage: round(float(duration[column]), 3) for stage, duration in stages.items()} for column in (0, 1)

@@ -168,7 +168,7 @@ class Stages:
             # Earlier evaluations of this run that were killed have read the test split, too; they are counted.
             before = checkpoint.begin_evaluation(self.directory.checkpoints) if self._writes else 0
             with self.stopping.ending("in the evaluation"):
-                found = final(self._evaluator, subject, teachers, train, validation, known=self.known)
+                found = final(self._evaluator, subject, teachers, train, validation, known=self.known, crew=self.crew)
         summary = self._finish(learned, found, experts, warm, before) if self._writes else None
         shared = self.crew.share(None if summary is None else summary.to_json())
         return RunResult(directory=self.directory.path, summary=Summary.from_json(shared))
@@ -249,7 +249,7 @@ class Stages:
         """Prepares the initial set, or restores the state of a checkpoint, and makes all outer steps."""
         there = None if warm is None else warm.to(self.session.device)
         start = initial_state(self.plan, self.session, experts, teachers, train, there, ranks=self.crew.size)
-        if any(baseline.labels == "teacher" for baseline in asked_baselines(self.plan.config.eval.baselines)):
+        if any(baseline.needs_experts for baseline in asked_baselines(self.plan.config.eval.baselines)):
             with option_errors_at("eval.baselines"):  # checked now, not after the last outer step
                 _require_teachers(teachers, train)
         state, best = start.state, Best()
@@ -365,7 +365,7 @@ def _is_finite(distillation: Distillation[Any], learned: Learned) -> bool:
 
 
 def _require_teachers(teachers: ExpertTeachers, train: LabelledImages) -> None:
-    """Refuses baselines with teacher labels if the experts' last checkpoints were not kept.
+    """Refuses baselines that experts select or label if the experts' last checkpoints were not kept.
 
     Raises:
         OptionError: the checkpoints were not kept.
@@ -373,4 +373,4 @@ def _require_teachers(teachers: ExpertTeachers, train: LabelledImages) -> None:
     try:
         teachers.logits(train.images[:1])
     except OptionError as error:
-        raise OptionError(f"{error}, or leave baselines with teacher labels out") from error
+        raise OptionError(f"{error}, or leave out the baselines that experts select or label") from error

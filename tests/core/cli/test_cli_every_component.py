@@ -18,7 +18,7 @@ from ddfw_plugins.datasets.digits import Digits
 from ddfw_plugins.executors.cpu import CpuSession
 from ddfw_plugins.models.convnet import ConvNet
 
-ALL = ["distilled", "random_real", "random_real_teacher", "full_data"]
+ALL = ["distilled", "random_real", "random_real_teacher", "kmeans_real_teacher", "herding_real_teacher", "full_data"]
 
 
 def names(kind):
@@ -92,6 +92,7 @@ def test_every_source_and_augmentation_runs_with_its_defaults(run, here, traj, a
         ('["full_data"]', ["full_data"]),
         ('["random_real_teacher"]', ["random_real_teacher"]),
         ('["full_data", "random_real"]', ["random_real", "full_data"]),
+        ('["kmeans_pixels", "herding_real", "kmeans_real"]', ["kmeans_real", "herding_real", "kmeans_pixels"]),
     ],
 )
 def test_only_the_baselines_that_were_asked_for_are_judged(run, here, baselines, rows):
@@ -105,6 +106,17 @@ def test_only_the_baselines_that_were_asked_for_are_judged(run, here, baselines,
     assert [e["subject"] for e in tested] == subjects
     card = package.load(here / "run").card
     assert [r["subject"] for r in card["accuracies"]] == subjects
+
+
+@pytest.mark.parametrize("space", ["standard", "zca"])
+def test_a_run_of_some_classes_selects_by_features_of_its_own_experts(run, here, space):
+    """Broken: a selection would look for classes that a run does not have, or in another space than its experts saw."""
+    chosen = ["kmeans_real", "kmeans_real_teacher", "herding_real", "herding_real_teacher"]
+    words = ["--ipc", 4, "--set=data.classes=[3, 5, 8]", f"--set=data.space={space}"]
+    said = run("-q", *words, baselines=json.dumps(chosen))
+    assert said.code == 0, said.err
+    rows = {r["subject"]: r for r in summary(here)["rows"]}
+    assert [rows[name]["images"] for name in chosen] == [12, 9, 12, 9]  # 768 floats buy 12 · 64, or 9 · (64 + 3)
 
 
 def test_leaving_baselines_out_changes_no_other_figure(run, here):

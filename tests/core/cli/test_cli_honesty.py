@@ -12,12 +12,10 @@ import torch
 from torch.utils.data import DataLoader
 
 import ddfw as package
+from ddfw.pipeline.evaluation.baselines import BASELINES
 from ddfw_plugins.datasets.digits import Digits
 
-ALL = (
-    *("random_real", "random_real_teacher", "random_real_count", "random_real_teacher_count"),
-    *("kmeans_real", "herding_real", "full_data"),
-)
+ALL = tuple(BASELINES)
 
 
 def read(path):
@@ -92,6 +90,16 @@ def test_every_baseline_says_how_much_it_stores_and_how_often_it_was_judged(cros
         assert row["images"] == images
         assert row["floats"]["pixels"] == 64 * images
         assert row["floats"]["strict"] == 64 * images + (10 * images if "teacher" in name else 0)
+
+
+@pytest.mark.parametrize("word", ["kmeans_real", "herding_real", "kmeans_pixels"])
+def test_a_selection_by_name_is_the_row_of_the_run(ddfw, crossed, finished, word):
+    """Broken: `ddfw eval kmeans_real` would judge other images than the table's row of that name."""
+    said = ddfw("eval", word, "--like", crossed.out, "--experts-dir", finished.experts, "--json")
+    assert said.code == 0, said.err
+    (found,), row = said.events, read(crossed.out / "eval" / f"{word}.json")
+    for key in ("accuracies", "lr", "images", "floats"):
+        assert found[key] == row[key], key
 
 
 def test_other_networks_have_rows_files_and_a_table(crossed):

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 
+from ddfw.contracts.settings import EvalSettings
+
 
 def test_every_line_is_an_event_with_schema_name_and_time(streamed):
     """Broken: a program that reads the stream would stumble."""
@@ -37,7 +39,7 @@ def test_selections_happen_before_every_other_step_and_tests_only_at_the_end(str
     selections = [e for e in found if e["split"] == "validation" and e["subject"] == "distilled"]
     assert [e["step"] for e in selections] == [0, 2, 3]
     tests = [e for e in found if e["split"] == "test"]
-    assert found[-4:] == tests and len(tests) == 4
+    assert found[-6:] == tests and len(tests) == 6
     last_step = max(i for i, e in enumerate(streamed.said.events) if e["event"] == "step")
     assert all(streamed.said.events.index(t) > last_step for t in tests)
 
@@ -50,13 +52,13 @@ def test_the_selected_step_is_the_first_best_on_validation(streamed):
     assert json.loads((streamed.out / "summary.json").read_text())["selected_step"] == first
 
 
-def test_the_last_line_carries_the_summary_with_all_four_rows(streamed):
+def test_the_last_line_carries_the_summary_with_every_row(streamed):
     """Broken: a sweep could not collect its results from the stream."""
     last = streamed.said.events[-1]
     assert last["status"] == "finished" and last["directory"] == str(streamed.out)
     assert last["summary"] == json.loads((streamed.out / "summary.json").read_text())
     rows = last["summary"]["rows"]
-    assert [r["subject"] for r in rows] == ["distilled", "random_real", "random_real_teacher", "full_data"]
+    assert [r["subject"] for r in rows] == ["distilled", *EvalSettings().baselines]
     for row in rows:
         assert 0 <= row["mean"] <= 1 and row["std"] >= 0 and row["n"] == 2
         assert set(row["floats"]) == {"strict", "pixels"}

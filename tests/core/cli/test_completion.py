@@ -77,7 +77,7 @@ CASES = {
     "ddfw recipes show lss-mct-cifar100": {f"lss-mct-cifar100-ipc{n}" for n in (1, 10, 50)},
     "ddfw run lss-mct-cifar100": {f"lss-mct-cifar100-ipc{n}" for n in (1, 10, 50)},
     "ddfw eval runs/a --cross v": {"vgg11"},
-    "ddfw eval runs/a --baseline her": {"herding_real"},
+    "ddfw eval runs/a --baseline her": {"herding_real", "herding_real_teacher", "herding_pixels"},
     "ddfw export runs/a --format np": {"npz"},
     "ddfw experts import a --as m": {"mct", "mtt"},
     "ddfw pl": {"plugins"},

@@ -164,6 +164,26 @@ def test_teachers_give_each_experts_logits_at_an_epoch():
         teachers.logits(data.images, 4)
 
 
+def test_features_are_those_of_the_first_expert_after_its_last_epoch_and_repeat():
+    """Broken: coresets would be selected by another expert, by an unfinished one, or differ from run to run."""
+    _, network, data = network_and_data(torch.float32, n=1100)  # more than one piece
+    paths = torch.randn(2, 4, network.num_parameters, generator=torch.Generator().manual_seed(0))
+
+    class Experts:
+        num_experts, num_epochs = 2, 3
+
+        def snapshots(self, expert, epochs):
+            return paths[expert][list(epochs)]
+
+    before = torch.random.get_rng_state()
+    found = ExpertTeachers(network, Experts()).features(data.images)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    expected = [network.features(paths[0, 3], part) for part in data.images.split(1024)]
+    assert torch.equal(found, torch.cat(expected)) and not found.requires_grad
+    assert torch.equal(ExpertTeachers(network, Experts()).features(data.images), found)
+    assert all(not layer._forward_hooks for layer in network.module.modules())
+
+
 class Custom(AbstractModel):
     """A model around a given module."""
 

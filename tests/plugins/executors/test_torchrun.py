@@ -20,7 +20,7 @@ from ddfw_plugins.executors.torchrun import Torchrun
 COMMON = (
     *("model.depth=2", "model.width=8", "experts.count=3", "experts.epochs=2", "experts.lr=0.05", "outer.steps=5"),
     *("outer.syn_steps=5", "outer.step_size=0.05", "eval.networks=3", "eval.epochs=40", "eval.full_epochs=1"),
-    *("eval.every=5", "window.max_start=1", "window.start=1", 'eval.baselines=["random_real"]'),
+    *("eval.every=5", "window.max_start=1", "window.start=1", 'eval.baselines=["random_real", "kmeans_real_teacher"]'),
     *('run.precision="float64"', "outer.step_size_lr=1e-3"),
 )
 LSS = ("--param", "lss", "--traj", "mct", "--labels", "soft")
@@ -72,7 +72,7 @@ def require_same(folder: Path) -> None:
         assert (stores[0] / file).read_bytes() == (stores[1] / file).read_bytes(), file
     indices = [json.loads((store / "index.json").read_text()) for store in stores]
     assert indices[0] == indices[1]
-    for file in ("distilled", "random_real"):
+    for file in ("distilled", "random_real", "kmeans_real_teacher"):
         records = [json.loads((folder / name / "eval" / f"{file}.json").read_text()) for name in ("one", "two")]
         assert records[0]["accuracies"] == records[1]["accuracies"]
         assert len(records[0]["accuracies"]) == 3

@@ -26,6 +26,7 @@ from ddfw_plugins.models.alexnet import AlexNet
 from ddfw_plugins.models.convnet import ConvNet
 from ddfw_plugins.models.mlp import Mlp
 from ddfw_plugins.models.resnet18 import ResNet18
+from ddfw_plugins.models.torchvision import Torchvision
 from ddfw_plugins.models.vgg11 import Vgg11
 
 
@@ -66,6 +67,83 @@ ALEX, VGG = (128, 192, 256, 192, 192), (64, 128, 256, 256, 512, 512, 512, 512)
 def convolutions(channels, widths, kernels):
     pairs = zip((channels, *widths), widths, kernels, strict=False)
     return sum(before * after * kernel**2 + after for before, after, kernel in pairs)
+
+
+class Ending(nn.Module):
+    """A convolution and what follows it."""
+
+    def __init__(self, *after):
+        super().__init__()
+        self.first, self.after = nn.Conv2d(3, 4, 3), nn.Sequential(*after)
+
+    def forward(self, images):
+        return self.after(self.first(images))
+
+
+def hooked(module, theta, batch):
+    """What the last linear layer of a copy of the module is given, by a hook of PyTorch's."""
+    nn.utils.vector_to_parameters(theta, module.double().parameters())
+    seen, last = [], [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
+    with last.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0])):
+        module.eval()(batch)
+    return seen[-1].detach()
+
+
+@pytest.mark.parametrize(
+    ("model", "width"),
+    [
+        (ConvNet(depth=2, width=4), 4 * 64),
+        (Mlp(width=6), 6),
+        (AlexNet(width=4), 6 * 16),
+        (Vgg11(width=2), 16),
+        (ResNet18(width=4), 32),
+        (ResNet18(width=4, downsampling="average"), 32 * 16),
+        (Torchvision(arch="mobilenet_v3_small"), 1024),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "name") else None,
+)
+def test_features_are_what_the_last_linear_layer_is_given(model, width):
+    """Broken: coresets would be selected by something else than the features that papers take."""
+    network, theta, _ = ready(model, spec())
+    batch = images(spec())
+    found = network.features(theta, batch)
+    assert found.shape == (3, width) and found.dtype == torch.float64
+    assert close(found, hooked(model.build(spec()), theta, batch))
+    assert torch.equal(network.features(theta, batch), found)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        (nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        (nn.Linear(30, 5), nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten()),
+    ],
+    ids=["no linear layer", "a linear layer in the middle"],
+)
+def test_a_network_that_does_not_end_in_a_linear_layer_has_its_logits_as_features(after):
+    """Broken: a network of another form could not have coresets, or ones by something in its middle."""
+    network = Network(Ending(*after).double())
+    theta = torch.cat([p.detach().flatten() for p in network.module.parameters()])
+    batch = images(spec())
+    assert network.logits(theta, batch).shape == (3, 4)
+    assert torch.equal(network.features(theta, batch), network.logits(theta, batch))
+
+
+def test_features_are_found_where_the_last_layer_is_called_by_name_or_is_not_the_last_that_was_made():
+    """Broken: an unusual but correct network would end a run, or have features of an earlier layer."""
+
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.body = nn.Linear(7, 4), nn.Linear(3 * 32 * 32, 7)
+
+        def forward(self, images):
+            return self.head(input=self.body(images.flatten(1)).relu())
+
+    network = Network(Odd().double())
+    theta = torch.cat([p.detach().flatten() for p in network.module.parameters()])
+    batch = images(spec())
+    assert close(network.features(theta, batch), network.module.body(batch.flatten(1)).relu().detach())
 
 
 @pytest.mark.parametrize(

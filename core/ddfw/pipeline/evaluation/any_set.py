@@ -21,7 +21,7 @@ from ddfw.engine.experts import ExpertTeachers
 from ddfw.errors import DataError
 from ddfw.pipeline.adopt import given, matching_notes
 from ddfw.pipeline.evaluation.asked import Asked, resolved, say_what_is_asked
-from ddfw.pipeline.evaluation.baselines import BASELINES, Size, Subject, asked_baselines, full_data, real_baseline
+from ddfw.pipeline.evaluation.baselines import BASELINES, Size, Subject, asked_baselines, full_data, real_baselines
 from ddfw.pipeline.evaluation.evaluator import Evaluator
 from ddfw.pipeline.evaluation.final import final
 from ddfw.pipeline.evaluation.known_rows import known_rows
@@ -34,8 +34,6 @@ from ddfw.process.isolation import isolated
 
 if TYPE_CHECKING:
     import torch
-
-    from ddfw.contracts.labels import Teachers
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +66,7 @@ def evaluate(
             `eval.baseline_lrs` on the validation split.
         scores: DD-Ranking's too, which takes the full data, hard labels and networks without augmentation.
         data_root: where data sets look for their files.
-        experts_dir: where the experts are that label baselines.
+        experts_dir: where the experts are that select and label real images.
         quiet: no progress.
         trust: take all of a run's configuration, also if it was not run by this user here. Without it, such a
             configuration gives data without paths, network, augmentation and a protocol of bounded cost.
@@ -87,10 +85,10 @@ def evaluate(
     with announcer.opened(shown, Path(subject).parent), config.executor.open(setup.context()) as session:
         evaluator = Evaluator(setup=setup, session=session, announce=announcer, net=config.model.name)
         train, validation = (setup.encode(s, session.device) for s in (setup.splits.train, setup.splits.validation))
-        teachers = _teachers(setup, experts_dir, evaluator)
-        trained_on = _trained_on(asked, evaluator, train, validation, lr)
+        experts = _experts(asked, experts_dir, evaluator)
+        trained_on = _trained_on(asked, evaluator, experts, train, validation, lr)
         known = known_rows(experts_dir, Path(subject), session)
-        found = final(evaluator, trained_on, teachers, train, validation, own_budget=asked.own_budget, known=known)
+        found = final(evaluator, trained_on, experts, train, validation, own_budget=asked.own_budget, known=known)
         ranking = score(evaluator, trained_on, train, validation, own_budget=asked.own_budget) if scores else {}
     return Evaluation(
         reports=found.own,
@@ -106,12 +104,17 @@ def evaluate(
 
 
 def _trained_on(
-    asked: Asked, evaluator: Evaluator, train: LabelledImages, validation: LabelledImages, lr: float | None
+    asked: Asked,
+    evaluator: Evaluator,
+    experts: ExpertTeachers | None,
+    train: LabelledImages,
+    validation: LabelledImages,
+    lr: float | None,
 ) -> Subject:
     """What networks are trained on, with its learning rate."""
     setup = asked.setup
     if asked.found is None:
-        subject = _real(evaluator, asked.word, train, validation)
+        subject = _real(evaluator, asked.word, experts, train, validation)
     else:
         subject = _of_set(setup, asked.found, lr, evaluator.session.device)
         if asked.guessed:
@@ -133,31 +136,45 @@ def _protocol(run: ResolvedRun[RunConfig]) -> dict[str, Any]:
     return {"network": run.tables["model"], "augment": run.tables["augment"], "eval": run.tables["eval"]}
 
 
-def _teachers(setup: Setup, experts_dir: Path, evaluator: Evaluator) -> Teachers | None:
-    """The experts as labellers, where a baseline asks for them; they have to be there.
+def _experts(asked: Asked, experts_dir: Path, evaluator: Evaluator) -> ExpertTeachers | None:
+    """The experts, where a baseline or the word needs them: all to label images, the first alone to select them.
 
     Raises:
-        DataError: they are not.
+        DataError: they are not in their store.
     """
-    if not any(baseline.labels == "teacher" for baseline in asked_baselines(setup.config.eval.baselines)):
+    setup = asked.setup
+    names = {*setup.config.eval.baselines, *((asked.word,) if asked.word else ())}
+    needing = [baseline for baseline in asked_baselines([*names]) if baseline.needs_experts]
+    if not needing:
         return None
     expert_set = select_experts(setup, experts_dir)
+    labelling = any(baseline.labels == "teacher" for baseline in needing)
+    seeds = expert_set.seeds if labelling else expert_set.seeds[:1]
     there = expert_set.store.index()
-    if missing := [seed for seed in expert_set.seeds if seed not in there]:
+    if missing := [seed for seed in seeds if seed not in there]:
+        wanted = f"{len(missing)} of the {len(seeds)} experts that label" if labelling else "the expert that selects"
+        free = "" if labelling else "; kmeans_pixels and herding_pixels need none"
         raise DataError(
-            f"{expert_set.store.folder} lacks {len(missing)} of the {len(expert_set.seeds)} experts that label the "
-            "baseline; train them with `ddfw experts train`, or name their folder by --experts-dir"
+            f"{expert_set.store.folder} lacks {wanted} real images for {', '.join(b.name for b in needing)}; train "
+            f"experts with `ddfw experts train`, or name their folder by --experts-dir{free}"
         )
-    source = expert_set.store.source(expert_set.seeds, setup.network, evaluator.session.device, setup.dtype)
+    source = expert_set.store.source(seeds, setup.network, evaluator.session.device, setup.dtype)
     return ExpertTeachers(setup.network, source)
 
 
-def _real(evaluator: Evaluator, name: str, train: LabelledImages, validation: LabelledImages) -> Subject:
+def _real(
+    evaluator: Evaluator,
+    name: str,
+    experts: ExpertTeachers | None,
+    train: LabelledImages,
+    validation: LabelledImages,
+) -> Subject:
     """Real images that are selected here, with the best learning rate, or all of them."""
     if name == "full_data":
         return full_data(evaluator.setup, train)
     size = Size(floats=evaluator.setup.config.budget.floats(evaluator.setup.splits.spec), per_class=1)
-    return evaluator.with_best_lr(real_baseline(evaluator.setup, BASELINES[name], train, None, size), validation)
+    (subject,) = real_baselines(evaluator.setup, [BASELINES[name]], train, experts, size)
+    return evaluator.with_best_lr(subject, validation)
 
 
 def _of_set(setup: Setup, found: ImageSet, lr: float | None, device: torch.device) -> Subject:

@@ -247,18 +247,18 @@ def names_table(said: set[str], table: str) -> bool:
 
 
 def _require_space(found: ImageSet, config: RunConfig, said: set[str]) -> None:
-    """Refuses a training space that would be passed over, and experts that would label images of another one.
+    """Refuses a training space that would be passed over, and experts that would see images of another one.
 
     Raises:
         ConfigError: the set was learned in another space than asked for.
     """
     if found.space is None or found.space.kind == config.data.space:
         return
-    teachers = any(baseline.labels == "teacher" for baseline in asked_baselines(config.eval.baselines))
-    if teachers or names_table(said, "data.space"):
+    experts = any(baseline.needs_experts for baseline in asked_baselines(config.eval.baselines))
+    if experts or names_table(said, "data.space"):
         message = f"the set lives in the training space {found.space.kind!r}, which is used; leave data.space out"
-        if teachers:
-            message = f"the set lives in {found.space.kind!r}, the experts that would label baselines in another space"
+        if experts:
+            message = f"the set lives in {found.space.kind!r}, the experts that baselines need in another space"
         raise ConfigError((ConfigProblem(path="data.space", message=message),))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
-from ddfw.contracts.executor import LabelledImages
+from ddfw.contracts.executor import Crew, LabelledImages
 from ddfw.contracts.records import Baseline
 from ddfw.errors import config_error, did_you_mean
 from ddfw.randomness import Stream, derive_seed, generator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddfw.contracts.dataset import RealImages
-    from ddfw.contracts.labels import Teachers
+    from ddfw.engine.experts import ExpertTeachers
     from ddfw.pipeline.prepare import Plan, Setup
 
 #: What a learned set can be compared with, in the order of the table.
@@ -39,8 +39,24 @@ BASELINES: Mapping[str, Baseline] = {
             labels="teacher",
             equal="count",
         ),
-        Baseline(name="kmeans_real", title="k-means selection", selection="kmeans"),
-        Baseline(name="herding_real", title="herding selection", selection="herding"),
+        Baseline(name="kmeans_real", title="k-means real images", selection="kmeans", compared_by="features"),
+        Baseline(
+            name="kmeans_real_teacher",
+            title="k-means real + teacher labels",
+            selection="kmeans",
+            compared_by="features",
+            labels="teacher",
+        ),
+        Baseline(name="herding_real", title="herding real images", selection="herding", compared_by="features"),
+        Baseline(
+            name="herding_real_teacher",
+            title="herding real + teacher labels",
+            selection="herding",
+            compared_by="features",
+            labels="teacher",
+        ),
+        Baseline(name="kmeans_pixels", title="k-means real images (pixels)", selection="kmeans"),
+        Baseline(name="herding_pixels", title="herding real images (pixels)", selection="herding"),
         Baseline(name="full_data", title="full training data", selection="all", equal="nothing"),
     )
 }
@@ -143,28 +159,60 @@ def size_of(setup: Setup, subject: Subject, *, own_budget: bool) -> Size:
     return Size(floats=floats, per_class=-(-len(subject.data.images) // setup.splits.spec.num_classes))
 
 
-def real_baseline(
-    setup: Setup, baseline: Baseline, train: LabelledImages, teachers: Teachers | None, size: Size
-) -> Subject:
-    """Selected real images; the learning rate is the first of `eval.baseline_lrs`.
+def real_baselines(
+    setup: Setup,
+    asked: Sequence[Baseline],
+    train: LabelledImages,
+    experts: ExpertTeachers | None,
+    size: Size,
+    crew: Crew | None = None,
+) -> list[Subject]:
+    """Selected real images of each baseline that selects; the learning rate is the first of `eval.baseline_lrs`.
 
     Args:
         setup: configuration and data.
-        baseline: which images, with which labels; not all of them.
+        asked: the baselines; one of all images is left out.
         train: the training split in training space.
-        teachers: label the images where the baseline has teacher labels.
+        experts: give features to select by, and labels; None if no baseline needs experts.
         size: what the images have to be equal to, in floats or in number.
+        crew: the processes that work on the run: rank 0 selects, and all ranks get the same images.
     """
-    config, spec = setup.config, setup.splits.spec
-    per_class = baseline.images_per_class(spec, config.budget, size.floats, size.per_class)
-    assert baseline.selection != "all"
-    rows = select_real(setup.real(train), baseline.selection, per_class, config.run.seed)
-    images, targets = train.images[rows], train.targets[rows]
+    crew, features = crew or Crew(), None
+    if crew.rank == 0 and any(baseline.compared_by == "features" for baseline in asked):
+        assert experts is not None
+        features = experts.features(train.images)
+    found = []
+    for baseline in asked:
+        if baseline.selection == "all":
+            continue
+        per_class = baseline.images_per_class(setup.splits.spec, setup.config.budget, size.floats, size.per_class)
+        rows = None
+        if crew.rank == 0:
+            values = features if baseline.compared_by == "features" else None
+            seed = setup.config.run.seed
+            rows = select_real(setup.real(train), baseline.selection, per_class, seed, values).tolist()
+        found.append(_real_baseline(setup, baseline, train, experts, size, crew.share(rows)))
+    return found
+
+
+def _real_baseline(
+    setup: Setup,
+    baseline: Baseline,
+    train: LabelledImages,
+    experts: ExpertTeachers | None,
+    size: Size,
+    rows: Sequence[int],
+) -> Subject:
+    """The real images of these indices in the training split, with the labels of a baseline."""
+    import torch
+
+    config, spec, index = setup.config, setup.splits.spec, torch.tensor(rows)
+    images, targets = train.images[index], train.targets[index]
     pixels = len(rows) * spec.floats_per_image
     over = baseline.equal == "floats" and len(rows) * baseline.price(spec, config.budget) > size.floats
     if baseline.labels == "teacher":
-        assert teachers is not None
-        targets = teachers.logits(images).softmax(dim=2).mean(dim=0)
+        assert experts is not None
+        targets = experts.logits(images).softmax(dim=2).mean(dim=0)
     return Subject(
         name=baseline.name,
         data=LabelledImages(images=images, targets=targets),
@@ -174,18 +222,26 @@ def real_baseline(
     )
 
 
-def select_real(real: RealImages, how: Literal["random", "kmeans", "herding"], per_class: int, seed: int) -> Tensor:
+def select_real(
+    real: RealImages,
+    how: Literal["random", "kmeans", "herding"],
+    per_class: int,
+    seed: int,
+    values: Tensor | None = None,
+) -> Tensor:
     """Indices [m · per_class] of real training images, class by class.
 
     `kmeans` takes the image nearest to the centre of each of `per_class` clusters of a class; `herding` takes, one
-    after another, the image that brings the mean of those taken nearest to the mean of the class. Both work on the
-    values of the images in training space. Where a class has fewer images, they come again.
+    after another, the image that brings the mean of those taken nearest to the mean of the class. Where a class has
+    fewer images, they come again.
 
     Args:
         real: the training split.
         how: the selection.
         per_class: images of each class.
         seed: of random picks and of k-means.
+        values: [n, d] by which k-means and herding compare the n images; None for those in training space.
+
     Source: herding: Welling, Herding Dynamical Weights to Learn, ICML 2009.
     """
     if how == "random":
@@ -193,33 +249,34 @@ def select_real(real: RealImages, how: Literal["random", "kmeans", "herding"], p
     import torch
 
     rows = []
+    values = real.images.flatten(1) if values is None else values
     for label in range(real.num_classes):
         members = (real.labels == label).nonzero().flatten().cpu()
-        features = real.images[members.to(real.images.device)].flatten(1).float().cpu()
+        own = values[members.to(values.device)].float().cpu()
         count = min(per_class, len(members))
-        chosen = _herded(features, count) if how == "herding" else _central(features, count, seed, label)
+        chosen = _herded(own, count) if how == "herding" else _central(own, count, seed, label)
         repeats = -(-per_class // count)
         rows.append(members[chosen].repeat(repeats)[:per_class])
     return torch.cat(rows)
 
 
-def _herded(features: Tensor, count: int) -> Tensor:
+def _herded(values: Tensor, count: int) -> Tensor:
     """Greedy: after k picks of sum s, the image x that minimises ‖(k + 1)·mean − s − x‖, each at most once."""
     import torch
 
-    mean, total = features.mean(dim=0), torch.zeros_like(features[0])
-    free = torch.ones(len(features), dtype=torch.bool)
+    mean, total = values.mean(dim=0), torch.zeros_like(values[0])
+    free = torch.ones(len(values), dtype=torch.bool)
     chosen = []
     for k in range(count):
-        distance = ((k + 1) * mean - total - features).square().sum(dim=1)
+        distance = ((k + 1) * mean - total - values).square().sum(dim=1)
         pick = int(distance.masked_fill(~free, torch.inf).argmin())
         free[pick] = False
-        total = total + features[pick]
+        total = total + values[pick]
         chosen.append(pick)
     return torch.tensor(chosen)
 
 
-def _central(features: Tensor, count: int, seed: int, label: int) -> Tensor:
+def _central(values: Tensor, count: int, seed: int, label: int) -> Tensor:
     """The image nearest to each k-means centre; one that is taken already gives way to the next nearest."""
     import torch
     from sklearn.cluster import KMeans
@@ -227,9 +284,9 @@ def _central(features: Tensor, count: int, seed: int, label: int) -> Tensor:
     state = derive_seed(seed, Stream.BASELINE, label) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer different images than clusters; the picks below are different anyway
-        found = KMeans(n_clusters=count, n_init=3, random_state=state).fit(features.numpy())
-    centres = torch.from_numpy(found.cluster_centers_).to(features.dtype)
-    distances = torch.cdist(centres, features)
+        found = KMeans(n_clusters=count, n_init=3, random_state=state).fit(values.numpy())
+    centres = torch.from_numpy(found.cluster_centers_).to(values.dtype)
+    distances = torch.cdist(centres, values)
     chosen: list[int] = []
     for row in distances:
         row[chosen] = torch.inf

@@ -11,12 +11,12 @@ from attrs import evolve, frozen
 from ddfw.contracts.observer import EvaluationReport
 from ddfw.engine.inner import build_module
 from ddfw.errors import DivergedError, option_errors_at
-from ddfw.pipeline.evaluation.baselines import Subject, asked_baselines, full_data, real_baseline, size_of
+from ddfw.pipeline.evaluation.baselines import Subject, asked_baselines, full_data, real_baselines, size_of
 
 if TYPE_CHECKING:
     from ddfw.artifacts.row_cache import CachedRow
-    from ddfw.contracts.executor import ExecutorContext, LabelledImages
-    from ddfw.contracts.labels import Teachers
+    from ddfw.contracts.executor import Crew, ExecutorContext, LabelledImages
+    from ddfw.engine.experts import ExpertTeachers
     from ddfw.pipeline.evaluation.evaluator import Evaluator
     from ddfw.pipeline.evaluation.known_rows import KnownRows
     from ddfw.pipeline.prepare import Setup
@@ -45,12 +45,13 @@ class FinalReports:
 def final(
     evaluator: Evaluator,
     distilled: Subject,
-    teachers: Teachers | None,
+    experts: ExpertTeachers | None,
     train: LabelledImages,
     validation: LabelledImages,
     *,
     own_budget: bool = True,
     known: KnownRows | None = None,
+    crew: Crew | None = None,
 ) -> FinalReports:
     """Evaluates a set, the baselines of `eval.baselines` and the networks of `[cross]` on the test split.
 
@@ -60,17 +61,18 @@ def final(
     Args:
         evaluator: for the run's own network.
         distilled: the set to evaluate.
-        teachers: give the labels of baselines with teacher labels; None if there is no such baseline.
+        experts: select and label images of baselines; None if no baseline needs them.
         train: the training split in training space.
         validation: the validation split in training space, by which the baselines' learning rates are chosen.
         own_budget: whether the set was made for the configuration's budget; if not, baselines may store as many
             floats as the set does.
         known: rows of baselines that other runs measured, which are not measured again; None to measure all.
+        crew: the processes that work on the run; None for this one alone.
     """
     setup, settings = evaluator.setup, evaluator.settings
     size = size_of(setup, distilled, own_budget=own_budget)
     asked = asked_baselines(settings.baselines)
-    baselines = [real_baseline(setup, b, train, teachers, size) for b in asked if b.selection != "all"]
+    baselines = real_baselines(setup, asked, train, experts, size, crew)
     whole = [full_data(setup, train)] if any(b.selection == "all" for b in asked) else []
     own = [_Row(subject=distilled)]
     for row in _chosen(evaluator, [*baselines, *whole], validation, known):

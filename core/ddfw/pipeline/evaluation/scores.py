@@ -9,7 +9,7 @@ from attrs import evolve
 from ddfw.contracts.augmentation import IdentityAugmentation
 from ddfw.contracts.executor import LabelledImages
 from ddfw.engine import ranking
-from ddfw.pipeline.evaluation.baselines import BASELINES, Subject, full_data, real_baseline, size_of
+from ddfw.pipeline.evaluation.baselines import BASELINES, Subject, full_data, real_baselines, size_of
 from ddfw.pipeline.evaluation.evaluator import Evaluator
 
 
@@ -45,10 +45,8 @@ def score(
     targets = subject.data.targets
     classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
     hard = evolve(subject, data=evolve(subject.data, targets=classes))
-    randoms = {
-        "floats": real_baseline(setup, BASELINES["random_real"], train, None, size),
-        "count": real_baseline(setup, BASELINES["random_real_count"], train, None, size),
-    }
+    asked = [BASELINES[name] for name in ("random_real", "random_real_count")]
+    randoms = dict(zip(("floats", "count"), real_baselines(setup, asked, train, None, size), strict=True))
 
     def mean(of: Evaluator, what: Subject) -> float:
         return of.test(what, test).mean

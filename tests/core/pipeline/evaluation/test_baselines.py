@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from torch import nn
 
 from ddfw.config.load import configure, resolve
 from ddfw.contracts.dataset import RealImages
+from ddfw.contracts.executor import Crew
+from ddfw.engine.experts import ExpertTeachers
+from ddfw.engine.inner import Network
 from ddfw.errors import ConfigError, DivergedError
-from ddfw.pipeline.evaluation.baselines import BASELINES, Size, asked_baselines, full_data, real_baseline, select_real
+from ddfw.pipeline.evaluation.baselines import BASELINES, Size, asked_baselines, full_data, real_baselines, select_real
 from ddfw.pipeline.evaluation.evaluator import Evaluator
 from ddfw.pipeline.prepare import set_up
-from ddfw.randomness import Stream, generator
+from ddfw.randomness import Stream, derive_seed, generator
 
 HOW = ("random", "kmeans", "herding")
 
@@ -136,14 +143,138 @@ def test_images_that_are_all_alike_are_selected_without_a_warning(how):
     assert real.labels[rows].tolist() == [0, 0, 0, 1, 1, 1] and len(rows.unique()) == 6
 
 
+# --- in features --------------------------------------------------------------------------------------------------
+
+
+def of(network, dtype=torch.float32, seed=0):
+    """An expert whose only checkpoint has random parameters, as teachers."""
+    theta = torch.randn(network.num_parameters, generator=torch.Generator().manual_seed(seed), dtype=dtype) / 4
+    return ExpertTeachers(
+        network, SimpleNamespace(num_experts=1, num_epochs=0, snapshots=lambda e, epochs: theta[None])
+    )
+
+
+def central(features, count, seed, label):
+    """For each centre of scikit-learn's k-means, in turn, the nearest row that is left."""
+    state = derive_seed(seed, Stream.BASELINE, label) % 2**32
+    centres = KMeans(n_clusters=count, n_init=3, random_state=state).fit(features).cluster_centers_
+    chosen = []
+    for centre in centres:
+        away = [(float(np.linalg.norm(row - centre)), i) for i, row in enumerate(features) if i not in chosen]
+        chosen.append(min(away)[1])
+    return chosen
+
+
+@pytest.mark.parametrize("how", ["kmeans", "herding"])
+@pytest.mark.parametrize("per_class", [1, 5])
+def test_digits_are_selected_by_features_as_a_restatement_selects_them_and_not_as_by_pixels(
+    setup, train, how, per_class
+):
+    """Broken: a coreset by features would be one by pixels, or another than its name says."""
+    features = of(setup.network).features(train.images)
+    real = setup.real(train)
+    rows = select_real(real, how, per_class, 4, features).view(10, per_class)
+    for label in range(10):
+        members = (train.targets == label).nonzero().flatten()
+        own = features[members].numpy()
+        expected = herded(own.astype(float), per_class) if how == "herding" else central(own, per_class, 4, label)
+        assert rows[label].tolist() == members[expected].tolist()
+    assert not torch.equal(rows.flatten(), select_real(real, how, per_class, 4))
+
+
+@pytest.mark.parametrize("ipc", [1, 3, 10])
+def test_a_network_whose_features_are_the_pixels_selects_as_pixels_do(setup, train, ipc):
+    """Broken: the two selections would differ by more than what they compare."""
+    setup = setup.with_config(evolve(setup.config, budget=evolve(setup.config.budget, ipc=ipc)))
+    experts = of(Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 10))))
+    for how in ("kmeans", "herding"):
+        by_features, by_pixels = (
+            one(setup, f"{how}_{by}", train, experts if by == "real" else None, equal(setup, ipc))
+            for by in ("real", "pixels")
+        )
+        assert torch.equal(by_features.data.images, by_pixels.data.images)
+        assert torch.equal(by_features.data.targets, by_pixels.data.targets)
+
+
+def test_teacher_labels_of_a_coreset_are_the_experts_mean_probabilities_and_are_paid_for(setup, train):
+    """Broken: labels would be those of other images, or free under strict accounting."""
+    experts = of(setup.network)
+    hard, soft = (
+        one(setup, name, train, experts, equal(setup, 9)) for name in ("herding_real", "herding_real_teacher")
+    )
+    assert len(hard.data.images) == 30 and len(soft.data.images) == 20  # 1,920 floats buy 30 · 64, or 20 · (64 + 10)
+    # Herding takes one image after another, so the fewer ones are the first of the more.
+    first = hard.data.images.view(10, 3, -1)[:, :2]
+    assert torch.equal(soft.data.images.view(10, 2, -1), first)
+    expected = experts.logits(soft.data.images)[0].softmax(dim=1)
+    torch.testing.assert_close(soft.data.targets, expected)
+    free = setup.with_config(evolve(setup.config, budget=evolve(setup.config.budget, accounting="pixels")))
+    assert len(one(free, "herding_real_teacher", train, experts, equal(free, 9)).data.images) == 30
+
+
+def test_experts_see_the_training_images_once_for_all_selections_and_only_where_one_needs_them(setup, train):
+    """Broken: every row would cost a pass over the training split, or runs without coresets one as well."""
+    seen = []
+
+    class Counting(Teachers):
+        def features(self, images):
+            seen.append(len(images))
+            return super().features(images)
+
+    real_baselines(setup, [*BASELINES.values()], train, Counting(), equal(setup, 2))
+    assert seen == [len(train.images)]
+    real_baselines(setup, [b for b in BASELINES.values() if not b.needs_experts], train, Counting(), equal(setup, 2))
+    assert len(seen) == 1
+
+
+def test_other_ranks_of_a_crew_take_the_images_that_rank_0_selected(setup, train):
+    """Broken: ranks whose features differ in last bits would train on different images and share one row."""
+    shared = []
+
+    class First(Crew):
+        size = 2
+
+        def share(self, value):
+            shared.append(value)
+            return value
+
+    class Second(Crew):
+        rank, size = 1, 2
+
+        def share(self, value):
+            assert value is None
+            return shared.pop(0)
+
+    class Blind(Teachers):
+        def features(self, images):
+            raise AssertionError("only rank 0 looks")
+
+    asked = [BASELINES[name] for name in ("random_real", "kmeans_real", "herding_real_teacher")]
+    first = real_baselines(setup, asked, train, Teachers(), equal(setup, 2), First())
+    second = real_baselines(setup, asked, train, Blind(), equal(setup, 2), Second())
+    for a, b in zip(first, second, strict=True):
+        assert a.name == b.name and torch.equal(a.data.images, b.data.images)
+        assert torch.equal(a.data.targets, b.data.targets)
+
+
 # --- baselines ----------------------------------------------------------------------------------------------------
 
 
 class Teachers:
-    """Two networks that are sure of nothing."""
+    """Two networks that are sure of nothing; the features of images are a few sums of their pixels."""
 
     def logits(self, images):
         return torch.zeros(2, len(images), 10)
+
+    def features(self, images):
+        mix = torch.randn(images[0].numel(), 5, generator=generator(3, Stream.BASELINE))
+        return images.flatten(1) @ mix
+
+
+def one(setup, name, train, experts, size):
+    """The baseline of a name."""
+    (found,) = real_baselines(setup, [BASELINES[name]], train, experts, size)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +301,7 @@ def test_an_unknown_baseline_is_refused_with_the_nearest_one():
 @pytest.mark.parametrize("name", [name for name, baseline in BASELINES.items() if baseline.selection != "all"])
 def test_a_baseline_has_equal_floats_or_equal_number(setup, train, name):
     """Broken: real images would be compared with a set that stores more, or less."""
-    found = real_baseline(setup, BASELINES[name], train, Teachers(), equal(setup, 7))
+    found = one(setup, name, train, Teachers() if BASELINES[name].needs_experts else None, equal(setup, 7))
     labels = 10 if "teacher" in name else 0
     per_class = 7 if name.endswith("_count") else 3 * 64 // (64 + labels)
     assert len(found.data.images) == len(found.data.targets) == 10 * per_class
@@ -187,8 +318,8 @@ def test_a_baseline_has_equal_floats_or_equal_number(setup, train, name):
 
 def test_more_random_images_contain_the_fewer_ones(setup, train):
     """Broken: baselines of two sizes would differ by luck as well."""
-    few = real_baseline(setup, BASELINES["random_real_count"], train, None, equal(setup, 1))
-    assert real_baseline(setup, BASELINES["random_real"], train, None, equal(setup, 1)).data.images.shape[0] == 30
+    few = one(setup, "random_real_count", train, None, equal(setup, 1))
+    assert one(setup, "random_real", train, None, equal(setup, 1)).data.images.shape[0] == 30
     assert few.data.images.shape[0] == 10
 
 
@@ -217,7 +348,7 @@ def test_the_best_rate_of_validation_is_taken_ties_go_to_the_smaller_and_diverge
         config = evolve(setup.config, eval=evolve(setup.config.eval, baseline_lrs=tuple(accuracies)))
         return Evaluator(setup=setup.with_config(config), session=Session(), announce=Announced(), net="x")
 
-    subject = real_baseline(setup, BASELINES["random_real"], train, None, equal(setup, 1))
+    subject = one(setup, "random_real", train, None, equal(setup, 1))
     assert judge({0.3: 0.5, 0.1: 0.5, 0.2: 0.4}).with_best_lr(subject, train).lr == 0.1
     assert judge({0.3: None, 0.1: 0.2, 0.2: 0.4}).with_best_lr(subject, train).lr == 0.2
     assert judge({0.3: None, 0.1: 0.2}).with_best_lr(subject, train).selected_by == "validation"
