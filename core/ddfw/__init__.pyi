@@ -71,6 +71,7 @@ from .config.extensions import owner_of as owner_of
 from .config.extensions import recipe_folders as recipe_folders
 from .config.files import read_toml as read_toml
 from .config.files import structured as structured
+from .config.layers import nested as nested
 from .config.listing import listing as listing
 from .config.load import Configured as Configured
 from .config.load import config_text as config_text

@@ -48,19 +48,7 @@ def planned(
         DataError: the data set is missing or damaged.
     """
     with errors_in(comparison.file):
-        return _planned(comparison, variant, places, _nested(chosen or {}))
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables in which dotted paths have these values."""
-    tables: dict[str, Any] = {}
-    for path, value in values.items():
-        *above, last = path.split(".")
-        table = tables
-        for key in above:
-            table = table.setdefault(key, {})
-        table[last] = value
-    return tables
+        return _planned(comparison, variant, places, ddfw.nested(chosen or {}))
 
 
 def _planned(comparison: Comparison, variant: Variant, places: ddfw.Places, chosen: Mapping[str, Any]) -> Planned:
