@@ -230,7 +230,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     total = read(data_table(args), args).spec.num_classes
     tasks = [prepared(tuple(range(c, min(c + 2, total))), total, args) for c in range(0, total - total % 2, 2)]
     sys.stderr.write(f"{len(tasks)} sets are distilled\n")
-    seeds = []
+    seeds = list[dict[str, Any]]()
     for seed in range(args.seeds):
         order = [tasks[k] for k in torch.randperm(len(tasks), generator=torch.Generator().manual_seed(seed)).tolist()]
         figures = {memory: accuracies(order, memory, seed, args) for memory in MEMORIES}
