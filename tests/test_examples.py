@@ -117,11 +117,10 @@ def test_a_memory_of_random_images_stores_no_fewer_floats_than_the_distilled_one
     """Broken: the distilled memory would be given more room than what it is compared with."""
     floats, images = task.floats, {name: len(kept.pixels) for name, kept in task.kept.items()}
     one_more_of_each_class = 2 * task.train.pixels[0].numel()
-    assert floats["start"] == floats["distilled"] == task.learned.card["floats"]["strict"]
+    assert floats["start"] == floats["last"] == floats["distilled"] == task.learned.card["floats"]["strict"]
     assert floats["distilled"] <= floats["random_floats"] < floats["distilled"] + one_more_of_each_class
-    assert (
-        images["random_count"] == images["start"] == images["distilled"] == len(task.learned) > images["random_floats"]
-    )
+    assert images["random_count"] == images["start"] == images["last"] == images["distilled"] == len(task.learned)
+    assert len(task.learned) > images["random_floats"]
     assert floats["nothing"] == images["nothing"] == 0
     for name in ("random_floats", "random_count", "everything"):  # hard labels of whole images cost nothing
         assert floats[name] == task.kept[name].pixels.numel()
@@ -135,7 +134,18 @@ def test_the_set_of_a_task_knows_its_own_classes_alone(task):
         assert not kept.targets[:, others].any()
     distilled = task.kept["distilled"].targets
     assert distilled[:, [7, 3]].equal(task.learned.targets)
-    assert distilled.sum(dim=1).allclose(distilled.new_ones(len(distilled)))
+    for name in ("distilled", "last"):
+        sums = task.kept[name].targets.sum(dim=1)
+        assert sums.allclose(sums.new_ones(len(sums)))
+
+
+def test_the_memory_of_the_last_step_is_whole_and_has_moved(task):
+    """Broken: the row of the last step would stand for a part of the set, or for another step."""
+    start, last = task.kept["start"].pixels, task.kept["last"].pixels
+    assert last.shape == start.shape == (len(task.learned), 1, 8, 8)
+    assert not last.allclose(start, atol=1e-4)
+    if task.learned.step == 2:  # then the last step is the selected one
+        assert last.allclose(task.kept["distilled"].pixels, atol=1e-5)
 
 
 def test_learned_images_come_back_from_pixels_to_their_training_space(incremental, task):
@@ -153,7 +163,8 @@ def test_the_memories_print_what_their_json_holds(incremental, tmp_path, capsys)
     assert found["tasks"] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     for name, memory in found["memories"].items():
         line = next(line for line in printed.splitlines() if line.startswith(memory["title"]))
-        assert all(percent(value["mean"]) in line for value in (*memory["after_task"], memory["average"]))
+        left = [] if name == "nothing" else [memory["alone"]]
+        assert all(percent(value["mean"]) in line for value in (*memory["after_task"], memory["average"], *left))
         last = [entry["accuracies"][name][-1] for entry in found["seeds"]]
         assert memory["after_task"][-1] == pytest.approx(
             {"mean": statistics.fmean(last), "std": statistics.stdev(last)}
@@ -161,6 +172,12 @@ def test_the_memories_print_what_their_json_holds(incremental, tmp_path, capsys)
     for entry in found["seeds"]:
         assert sorted(entry["order"]) == found["tasks"]
         assert len({curve[0] for curve in entry["accuracies"].values()}) == 1
+        assert entry["alone"].keys() == found["memories"].keys() - {"nothing"}
+    learned, start = ([entry["alone"][name] for entry in found["seeds"]] for name in ("last", "start"))
+    gained = [a - b for a, b in zip(learned, start, strict=True)]
+    assert found["alone_minus_start"] == pytest.approx(
+        {"mean": statistics.fmean(gained), "std": statistics.stdev(gained)}
+    )
     with Image.open(tmp_path / "c.png") as drawn:
         assert drawn.size == (760, 400)
 

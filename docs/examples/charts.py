@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 GREY, PALE = "#8a8a8a", "#e4e4e4"
 #: Colours that people who do not tell red from green tell apart (Okabe and Ito).
-COLOURS = (GREY, "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#009e73")
+COLOURS = (GREY, "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#009e73", "#0072b2")
 #: Points on a line, or alone: filled circles with a white rim.
 DOTS: dict[str, Any] = {"marker": "o", "markeredgecolor": "white", "clip_on": False}
 
