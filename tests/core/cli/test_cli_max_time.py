@@ -227,8 +227,8 @@ def test_max_time_holds_for_a_whole_comparison(ddfw, here, monkeypatch):
     (here / "c.toml").write_text('[comparison]\nseeds = [0, 1]\n[variants.one]\nparam = { name = "pixel" }\n')
     monkeypatch.setattr("ddfw.run", run)
     monkeypatch.setattr("ddfw_plugins.commands.compare.runner.monotonic", lambda: clock[0])
-    monkeypatch.setattr("ddfw_plugins.commands.compare.runner._record", lambda *args: {})
-    monkeypatch.setattr("ddfw_plugins.commands.compare.runner.markdown", lambda record: "")
+    for name in ("finished_run", "record_of", "write_all"):
+        monkeypatch.setattr(f"ddfw_plugins.commands.compare.runner.{name}", lambda *args: {})
     (here / "runs" / "c").mkdir(parents=True)
     ddfw("compare", "c.toml", "-q", "--max-time", "1m").refused(75, "time is over")
     assert given == [60, 20]

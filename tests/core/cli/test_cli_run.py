@@ -15,7 +15,14 @@ from ddfw.config.layers import gather
 from ddfw.config.load import structured_config
 from ddfw.pipeline.report.summary import subject_title
 
-SUBJECTS = ["distilled", "random_real", "random_real_teacher", "kmeans_real_teacher", "full_data"]
+SUBJECTS = [
+    "distilled",
+    "random_real",
+    "random_real_teacher",
+    "kmeans_real_teacher",
+    "herding_real_teacher",
+    "full_data",
+]
 
 
 def summary(folder):
@@ -57,7 +64,7 @@ def test_baselines_stay_within_the_budget_or_say_so(finished):
     """Broken: a method would be compared with images that it could not have afforded – or too few."""
     rows = {r["subject"]: r for r in summary(finished.out)["rows"]}
     assert rows["random_real"]["floats"] == {"strict": 640, "pixels": 640} and rows["random_real"]["images"] == 10
-    for name in ("random_real_teacher", "kmeans_real_teacher"):
+    for name in ("random_real_teacher", "kmeans_real_teacher", "herding_real_teacher"):
         assert rows[name]["floats"] == {"strict": 740, "pixels": 640} and rows[name]["images"] == 10
         assert any("budget" in note for note in rows[name]["notes"])
     # 1,797 images, a fifth of each class for the test, a tenth of the rest for validation.

@@ -8,18 +8,20 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from attrs import frozen
 
 from ddfw_plugins.commands.compare.files import ComparisonSettings, Contrast
 from ddfw_plugins.commands.compare.finished import FinishedRun
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 #: Places of seeds, and a figure for each row of them.
-Rows: TypeAlias = npt.NDArray[np.int64]
-Figures: TypeAlias = npt.NDArray[np.float64]
+Rows: TypeAlias = "npt.NDArray[np.int64]"
+Figures: TypeAlias = "npt.NDArray[np.float64]"
 
 #: Share of the bootstrap's differences that an interval holds.
 CONFIDENCE = 0.95
@@ -166,6 +168,8 @@ def _value(
 
 def _difference(contrast: Contrast, values: Mapping[str, Sequence[float]]) -> tuple[float, tuple[float, float] | None]:
     """The difference over all seeds, and its bootstrap interval; None where there are too few seeds."""
+    import numpy as np
+
     there = {name: np.array(each) for name, each in values.items()}
     n = len(next(iter(there.values())))
 
@@ -194,6 +198,8 @@ def interval_of(statistic: Callable[[Rows], Figures], n: int) -> tuple[float, fl
         The bounds that `CONFIDENCE` of the resampled values lie within. With five seeds it is narrower than a t
         interval: read it as a guide.
     """
+    import numpy as np
+
     found = statistic(_draws(n))
     edge = (1 - CONFIDENCE) / 2
     low, high = np.quantile(found, [edge, 1 - edge], method="inverted_cdf")  # of what was drawn, nothing between
@@ -203,6 +209,8 @@ def interval_of(statistic: Callable[[Rows], Figures], n: int) -> tuple[float, fl
 @cache
 def _draws(n: int) -> Rows:
     """Ways [R, n] to draw n seeds with replacement: all of them where there are few."""
+    import numpy as np
+
     if n**n <= RESAMPLES:
         return np.array(list(itertools.product(range(n), repeat=n)))
     rng = random.Random(0)  # the same draws for the same runs, always

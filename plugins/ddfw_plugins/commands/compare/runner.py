@@ -104,7 +104,7 @@ class _Running:
     max_seconds: float | None
     runs: dict[tuple[str, int], FinishedRun] = field(factory=dict)
     tried: dict[tuple[str, int], Trial] = field(factory=dict)
-    began: float = field(factory=monotonic)
+    began: float = field(factory=lambda: monotonic())
     first: bool = True
 
     @property
@@ -176,10 +176,9 @@ class _Running:
             accuracy = None
         else:
             self.first = self.first and result.already_finished
-            accuracy = result.summary.selected_accuracy
+            accuracy = None if job.trial is None else result.summary.selected_accuracy
             if job.trial is None:
-                found = finished_run(name, job.config, result, job.step_gradients)
-                self.runs[name, found.seed] = found
+                self.runs[name, job.config.run.seed] = finished_run(name, job.config, result, job.step_gradients)
         if job.trial is not None:
             self.tried[name, job.trial] = Trial(
                 variant=name,
