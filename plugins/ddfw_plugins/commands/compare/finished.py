@@ -77,6 +77,7 @@ class FinishedRun:
         """The run as it stands in comparison.json."""
         return {
             **{name: getattr(self, name) for name in _PLAIN},
+            "look_networks": self.look_networks,
             "sources": dict(self.sources),
             "versions": dict(self.versions),
             "summary": self.summary.to_json(),
@@ -93,13 +94,13 @@ class FinishedRun:
         columns = [table["curve"][name] for name in _COLUMNS]
         looks = [Look(**dict(zip(_COLUMNS, row, strict=True))) for row in zip(*columns, strict=True)]
         return cls(
-            **{name: table[name] for name in (*_PLAIN, "sources", "versions")},
+            **{name: table[name] for name in (*_PLAIN, "look_networks", "sources", "versions")},
             summary=ddfw.Summary.from_json(table["summary"]),
             curve=tuple(looks),
         )
 
 
-_PLAIN = ("variant", "seed", "settings", "networks", "look_networks", "space", "step_gradients")
+_PLAIN = ("variant", "seed", "settings", "networks", "space", "step_gradients")
 _COLUMNS = ("step", "accuracy", "loss", "step_size")
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-#: Places of seeds, and a figure for each row of them.
-Rows: TypeAlias = "npt.NDArray[np.int64]"
-Figures: TypeAlias = "npt.NDArray[np.float64]"
+    #: Places of seeds, and a figure for each row of them.
+    Rows: TypeAlias = npt.NDArray[np.int64]
+    Figures: TypeAlias = npt.NDArray[np.float64]
 
 #: Share of the bootstrap's differences that an interval holds.
 CONFIDENCE = 0.95

@@ -313,7 +313,7 @@ MISTAKES = {
         ["contrasts.better", "Did you mean 'spaces'?"],
     ),
     "contrast of nothing": (TEXT + CONTRAST.replace('["pixels"]', "[]"), ["contrasts.better.plus", "at least 1"]),
-    "unknown measure": (TEXT + CONTRAST + 'measure = "acuracy"\n', ["contrasts.better.measure", "accuracy"]),
+    "unknown measure": (TEXT + CONTRAST + 'measure = "speed"\n', ["contrasts.better.measure", "accuracy"]),
     "chart of nobody": (
         TEXT + '\n[charts.a]\ntitle = "t"\nvariants = ["pixel"]\n',
         ["charts.a", "Did you mean 'pixels'?"],
