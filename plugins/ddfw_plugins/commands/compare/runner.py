@@ -16,7 +16,7 @@ from typing import Any
 from attrs import define, field
 
 import ddfw
-from ddfw import ConfigError, DirectoryInUseError, DivergedError
+from ddfw import ConfigError, DirectoryInUseError, DivergedError, StoppedError
 from ddfw_plugins.commands.compare.files import Comparison, Variant
 from ddfw_plugins.commands.compare.finished import (
     FinishedRun,
@@ -148,13 +148,17 @@ class _Running:
                 if not waited:
                     self.say(f"\n{len(left)} of {len(asked)} are being run by other processes; waiting for them")
                 waited = True
+                if self.max_seconds is not None and monotonic() - self.began >= self.max_seconds:
+                    raise StoppedError(
+                        "time is over: other processes run what is left; the same command goes on from there"
+                    )
                 time.sleep(WAIT)
             if left:
                 self.read(finished_elsewhere=True)
 
     def _stands(self, job: Job) -> bool:
-        """Whether a job's outcome stands in comparison.json, and there is no directory that would have to agree."""
-        if (job.places.out / "config.toml").exists():  # type: ignore[operator]
+        """Whether a job's outcome stands in comparison.json; a run's directory has to agree where it is there."""
+        if job.trial is None and (job.places.out / "config.toml").exists():  # type: ignore[operator]
             return False
         key = (job.variant.name, job.config.run.seed if job.trial is None else job.trial)
         known = self.runs.get(key) if job.trial is None else self.tried.get(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -116,6 +117,15 @@ def test_a_trial_that_diverges_is_the_worst(done):
     assert done.record["chosen"]["spaces"] == {"param.lr": 3.0}
 
 
+def test_trials_that_ended_are_not_made_again(ddfw, done, here):
+    """Broken: a rate that diverged after an hour would cost that hour at every call."""
+    copy = shutil.copytree(done.out, here / "out")
+    before = {p: p.stat().st_mtime_ns for p in copy.glob("*/trial-*/metrics.jsonl")}
+    said = ddfw(*command(done.place, copy), "-q")
+    assert said.code == 0, said.err
+    assert len(before) == 4 and {p: p.stat().st_mtime_ns for p in before} == before
+
+
 def test_settings_can_be_taken_over_from_another_variant(done):
     """Broken: an ablation would differ from its model in more than it says."""
     assert done.record["chosen"]["again"] == done.record["chosen"]["pixels"]
@@ -194,17 +204,20 @@ def test_runs_of_other_settings_are_made_anew(ddfw, done, here):
     assert [run for run in record["runs"] if run["variant"] != "spaces"] == kept
 
 
+def rewrite(path, record):
+    """Writes a record as comparison.json, with the seal of its content."""
+    content = {key: value for key, value in record.items() if key != "seal"}
+    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**content, "seal": seal}, indent=2, ensure_ascii=False) + "\n")
+
+
 def test_figures_of_other_data_are_refused(ddfw, done, here):
     """Broken: figures of other images would be taken for those of the file's."""
-    import hashlib
-
     (here / "out").mkdir()
-    record = {key: value for key, value in json.loads(json.dumps(done.record)).items() if key != "seal"}
+    record = json.loads(json.dumps(done.record))
     for part in (*record["runs"], *record["trials"]):
         part["sources"] = {**part["sources"], "test_sha256": "0" * 64}
-    seal = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-    text = json.dumps({**record, "seal": seal}, indent=2, ensure_ascii=False) + "\n"
-    (here / "out" / "comparison.json").write_text(text)
+    rewrite(here / "out" / "comparison.json", record)
     ddfw(*command(done.place, here / "out"), "-q").refused(1, "test images or labels changed")
 
 
@@ -216,6 +229,21 @@ def test_a_damaged_file_is_made_again_of_the_runs(ddfw, done, here):
     said = ddfw(*command(done.place, copy), "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out) == done.record
+
+
+def test_waiting_for_others_ends_with_the_time_limit(ddfw, done, here):
+    """Broken: a job of a cluster would wait beyond its time for a run that another process has."""
+    from ddfw import claimed
+
+    copy = shutil.copytree(done.out, here / "out")
+    shutil.rmtree(copy / "again" / "seed-3")
+    record = json.loads(json.dumps(done.record))
+    record["runs"] = [run for run in record["runs"] if (run["variant"], run["seed"]) != ("again", 3)]
+    rewrite(copy / "comparison.json", record)
+    with claimed(copy / "again-seed-3.claim") as mine:
+        assert mine
+        ddfw(*command(done.place, copy), "-q", "--max-time", "0.1s").refused(75, "time is over", "other processes")
+    assert not (copy / "again" / "seed-3").exists()
 
 
 @pytest.mark.extended
