@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,12 @@ def read(data: bytes) -> dict[bytes, Any]:
     """
     machine = _Machine()
     try:
-        for instruction, argument, position in pickletools.genops(data):
-            if not (machine.push_value(instruction.name, argument) or machine.work(instruction.name, argument)):
-                raise ValueError(f"instruction {instruction.name} at byte {position} has no place in such a file")
+        with warnings.catch_warnings():
+            # Of a backslash in a damaged text, which stands before an instruction that has no place in such a file.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for instruction, argument, position in pickletools.genops(data):
+                if not (machine.push_value(instruction.name, argument) or machine.work(instruction.name, argument)):
+                    raise ValueError(f"instruction {instruction.name} at byte {position} has no place in such a file")
         found = machine.pop()
     except IndexError as error:
         raise ValueError("it ends too early or is damaged") from error

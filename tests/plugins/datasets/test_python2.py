@@ -146,6 +146,14 @@ def test_values_that_share_and_nest_cost_what_the_file_costs():
     assert len(deep[b"a"]) == 1
 
 
+def test_a_backslash_in_the_wrong_place_is_damage_and_no_warning():
+    """Broken: with warnings as errors, one flipped byte of CIFAR's files would end in a traceback."""
+    whole = array((2, 3), b"abcdef")
+    for position in range(len(whole)):
+        with contextlib.suppress(ValueError):
+            _python2.read(whole[:position] + b"\\" + whole[position + 1 :])
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_damage_is_a_value_error_or_another_dictionary(data):
