@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 import ddfw
 
@@ -171,9 +171,22 @@ def finished_run(variant: str, config: ddfw.RunConfig, result: ddfw.RunResult, s
         look_networks=config.eval.select_networks,
         space=config.data.space,
         step_gradients=step_gradients,
-        summary=result.summary,
+        summary=_without_places(result.summary, result.directory.resolve().parent.parent),
         curve=_looks(record),
     )
+
+
+def _without_places(summary: ddfw.Summary, folder: Path) -> ddfw.Summary:
+    """A summary whose rows name the runs that measured them before by their place in the comparison's folder.
+
+    The file is passed on, and nobody else has this machine's folders; of a run from elsewhere the name is left.
+    """
+
+    def named(source: str) -> str:
+        path = Path(source)
+        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+    return evolve(summary, rows=tuple(evolve(r, source=named(r.source)) if r.source else r for r in summary.rows))
 
 
 def _looks(record: ddfw.RunRecord) -> tuple[Look, ...]:

@@ -95,6 +95,7 @@ class _Running:
         tried: finished trials, by the variant's name and their number.
         began: when it began, in seconds of the monotonic clock.
         first: whether no run has made a step yet.
+        wanted: the trials that the file asks for, by the variant's name and their number; made when first needed.
     """
 
     whole: Comparison
@@ -106,6 +107,7 @@ class _Running:
     tried: dict[tuple[str, int], Trial] = field(factory=dict)
     began: float = field(factory=lambda: monotonic())
     first: bool = True
+    wanted: dict[str, dict[int, Job]] = field(factory=dict)
 
     @property
     def root(self) -> Path:
@@ -212,12 +214,16 @@ class _Running:
 
     def _is_asked(self, trial: Trial) -> bool:
         """Whether a trial is one of the file's, with the settings that it would have now."""
-        with contextlib.suppress(ConfigError, StopIteration):  # of a variant that is not run now, or was removed
-            for job in trials(self.whole, self.whole.variant(trial.variant), self.places):
-                if job.trial == trial.number and trial.settings == settings_sha256(job.config):
-                    ddfw.require_same_sources(job.config, self.places, self.root / "comparison.json", trial.sources)
-                    return True
-        return False
+        if trial.variant not in self.wanted:
+            self.wanted[trial.variant] = {}
+            with contextlib.suppress(ConfigError, StopIteration):  # of a variant that is not run now, or was removed
+                there = trials(self.whole, self.whole.variant(trial.variant), self.places)
+                self.wanted[trial.variant] = dict(enumerate(there))
+        job = self.wanted[trial.variant].get(trial.number)
+        if job is None or trial.settings != settings_sha256(job.config):
+            return False
+        ddfw.require_same_sources(job.config, self.places, self.root / "comparison.json", trial.sources)
+        return True
 
     def _read(
         self, variant: Variant, runs: Sequence[FinishedRun], chosen: Mapping[str, Any] | None, *, directories: bool

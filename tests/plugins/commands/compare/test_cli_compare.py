@@ -369,6 +369,35 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(ddfw, here):
     assert [p.name for p in here.iterdir()] == ["mine.toml"]
 
 
+def test_recipes_of_variants_have_to_judge_alike(ddfw, here):
+    """Broken: a variant whose recipe trains its networks longer, or stores more, would win by that."""
+    text = TEXT.split("[base]")[0].replace("image_gradients = 240\n", "") + (
+        '[base]\ndata = "digits"\n[variants.a]\nrecipe = "digits-ipc1-pixel-mct"\n[variants.b]\nrecipe = "default"\nparam = "pixel"\nlabels = "hard"\n'
+    )
+    write(here, text)
+    ddfw("compare", "mine.toml", "--dry-run").refused(2, "variants.b.eval.", "by its recipe", "[base]")
+    write(here, text.replace('recipe = "default"\nparam = "pixel"', 'recipe = "digits-ipc1-lss-mct"'))
+    said = ddfw("compare", "mine.toml", "--dry-run", "--json")
+    assert said.code == 0, said.err
+    assert {("pixel" in row["run"], "lss" in row["run"]) for row in json.loads(said.out)} == {
+        (True, False),
+        (False, True),
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(files.shipped()) if name.startswith("papers-")])
+def test_comparisons_at_the_papers_size_are_on_equal_terms(name, monkeypatch):
+    """Broken: a study that waits for a GPU would be refused there, or compare protocols."""
+    layout = SimpleNamespace(num_images=40)
+    monkeypatch.setattr("ddfw.fits", lambda config, root: layout)  # the data are not here
+    comparison = files.read(name)
+    found = jobs.jobs(comparison, Places())
+    assert len(found) == 3 * len(comparison.variants)
+    assert {job.config.data.name for job in found} == {name.split("-")[1]}
+    assert {f"ipc{job.config.budget.ipc}" for job in found} == {name.split("-")[2]}
+    assert {job.config.budget.accounting for job in found} == {"strict"}
+
+
 @pytest.mark.parametrize("name", sorted(files.shipped()))
 def test_the_comparisons_that_ship_are_comparisons(name):
     """Broken: `ddfw compare NAME` would fail before its first run."""

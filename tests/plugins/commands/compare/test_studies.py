@@ -153,6 +153,23 @@ def test_the_record_holds_the_curve_of_each_run(done):
         assert run["summary"] == json.loads((folder / "summary.json").read_text())
 
 
+def test_the_record_names_no_folder_of_this_machine(ddfw, done, here):
+    """Broken: whoever publishes a study would publish the folders of the machine that made it."""
+    (here / "study.toml").write_text(
+        TEXT.split("[variants.spaces]")[0]
+        .replace("baselines = []", 'baselines = ["random_real"]')
+        .replace("seeds = [1, 2, 3]", "seeds = [1, 2]")
+        + '[variants.spaces]\nparam = "pixel"\ntuned_as = "pixels"\n'
+    )
+    said = ddfw("compare", here / "study.toml", "--out", here / "out", "--experts-dir", here / "experts", "-q")
+    assert said.code == 0, said.err
+    text = (here / "out" / "comparison.json").read_text()
+    rows = [row for run in json.loads(text)["runs"] for row in run["summary"]["rows"]]
+    assert {row["source"] for row in rows if "source" in row} <= {"pixels/seed-1", "pixels/seed-2"}
+    assert any("source" in row for row in rows), "the second variant's random images were measured by the first"
+    assert str(here) not in text
+
+
 def test_answers_stand_in_the_table(done):
     """Broken: a question of the file would have no answer that a person can read."""
     text = (done.out / "comparison.md").read_text()
