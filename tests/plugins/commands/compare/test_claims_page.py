@@ -26,6 +26,7 @@ def test_a_published_study_is_whole_and_that_of_the_file_that_ships(study):
     record = json.loads(STUDIES[study].read_text(encoding="utf-8"))
     jsonschema.validate(record, json.loads((DOCS / "schema" / "comparison.json").read_text(encoding="utf-8")))
     comparison = files.read(study)
+    assert not re.search(r'"(/|[A-Z]:\\)', STUDIES[study].read_text(encoding="utf-8")), "a path of a machine"
     assert record["comparison"] == study and record["summary"] == comparison.settings.summary
     assert {run["variant"] for run in record["runs"]} == {v.name for v in comparison.variants}
     for variant in comparison.variants:
