@@ -372,7 +372,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(ddfw, here):
 def test_recipes_of_variants_have_to_judge_alike(ddfw, here):
     """Broken: a variant whose recipe trains its networks longer, or stores more, would win by that."""
     text = TEXT.split("[base]")[0].replace("image_gradients = 240\n", "") + (
-        '[base]\ndata = "digits"\n[variants.a]\nrecipe = "digits-ipc1-pixel-mct"\n[variants.b]\nrecipe = "default"\nparam = "pixel"\nlabels = "hard"\n'
+        '[base]\ndata = "digits"\n[variants.a]\nrecipe = "digits-ipc1-pixel-mct"\n'
+        '[variants.b]\nrecipe = "default"\nparam = "pixel"\nlabels = "hard"\n'
     )
     write(here, text)
     ddfw("compare", "mine.toml", "--dry-run").refused(2, "variants.b.eval.", "by its recipe", "[base]")
