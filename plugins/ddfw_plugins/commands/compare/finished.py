@@ -179,7 +179,8 @@ def finished_run(variant: str, config: ddfw.RunConfig, result: ddfw.RunResult, s
 def _without_places(summary: ddfw.Summary, folder: Path) -> ddfw.Summary:
     """A summary whose rows name the runs that measured them before by their place in the comparison's folder.
 
-    The file is passed on, and nobody else has this machine's folders; of a run from elsewhere the name is left.
+    comparison.json is given to people who do not have the folders of this machine. Of a run outside the comparison's
+    folder the name alone is kept.
     """
 
     def named(source: str) -> str:
